@@ -1,0 +1,70 @@
+// Files and directories that are either there as a whole or not there.
+//
+// Everything that must survive a crash is written beside its place, synced, and renamed into it.
+// Errors: RESOURCE_EXHAUSTED with DISK_FULL for ENOSPC and EDQUOT, UNAVAILABLE for other failures of
+// the system, NOT_FOUND where a file to read is missing. Functions are thread-safe; two callers must
+// not write the same path.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "google/protobuf/message.h"
+#include "tasuki/v1/models.pb.h"
+
+namespace tasuki {
+
+// The whole file. NOT_FOUND; LIMIT_EXCEEDED (INVALID_ARGUMENT) above `max_bytes`.
+absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes = size_t{1} << 30);
+
+// Writes `path` and syncs it; not atomic: for files in a directory that is not published yet.
+absl::Status WriteFile(const std::string& path, absl::string_view bytes);
+
+// Replaces `path` atomically: writes `path`.tmp, syncs, renames, syncs the directory.
+absl::Status ReplaceFile(const std::string& path, absl::string_view bytes);
+
+// Syncs every file of `aside` and the directory itself, renames it to `final_path`, which must not
+// exist, and syncs the parent.
+absl::Status PublishDirectory(const std::string& aside, const std::string& final_path);
+
+// Appends to a file that Close() syncs. Not thread-safe.
+class FileWriter {
+ public:
+  static absl::StatusOr<FileWriter> Create(const std::string& path);
+  ~FileWriter();
+  FileWriter(FileWriter&& other) noexcept;
+  FileWriter& operator=(FileWriter&& other) noexcept;
+  absl::Status Append(absl::string_view bytes);
+  // Syncs and closes. REQUIRED before the file is trusted.
+  absl::Status Close();
+
+ private:
+  FileWriter(int fd, std::string path);
+  int fd_ = -1;
+  std::string path_;
+};
+
+absl::Status MakeDirectories(const std::string& path);
+// Removes a file or a tree; OK if it is not there.
+absl::Status RemoveAll(const std::string& path);
+// Names in a directory, sorted; NOT_FOUND.
+absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& path);
+// Bytes free for this process on the volume that holds `path`.
+absl::StatusOr<int64_t> FreeBytes(const std::string& path);
+
+// A message as protobuf JSON (proto field names, two-space indent). Reading refuses unknown fields:
+// DATA_LOSS, FILE_CHANGED.
+absl::Status WriteJson(const std::string& path, const google::protobuf::Message& message);
+absl::Status ReadJson(const std::string& path, google::protobuf::Message& message);
+
+// Name, size and hash of each of `names` in `directory`.
+absl::StatusOr<std::vector<v1::ModelFile>> DescribeFiles(const std::string& directory,
+                                                         const std::vector<std::string>& names);
+// Checks that every file is in `directory` with its size and hash; DATA_LOSS, FILE_CHANGED, naming
+// the first that is not.
+absl::Status CheckFiles(const std::string& directory, const std::vector<v1::ModelFile>& files);
+
+}  // namespace tasuki

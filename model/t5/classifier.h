@@ -1,0 +1,58 @@
+// A published model version in memory, ready to answer: tokenizer, tasks, label tries and weights.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "tasuki/internal/files.pb.h"
+
+namespace tasuki {
+
+struct ClassifierOptions {
+  int threads = 1;             // of a matrix product; set on each thread that calls Score
+  std::string device = "cpu";  // or "cuda:N"
+};
+
+// Immutable after Load; thread-safe.
+class Classifier {
+ public:
+  // One text for one task.
+  struct Input {
+    int task = 0;                 // index into manifest().tasks()
+    std::vector<int32_t> tokens;  // prefix, text, </s>; at most max_input_tokens
+    int token_count = 0;          // before anything was cut
+    bool truncated = false;
+  };
+
+  // Opens a version's directory. INVALID_ARGUMENT, MODEL_INVALID: a file is malformed or does not
+  // fit the others; the message names it. FAILED_PRECONDITION if it has no task. DATA_LOSS if
+  // tasuki.json is malformed. RESOURCE_EXHAUSTED: out of memory.
+  static absl::StatusOr<std::unique_ptr<Classifier>> Load(const std::string& directory,
+                                                          const ClassifierOptions& options);
+  virtual ~Classifier() = default;
+
+  virtual const internal::ModelManifest& manifest() const = 0;
+  // Index of a task, or -1.
+  virtual int TaskIndex(absl::string_view name) const = 0;
+  // Tokens of a text for a task. INVALID_ARGUMENT if it is not UTF-8.
+  virtual absl::StatusOr<Input> Prepare(int task, absl::string_view text) const = 0;
+  // For each input, log p of each label of its task, in the task's order; tasks may be mixed. An
+  // answer does not depend on what else is in the batch: max |Δ log p| 1e-4 in fp32.
+  virtual absl::StatusOr<std::vector<std::vector<float>>> Score(
+      absl::Span<const Input* const> inputs) const = 0;
+  // Bytes that the weights take.
+  virtual int64_t memory_bytes() const = 0;
+};
+
+// Opens a directory as a stranger's: config, tokenizer and every weight (present, of the right shape,
+// finite), and the manifest if there is one. What `tasuki-trainer --check` runs. Answers the number
+// of weights. Errors as in Classifier::Load, but a version without tasks is fine.
+absl::StatusOr<int64_t> CheckModelDirectory(const std::string& directory);
+
+}  // namespace tasuki

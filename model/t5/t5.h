@@ -1,0 +1,53 @@
+// T5 (Raffel et al. 2020) for training, on a token-packed layout. Private to model/: includes torch.
+//
+// Read t5.cc from top to bottom: it is the network. Nothing is padded but inside attention. The names
+// of the weights, and so of the parts, are those of transformers' T5ForConditionalGeneration.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "model/t5/config.h"
+#include "model/t5/weights.h"
+
+namespace tasuki {
+
+// Token sequences one after the other: [tokens of all] instead of [batch, longest].
+struct PackedTokens {
+  at::Tensor ids;                // [tokens], int64
+  std::vector<int64_t> lengths;  // of each sequence; their sum is `tokens`
+
+  static PackedTokens Of(const std::vector<std::vector<int32_t>>& sequences, at::Device device);
+};
+
+// Thread-compatible. Gradients gather in the weights.
+class T5 {
+ public:
+  // Takes the tensors of `weights` as they are (no copy) and makes each a leaf that requires grad.
+  T5(const T5Config& config, WeightMap weights);
+
+  // [tokens, d_model], after the final norm. `dropout` 0 switches it off; random numbers come from
+  // torch's default generator.
+  at::Tensor Encode(const PackedTokens& input, double dropout) const;
+  // Decoder states of the target positions, after the final norm: [target tokens, d_model].
+  // `decoder_input` holds for each sequence the targets shifted right, beginning with
+  // decoder_start_token_id; sequence i looks at sequence i of `input`.
+  at::Tensor Decode(const PackedTokens& decoder_input, const at::Tensor& encoded,
+                    const PackedTokens& input, double dropout) const;
+  // Logits over the vocabulary: [target tokens, vocab_size].
+  at::Tensor Logits(const at::Tensor& decoded) const;
+
+  const T5Config& config() const { return config_; }
+  const WeightMap& weights() const { return weights_; }
+
+ private:
+  T5Config config_;
+  WeightMap weights_;
+};
+
+// The targets shifted right: decoder_start_token_id, then all but the last token.
+std::vector<int32_t> ShiftRight(const std::vector<int32_t>& target, const T5Config& config);
+
+}  // namespace tasuki

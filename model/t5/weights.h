@@ -1,0 +1,39 @@
+// Weights by transformers' names, in and out of safetensors. Private to model/: includes torch.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "model/t5/config.h"
+
+namespace tasuki {
+
+// "shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight", …: fp32, contiguous, on the CPU.
+using WeightMap = std::map<std::string, at::Tensor>;
+
+struct WeightShape {
+  std::string name;
+  std::vector<int64_t> shape;
+};
+// The weights of a T5 of this shape, each once (a tied head and the stacks' copies of the embedding
+// are `shared.weight` alone), in the order in which they are written.
+std::vector<WeightShape> ExpectedWeights(const T5Config& config);
+
+// New weights as transformers initialises them (Mesh TensorFlow's rules, initializer_factor); the
+// same seed gives the same bytes.
+WeightMap InitialWeights(const T5Config& config, int64_t seed);
+
+// Reads model.safetensors, or the shards that model.safetensors.index.json names; F32, F16 and BF16
+// become fp32. INVALID_ARGUMENT, MODEL_INVALID: a weight missing, unexpected, of another shape than
+// the config's, of another dtype, or not finite; the first ten are named.
+absl::StatusOr<WeightMap> ReadWeights(const std::string& directory, const T5Config& config);
+
+// Writes model.safetensors (F32, metadata format=pt) into `directory` and syncs it.
+absl::Status WriteWeights(const std::string& directory, const WeightMap& weights);
+
+}  // namespace tasuki

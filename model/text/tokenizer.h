@@ -1,0 +1,58 @@
+// SentencePiece (Kudo and Richardson 2018) as T5 uses it.
+//
+// Ids: those of spiece.model, then 100 sentinels <extra_id_99> … <extra_id_0> as transformers numbers
+// them (sentinel i is size - 1 - i, where size = pieces + 100), unless the model holds them as pieces
+// of its own. Encoding is that of transformers' T5Tokenizer with legacy=false on plain text: the
+// model's own normaliser, no sentinel or control piece ever arises from the text.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace tasuki {
+
+inline constexpr int kSentinelCount = 100;
+
+// Immutable after Load; thread-safe.
+class Tokenizer {
+ public:
+  // Validates the bytes of the model before SentencePiece sees them (0.1.97 crashes on some: piece
+  // longer than 256 bytes, control bytes, non-finite scores, a normaliser whose trie leaves its
+  // bounds). INVALID_ARGUMENT, MODEL_INVALID; NOT_FOUND.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& path);
+  virtual ~Tokenizer() = default;
+
+  // Ids of the text, without </s>. Invalid UTF-8 is INVALID_ARGUMENT.
+  virtual absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text) const = 0;
+  // Text of the ids; control and sentinel ids are left out.
+  virtual std::string Decode(const std::vector<int32_t>& ids) const = 0;
+
+  // Pieces and sentinels.
+  virtual int32_t size() const = 0;
+  virtual int32_t pad_id() const = 0;  // 0 in T5
+  virtual int32_t eos_id() const = 0;  // 1 in T5
+  virtual int32_t unk_id() const = 0;  // 2 in T5
+  // Id of <extra_id_i>, 0 <= i < kSentinelCount.
+  virtual int32_t sentinel_id(int i) const = 0;
+};
+
+struct TokenizerTraining {
+  int vocabulary_size = 8000;  // pieces, without sentinels; fewer if the texts do not have as many
+  // Texts whose characters must be in the vocabulary, such as labels.
+  std::vector<std::string> required_texts;
+  int threads = 2;
+};
+
+// Trains a unigram model with T5's control ids (pad 0, </s> 1, <unk> 2, no <s>), nmt_nfkc
+// normalisation and character coverage .9995, and writes it to `path`. The same texts give the same
+// bytes. INVALID_ARGUMENT if the texts are too few for any model.
+absl::Status TrainTokenizer(const std::vector<std::string>& texts, const TokenizerTraining& options,
+                            const std::string& path);
+
+}  // namespace tasuki

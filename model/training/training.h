@@ -1,0 +1,64 @@
+// Training of a model from a resolved specification to a directory that can be published.
+//
+// Everything random follows from (seed, step), so a run that was stopped and resumed on a CPU in
+// fp32 ends with the same bytes as one that was not.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tasuki/internal/trainer.pb.h"
+#include "tasuki/v1/training.pb.h"
+
+namespace tasuki {
+
+// Hears what happens, on the training thread. Must not throw.
+class TrainingObserver {
+ public:
+  virtual ~TrainingObserver() = default;
+  virtual void OnProgress(const v1::Progress& progress) = 0;  // at most once a second, and at phases
+  virtual void OnEvaluation(const v1::Evaluation& evaluation) = 0;
+  virtual void OnCheckpoint(int64_t step, bool best) = 0;
+  virtual void OnMessage(v1::TrainingJobEvent::Message::Severity severity,
+                         const std::string& text) = 0;
+};
+
+// What a training run reads and writes. Paths are absolute.
+struct TrainingPlaces {
+  std::string base_directory;                   // of the base model version; empty for pre-training
+  std::map<std::string, std::string> datasets;  // `datasets/{id}` → canonical file
+  std::string checkpoints_directory;            // checkpoints; the newest complete one is resumed
+  std::string result_directory;  // made beside and renamed: the model directory to publish
+  std::string training_job;           // `trainingJobs/{id}`, for the manifest
+};
+
+struct TrainingOptions {
+  int threads = 1;
+  std::string device = "cpu";
+};
+
+// Set from any thread, read between steps.
+struct StopSignal {
+  enum Request : int { kNone = 0, kStop = 1, kAbandon = 2 };
+  std::atomic<int> request{kNone};
+};
+
+struct TrainingOutcome {
+  bool finished = false;  // false: it stopped as it was told
+  int64_t step = 0;       // steps done
+  int64_t best_step = 0;  // behind the result; only if finished
+  std::vector<v1::Evaluation> evaluations;  // the final ones; only if finished
+};
+
+// Runs or resumes the work of `job` (fine_tuning or pretraining, resolved by ResolveJob), and leaves
+// the model directory in `places.result_directory`. Errors that a new attempt would meet again come
+// with a reason: INVALID_ARGUMENT (LABEL_UNKNOWN, LABEL_INDISTINCT, MODEL_INVALID, DATASET_EMPTY),
+// OUT_OF_RANGE (NON_FINITE_LOSS), DATA_LOSS (FILE_CHANGED), RESOURCE_EXHAUSTED (DISK_FULL).
+absl::StatusOr<TrainingOutcome> Train(const v1::TrainingJob& job, const TrainingPlaces& places,
+                                      const TrainingOptions& options, const StopSignal& stop,
+                                      TrainingObserver& observer);
+
+}  // namespace tasuki

@@ -1,0 +1,67 @@
+// Training jobs: the slow path. Creates, schedules, supervises and ends them.
+//
+// One scheduler thread gives the oldest queued job the device and starts its trainer process
+// (trainer_process.h); one thread a trainer reads its events into the store. States and their legal
+// changes are in job_state.h. What a trainer made is published through a callback; only then does the
+// job say SUCCEEDED.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/store/data_directory.h"
+#include "server/store/job_table.h"
+#include "server/store/store.h"
+#include "tasuki/v1/training.pb.h"
+
+namespace tasuki {
+
+class Metrics;
+
+struct JobsOptions {
+  std::string trainer_path;  // of tasuki-trainer
+  int training_threads = 2;
+  std::string device = "cpu";
+  // How long a trainer may take to stop before it is killed.
+  absl::Duration stop_grace = absl::Seconds(30);
+};
+
+// Thread-safe.
+class Jobs {
+ public:
+  // Publishes the model directory that job `job` left at `result_directory`; answers the version's
+  // name. Idempotent for a job. Called on a thread of this class with no lock held.
+  using Publish = std::function<absl::StatusOr<std::string>(const v1::TrainingJob& job,
+                                                            const std::string& result_directory)>;
+  // Told the name of a job each time it has new events, or was deleted. Must not block.
+  using Listener = std::function<void(const std::string& job)>;
+
+  Jobs(Store& store, const DataDirectory& data, const JobsOptions& options, Metrics& metrics,
+       Publish publish);
+  ~Jobs();
+
+  // Takes up what an earlier server left (RUNNING → QUEUED, CANCELLING → CANCELLED), then schedules.
+  absl::Status Start();
+  // Tells trainers to write a checkpoint and stop (their jobs are QUEUED again), and joins threads.
+  void Stop();
+  // REQUIRES: before Start.
+  void SetListener(Listener listener);
+
+  // See tasuki.v1.TrainingService for the errors.
+  absl::StatusOr<v1::TrainingJob> Create(const v1::CreateTrainingJobRequest& request);
+  absl::StatusOr<v1::TrainingJob> Cancel(const std::string& name);
+  absl::StatusOr<v1::TrainingJob> Pause(const std::string& name);
+  absl::StatusOr<v1::TrainingJob> Resume(const std::string& name);
+  absl::StatusOr<std::vector<std::string>> Log(const std::string& name, int line_count);
+  absl::Status Delete(const std::string& name);
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tasuki

@@ -1,0 +1,49 @@
+// Every path name under the server's data directory. Nobody else joins paths.
+//
+//   tasuki.db                      the store (SQLite)
+//   lock                           held by the running server
+//   datasets/{id}.jsonl            canonical rows
+//   models/{model}/{version}/      model directories
+//   jobs/{id}/                     spec.json, lock, log, checkpoints/, result/
+//   aside/                         what is being made; emptied at start
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+
+namespace tasuki {
+
+// Immutable; thread-safe. Names are resource names ("datasets/d-1f…").
+class DataDirectory {
+ public:
+  // `root` is absolute.
+  explicit DataDirectory(std::string root) : root_(std::move(root)) {}
+  const std::string& root() const { return root_; }
+  std::string database() const { return root_ + "/tasuki.db"; }
+  std::string lock() const { return root_ + "/lock"; }
+  std::string aside() const { return root_ + "/aside"; }
+  std::string dataset(absl::string_view name) const {
+    return absl::StrCat(root_, "/datasets/", absl::StripPrefix(name, "datasets/"), ".jsonl");
+  }
+  // `models/{model}/versions/{version}`.
+  std::string model_version(absl::string_view name) const {
+    const size_t at = name.find("/versions/");
+    return absl::StrCat(root_, "/", name.substr(0, at), "/", name.substr(at + 10));
+  }
+  std::string job(absl::string_view name) const {
+    return absl::StrCat(root_, "/jobs/", absl::StripPrefix(name, "trainingJobs/"));
+  }
+  std::string job_spec(absl::string_view name) const { return job(name) + "/spec.json"; }
+  std::string job_log(absl::string_view name) const { return job(name) + "/log"; }
+  std::string job_checkpoints(absl::string_view name) const { return job(name) + "/checkpoints"; }
+  std::string job_result(absl::string_view name) const { return job(name) + "/result"; }
+
+ private:
+  std::string root_;
+};
+
+}  // namespace tasuki
