@@ -23,8 +23,12 @@ absl::Status MakeError(absl::StatusCode code, v1::ErrorReason reason, absl::stri
 // The reason of a status; ERROR_REASON_UNSPECIFIED if it has none.
 v1::ErrorReason ReasonOf(const absl::Status& status);
 
-// The same error with `prefix` before its message; details are kept. OK stays OK.
+// The same error with `prefix`, as it is, before its message ("config.json: "); details are kept.
+// OK stays OK.
 absl::Status Annotate(const absl::Status& status, absl::string_view prefix);
+
+// `value` in double quotes for use in a message; a long one is cut between two characters.
+std::string Quote(absl::string_view value);
 
 // Type URLs of the payloads, each a serialized message of google/rpc/error_details.proto.
 inline constexpr char kErrorInfoUrl[] = "type.googleapis.com/google.rpc.ErrorInfo";
@@ -43,7 +47,8 @@ class Faults {
   bool empty() const { return faults_.empty(); }
   size_t size() const { return faults_.size(); }
   // OK if there is none; otherwise INVALID_ARGUMENT, FIELD_INVALID, with every fault in message and
-  // BadRequest.
+  // BadRequest. gRPC allows 8 KiB for all of an error: beyond 1,400 bytes of text the rest is
+  // counted instead ("and 12 more").
   absl::Status ToStatus() const;
 
  private:

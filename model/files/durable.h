@@ -1,9 +1,9 @@
 // Files and directories that are either there as a whole or not there.
 //
 // Everything that must survive a crash is written beside its place, synced, and renamed into it.
-// Errors: RESOURCE_EXHAUSTED with DISK_FULL for ENOSPC and EDQUOT, UNAVAILABLE for other failures of
-// the system, NOT_FOUND where a file to read is missing. Functions are thread-safe; two callers must
-// not write the same path.
+// Errors: RESOURCE_EXHAUSTED with DISK_FULL for ENOSPC and EDQUOT, UNAVAILABLE for other failures
+// of the system, NOT_FOUND where a file to read is missing. Functions are thread-safe; two callers
+// must not write the same path.
 #pragma once
 
 #include <string>
@@ -17,6 +17,10 @@
 
 namespace tasuki {
 
+// The status of a system call on `path` that failed with `error` (an errno value); `doing` is what
+// was tried, such as "write".
+absl::Status SystemError(int error, absl::string_view doing, const std::string& path);
+
 // The whole file. NOT_FOUND; LIMIT_EXCEEDED (INVALID_ARGUMENT) above `max_bytes`.
 absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes = size_t{1} << 30);
 
@@ -26,11 +30,12 @@ absl::Status WriteFile(const std::string& path, absl::string_view bytes);
 // Replaces `path` atomically: writes `path`.tmp, syncs, renames, syncs the directory.
 absl::Status ReplaceFile(const std::string& path, absl::string_view bytes);
 
-// Syncs every file of `aside` and the directory itself, renames it to `final_path`, which must not
-// exist, and syncs the parent.
+// Syncs every file below `aside` and the directories, renames it to `final_path`, which must not
+// exist (ALREADY_EXISTS), and syncs the parent.
 absl::Status PublishDirectory(const std::string& aside, const std::string& final_path);
 
-// Appends to a file that Close() syncs. Not thread-safe.
+// Appends to a new file that Close() syncs. A writer that goes away unclosed leaves a file that
+// must not be trusted. After an error only destruction is left. Not thread-safe.
 class FileWriter {
  public:
   static absl::StatusOr<FileWriter> Create(const std::string& path);
@@ -43,8 +48,11 @@ class FileWriter {
 
  private:
   FileWriter(int fd, std::string path);
+  absl::Status Flush();
+
   int fd_ = -1;
   std::string path_;
+  std::string buffer_;
 };
 
 absl::Status MakeDirectories(const std::string& path);
@@ -55,8 +63,8 @@ absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& path);
 // Bytes free for this process on the volume that holds `path`.
 absl::StatusOr<int64_t> FreeBytes(const std::string& path);
 
-// A message as protobuf JSON (proto field names, two-space indent). Reading refuses unknown fields:
-// DATA_LOSS, FILE_CHANGED.
+// A message as protobuf JSON (proto field names, indented), written by ReplaceFile. Reading refuses
+// unknown fields: DATA_LOSS, FILE_CHANGED; NOT_FOUND.
 absl::Status WriteJson(const std::string& path, const google::protobuf::Message& message);
 absl::Status ReadJson(const std::string& path, google::protobuf::Message& message);
 

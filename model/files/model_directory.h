@@ -1,10 +1,10 @@
 // The directory of a model version: a Hugging Face T5 directory with a tasuki.json beside it.
 //
 //   config.json        transformers' T5Config (model/t5/config.h)
-//   model.safetensors  weights under transformers' names; or shards with model.safetensors.index.json
-//   spiece.model       SentencePiece
-//   tokenizer_config.json, special_tokens_map.json, generation_config.json  for transformers
-//   tasuki.json        internal.ModelManifest: tasks, lineage, hash of every other file
+//   model.safetensors  weights under transformers' names; or shards with
+//   model.safetensors.index.json spiece.model       SentencePiece tokenizer_config.json,
+//   special_tokens_map.json, generation_config.json  for transformers tasuki.json
+//   internal.ModelManifest: tasks, lineage, hash of every other file
 #pragma once
 
 #include <string>
@@ -23,8 +23,8 @@ inline constexpr int kManifestVersion = 1;
 // True for the names that ModelFile.name documents; nothing else is ever written to a directory.
 bool IsModelFileName(absl::string_view name);
 
-// Writes tasuki.json with `manifest`, its `files`, `format_version` and `create_time` filled in from
-// what lies in `directory`.
+// Writes tasuki.json with `manifest`, its `files`, `format_version` and `create_time` filled in
+// from what lies in `directory`.
 absl::Status WriteManifest(const std::string& directory, internal::ModelManifest manifest);
 
 // Reads tasuki.json. NOT_FOUND if there is none; DATA_LOSS, FILE_CHANGED if malformed or of a newer

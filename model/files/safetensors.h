@@ -4,7 +4,8 @@
 // INVALID_ARGUMENT, MODEL_INVALID, naming the cause: a header of more than 100,000,000 bytes or
 // beyond the file, anything but an object, duplicate keys, unknown dtypes, shapes whose product
 // overflows or does not fit the offsets, offsets that overlap, leave holes or do not end at the end
-// of the file. Source: the format's own description (safetensors README, "Format").
+// of the file. Tensors of no bytes are allowed. Source: the format's own description (safetensors
+// README, "Format").
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,8 @@
 namespace tasuki {
 
 struct TensorEntry {
-  std::string dtype;            // "F32", "BF16", "F16", "I64", "U8", …
-  std::vector<int64_t> shape;   // [] for a scalar
+  std::string dtype;              // "F32", "BF16", "F16", "I64", "U8", …
+  std::vector<int64_t> shape;     // [] for a scalar
   const uint8_t* data = nullptr;  // in the mapped file
   size_t size_bytes = 0;
 };

@@ -1,7 +1,9 @@
 // What a training job may ask for: defaults, ranges, named sizes. The one owner of these numbers.
 #pragma once
 
-#include "absl/status/status.h"
+#include <cstdint>
+
+#include "absl/strings/string_view.h"
 #include "model/errors/errors.h"
 #include "tasuki/v1/training.pb.h"
 
@@ -11,12 +13,20 @@ namespace tasuki {
 // contradictions, duplicate tasks, labels, or values. Looks at nothing outside the message: whether
 // datasets and base exist and fit is the server's part. Field paths begin at the job
 // ("fine_tuning.tasks[0].labels"). Calling it again on a resolved job changes nothing.
+//
+// One default cannot be known here: the warm-up of a pre-training job that gives epochs. Its
+// `warmup_steps` stays unset, and the trainer takes DefaultPretrainingWarmup once it knows the
+// steps.
 void ResolveJob(v1::TrainingJob& job, Faults& faults);
+
+// A tenth of the steps, at most 1,000.
+int64_t DefaultPretrainingWarmup(int64_t steps);
 
 // `[a-z]([a-z0-9-]{0,61}[a-z0-9])?`, the form of every id in a resource name.
 bool IsResourceId(absl::string_view id);
 
-// Target texts by dataset value: index into task.labels() of the label that `value` means, or -1.
+// Index into task.labels() of the label that the dataset value `value` means, or -1. REQUIRES: a
+// resolved task.
 int LabelOfValue(const v1::Task& task, absl::string_view value);
 
 }  // namespace tasuki

@@ -32,7 +32,7 @@ struct TrainingPlaces {
   std::map<std::string, std::string> datasets;  // `datasets/{id}` → canonical file
   std::string checkpoints_directory;            // checkpoints; the newest complete one is resumed
   std::string result_directory;  // made beside and renamed: the model directory to publish
-  std::string training_job;           // `trainingJobs/{id}`, for the manifest
+  std::string training_job;      // `trainingJobs/{id}`, for the manifest
 };
 
 struct TrainingOptions {
@@ -44,6 +44,7 @@ struct TrainingOptions {
 struct StopSignal {
   enum Request : int { kNone = 0, kStop = 1, kAbandon = 2 };
   std::atomic<int> request{kNone};
+  bool requested() const { return request.load(std::memory_order_relaxed) != kNone; }
 };
 
 struct TrainingOutcome {

@@ -1,13 +1,26 @@
-// Every Prometheus series of the server, with name, help text and unit. The only place that names one.
+// Every Prometheus series of the server, with name, help text and unit. The only place that names
+// one.
 //
-// Children are made once and referred to afterwards; nothing is looked up on the path of a request.
-// Thread-safe.
+// One Metrics lives as long as the server; rooms get a reference. Children are made once and
+// referred to afterwards; nothing is looked up on the path of a request. Counters count an event at
+// its end. Durations are in seconds, sizes in bytes. Everything here is thread-safe and never
+// blocks for long; no method can fail unless it says so.
+//
+//   rpc      Method() for each method at start
+//   serving  ForModel() for each loaded version; CountModelLoad, CountRejection
+//   jobs     ForJob() for each running trainer; CountAttempt, CountTrainerExit, CountNonFiniteLoss
+//   store    its own operations, and the job counts: it sees every change of a job's state
+//   server   Listen, SetBuildInfo, WatchVolume, SetDraining
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "prometheus/counter.h"
 #include "prometheus/gauge.h"
@@ -16,7 +29,9 @@
 
 namespace tasuki {
 
-// Series of one gRPC method.
+class Metrics;
+
+// Series of one gRPC method, made by Metrics::Method and valid as long as Metrics.
 struct MethodMetrics {
   prometheus::Counter& started;
   prometheus::Gauge& in_flight;
@@ -25,30 +40,152 @@ struct MethodMetrics {
   std::array<prometheus::Counter*, 17> handled;
 };
 
-// Series of one loaded model version; removed with the object.
-class ModelMetrics;
-// Gauges of one running job; removed with the object.
-class JobMetrics;
+// What ModelMetrics needs to know of a version.
+struct ServedModel {
+  struct Task {
+    std::string name;
+    std::vector<std::string> labels;
+  };
+  std::string name;  // `models/{model}/versions/{version}`: the label `model`
+  std::string precision = "fp32";
+  std::string device = "cpu";
+  int64_t memory_bytes = 0;        // of its weights
+  int64_t queue_limit_tokens = 0;  // of its queue
+  std::vector<Task> tasks;         // in the manifest's order
+};
+
+// Series of one loaded model version, removed with the last object for that version. Made by
+// Metrics::ForModel, must not outlive Metrics.
+class ModelMetrics {
+ public:
+  // Parts of the time between a request's arrival and its answer.
+  enum class Stage { kTokenize, kQueue, kForward };
+  // How a text ended: answered; refused because the queue was full or the server drains; dropped
+  // because its deadline had passed; dropped because the caller had gone; failed.
+  enum class Result { kOk, kRejected, kExpired, kCancelled, kError };
+
+  ~ModelMetrics();
+  ModelMetrics(const ModelMetrics&) = delete;
+  ModelMetrics& operator=(const ModelMetrics&) = delete;
+
+  // kTokenize once a request, kQueue once a request, kForward once a forward pass.
+  void ObserveStage(Stage stage, absl::Duration duration);
+  void CountTexts(Result result, int64_t texts);
+  // One prepared input; `tokens` as they go into the model.
+  void ObserveInput(int64_t tokens, bool truncated);
+  // One forward pass over `inputs` inputs of `tokens` tokens together.
+  void ObserveBatch(int64_t inputs, int64_t tokens);
+  // Tokens that wait now.
+  void SetQueue(int64_t tokens);
+  // One answer; indices into ServedModel::tasks and its labels; probability of the answered label.
+  void CountPrediction(int task, int label, double probability);
+
+ private:
+  friend class Metrics;
+  struct Series;
+  explicit ModelMetrics(std::unique_ptr<Series> series);
+  std::unique_ptr<Series> series_;
+};
+
+// Gauges of one running job, removed with the last object for that job, and the counters of all
+// training that it feeds. Made by Metrics::ForJob for each attempt, must not outlive Metrics.
+class JobMetrics {
+ public:
+  // A progress report of the trainer: the fields of tasuki.v1.Progress.
+  struct Report {
+    int64_t step = 0;
+    int64_t total_steps = 0;
+    int64_t batch_size = 0;  // examples a step
+    double loss = 0;
+    double learning_rate = 0;
+    double gradient_norm = 0;
+    double examples_per_second = 0;
+    double tokens_per_second = 0;
+  };
+
+  ~JobMetrics();
+  JobMetrics(const JobMetrics&) = delete;
+  JobMetrics& operator=(const JobMetrics&) = delete;
+
+  // Sets the gauges; steps since the report before are added to the counters of steps, examples and
+  // tokens.
+  void Observe(const Report& report);
+  // A figure of an evaluation on a valid set: task "sentiment", figure "macro_f1".
+  void SetScore(absl::string_view task, absl::string_view figure, double value);
+  // A checkpoint was completed.
+  void CountCheckpoint();
+
+ private:
+  friend class Metrics;
+  struct Series;
+  explicit JobMetrics(std::unique_ptr<Series> series);
+  std::unique_ptr<Series> series_;
+};
 
 class Metrics {
  public:
+  // Why a trainer was started.
+  enum class AttemptCause { kFirst, kResumed, kServerRestart, kCrash };
+  // How a trainer ended: did its work; stopped as told; reported a failure; died or ended without a
+  // word; was killed by the server.
+  enum class TrainerExit { kFinished, kStopped, kFailed, kCrashed, kKilled };
+  // Why a classification was not executed.
+  enum class Rejection { kQueueFull, kDeadline, kDraining };
+
   Metrics();
+  // Stops listening.
   ~Metrics();
 
   // Serves /metrics at `address` ("127.0.0.1:9500", port 0 picks one). Answers the address in use.
-  // UNAVAILABLE if it cannot be bound.
+  // UNAVAILABLE if it cannot be bound, INVALID_ARGUMENT if it is not HOST:PORT. REQUIRES: not
+  // called before, or it failed.
   absl::StatusOr<std::string> Listen(const std::string& address);
+  // What /metrics answers, in the text exposition format.
+  std::string Text() const;
 
-  // The rest of this class is one method or member a series; see metrics.cc for names and help texts.
+  // Server.
+  void SetBuildInfo(const std::string& version, const std::string& libtorch_version);
+  void SetDraining(bool draining);
+  // Reports size and free space of the volume that holds `path`, read at each scrape.
+  void WatchVolume(const std::string& volume, const std::string& path);
+
+  // RPC. `type` is "unary", "client_stream", "server_stream" or "bidi_stream"; `service` is the
+  // full name ("tasuki.v1.TrainingService"). The same names give the same series.
+  MethodMetrics Method(const std::string& type, const std::string& service,
+                       const std::string& method);
+
+  // Serving.
+  std::unique_ptr<ModelMetrics> ForModel(const ServedModel& model);
+  void CountModelLoad(bool ok, absl::Duration duration);
+  void CountRejection(Rejection rejection);
+
+  // Jobs. `job` is `trainingJobs/{id}`; `steps_done` is where its progress stood before this
+  // attempt.
+  std::unique_ptr<JobMetrics> ForJob(const std::string& job, int64_t steps_done = 0);
+  void CountAttempt(AttemptCause cause);
+  void CountTrainerExit(TrainerExit exit);
+  void CountNonFiniteLoss();
+
+  // Store. `operation` is one of those in series.h; `ok` is false if the store did not work (not
+  // if, say, a row was not there).
+  void ObserveStoreOperation(const char* operation, absl::Duration duration, bool ok);
+  // Job counts, fed by the store. States and reasons are spelled as in the proto; an unknown reason
+  // counts as "OTHER", an empty one as "NONE".
+  void SetJobCount(absl::string_view state, int64_t count);
+  void CountJobCreated();
+  void ObserveJobQueueWait(absl::Duration wait);
+  void CountJobFinished(absl::string_view state, absl::string_view reason, absl::Duration duration);
+
   prometheus::Registry& registry() { return *registry_; }
 
-  // Store.
-  void ObserveStoreOperation(const char* operation, absl::Duration duration, bool ok);
-
  private:
-  std::shared_ptr<prometheus::Registry> registry_;
+  friend class ModelMetrics;
+  friend class JobMetrics;
   struct Series;
+  struct Endpoint;
+  std::shared_ptr<prometheus::Registry> registry_;
   std::unique_ptr<Series> series_;
+  std::unique_ptr<Endpoint> endpoint_;
 };
 
 }  // namespace tasuki

@@ -6,18 +6,18 @@
 // forward pass with no lock held, and calls each item's `done` once. Thread-safe.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "model/t5/classifier.h"
+#include "server/serving/loaded_model.h"
 
 namespace tasuki {
-
-class Metrics;
-struct LoadedModel;
 
 struct BatcherOptions {
   int max_batch_tokens = 4096;

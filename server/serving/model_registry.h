@@ -1,10 +1,11 @@
 // Model versions: publishing, loading, answering. The fast path begins at Acquire.
 //
-// A version is loaded aside, verified (hashes of its manifest), warmed with one batch, and only then
-// given out. Its handle keeps it in memory until the last request has been answered.
+// A version is loaded aside by the registry's own thread, verified (hashes of its manifest), warmed
+// with one batch, and only then given out. Its handle keeps it in memory until the last request has
+// been answered. Which versions exist and which are to be loaded is in the store; what is loaded is
+// in memory only, so Acquire never reads a disk.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,57 +13,67 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "model/t5/classifier.h"
+#include "server/serving/batcher.h"
+#include "server/serving/loaded_model.h"
 #include "server/store/data_directory.h"
 #include "server/store/model_table.h"
 #include "tasuki/v1/models.pb.h"
 
 namespace tasuki {
 
-class Metrics;
-class Batcher;
-
 struct ServingOptions {
-  int threads = 2;              // of a matrix product
+  int threads = 2;               // of a matrix product
   std::string device = "cpu";
-  int max_batch_tokens = 4096;  // of one forward pass
-  int max_queue_tokens = 65536; // waiting; more is RESOURCE_EXHAUSTED, QUEUE_FULL
-  std::string trainer_path;     // `tasuki-trainer --check` opens strangers' files
+  int max_batch_tokens = 4096;   // of one forward pass
+  int max_queue_tokens = 65536;  // waiting for one version; more is RESOURCE_EXHAUSTED, QUEUE_FULL
+  std::string trainer_path;      // `tasuki-trainer --check` opens strangers' files
 };
 
-// A loaded version: its classifier and its queue. Shared by requests; freed after the last one.
-struct LoadedModel {
-  std::string name;  // `models/{model}/versions/{version}`
-  std::unique_ptr<const Classifier> classifier;
-};
-
-// Thread-safe.
+// Thread-safe. Names of models are `models/{model}`, of versions `models/{model}/versions/{version}`.
 class ModelRegistry {
  public:
   ModelRegistry(Store& store, const DataDirectory& data, const ServingOptions& options,
                 Metrics& metrics);
   ~ModelRegistry();
 
-  // Loads, in the background, every version that is to be loaded.
-  void Start();
-  // Refuses new work with UNAVAILABLE (DRAINING), answers what is queued, and joins threads.
+  // Learns from the store which versions exist, and loads in the background those that are to be
+  // loaded. REQUIRES: called once, before everything else.
+  absl::Status Start();
+  // Ends waiting calls with UNAVAILABLE (DRAINING), answers what is queued, and joins threads.
   void Stop();
 
-  // Publishes what lies in `directory` (it is moved) as the next version of `model`: idempotent for
-  // `key`. `check` runs `tasuki-trainer --check` on it first (imports). `load`: loads it too, and
-  // answers after that; a failure to load is the version's state, not an error.
-  absl::StatusOr<v1::ModelVersion> Publish(const std::string& model, const std::string& directory,
-                                           const std::string& key, const std::string& digest,
-                                           bool check, bool load);
-  // What models/{m} or models/{m}/versions/{n} answers now. NOT_FOUND; FAILED_PRECONDITION,
-  // MODEL_NOT_LOADED (naming the call that loads); UNAVAILABLE, MODEL_LOADING.
+  // What to publish, and how.
+  struct Publication {
+    std::string model;      // `models/{model}`
+    std::string directory;  // on the volume of the data directory; it is moved
+    // Publishing again under the same key answers the first version; with another digest it is
+    // ALREADY_EXISTS, REQUEST_ID_REUSED.
+    std::string key;
+    std::string digest;
+    bool check = false;  // a stranger's files: run `tasuki-trainer --check` on them first
+    bool load = false;   // and load it, now and after restarts, if it has tasks
+  };
+  // Publishes the next version of a model. Answers after it is loaded where `load` asks for that; a
+  // failure to load is the version's state, not an error. INVALID_ARGUMENT, MODEL_INVALID.
+  absl::StatusOr<v1::ModelVersion> Publish(const Publication& publication);
+
+  // What `models/{m}` (its newest loaded version) or a version answers with now. Never blocks.
+  // NOT_FOUND; FAILED_PRECONDITION, MODEL_NOT_LOADED (naming the call that loads); UNAVAILABLE,
+  // MODEL_LOADING.
   absl::StatusOr<std::shared_ptr<const LoadedModel>> Acquire(const std::string& name);
   // The batcher of the device.
   Batcher& batcher();
 
-  absl::StatusOr<v1::ModelVersion> Load(const std::string& name);
+  // Loads a version (of `models/{m}`: the newest), now and after restarts, and answers once it is
+  // loaded; after `deadline` DEADLINE_EXCEEDED, while the load goes on. NOT_FOUND;
+  // FAILED_PRECONDITION if it has no task; else what loading it met.
+  absl::StatusOr<v1::ModelVersion> Load(const std::string& name,
+                                        absl::Time deadline = absl::InfiniteFuture());
+  // Gives a version out no more and answers after its last request, when its memory is free.
   absl::StatusOr<v1::ModelVersion> Unload(const std::string& name);
+  // NOT_FOUND; FAILED_PRECONDITION, RESOURCE_IN_USE.
   absl::Status Delete(const std::string& name);
+
   // The store's rows with the state in memory filled in.
   absl::StatusOr<v1::ModelVersion> Get(const std::string& name);
   absl::StatusOr<Page<v1::ModelVersion>> ListVersions(const std::string& model, int page_size,

@@ -1,0 +1,245 @@
+#include "client/client.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/connection.h"
+
+namespace tasuki {
+namespace {
+
+// A method with one request and one answer, called as `stub->method(context, request, &answer)`.
+template <typename Stub, typename Request, typename Answer>
+using Method = grpc::Status (Stub::*)(grpc::ClientContext*, const Request&, Answer*);
+
+// Calls a method until it answers or the call has failed.
+template <typename Connection, typename Stub, typename Base, typename Request, typename Answer>
+absl::StatusOr<Answer> Ask(const Connection& connection, absl::Duration timeout,
+                           const std::unique_ptr<Stub>& stub, Method<Base, Request, Answer> method,
+                           const Request& request) {
+  Answer answer;
+  const absl::Status status = connection.Call(timeout, [&](grpc::ClientContext& context) {
+    answer.Clear();
+    return (stub.get()->*method)(&context, request, &answer);
+  });
+  if (!status.ok()) return status;
+  return answer;
+}
+
+template <typename Request>
+Request Named(const std::string& name) {
+  Request request;
+  request.set_name(name);
+  return request;
+}
+
+// Follows the pages of a list. `ask` answers the page that a request asks for; `rows` finds its
+// rows.
+template <typename Row, typename Request, typename AskPage, typename Rows>
+absl::StatusOr<std::vector<Row>> AllPages(Request request, size_t limit, AskPage ask, Rows rows) {
+  std::vector<Row> all;
+  do {
+    request.set_page_size(static_cast<int>(std::min<size_t>(limit - all.size(), 1000)));
+    auto page = ask(request);
+    if (!page.ok()) return page.status();
+    for (Row& row : *rows(*page)) {
+      if (all.size() < limit) all.push_back(std::move(row));
+    }
+    request.set_page_token(page->next_page_token());
+  } while (!request.page_token().empty() && all.size() < limit);
+  return all;
+}
+
+absl::Status CheckAddress(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  int port = 0;
+  if (colon == std::string::npos || colon == 0 ||
+      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 1 || port > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "\"", address, "\" is not an address of the form HOST:PORT, such as 127.0.0.1:8500"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Client> Client::Connect(const std::string& address, ClientOptions options) {
+  if (absl::Status status = CheckAddress(address); !status.ok()) return status;
+  return Client(std::make_unique<Connection>(address, std::move(options)));
+}
+
+Client::Client(std::unique_ptr<Connection> connection) : connection_(std::move(connection)) {}
+Client::Client(Client&&) noexcept = default;
+Client& Client::operator=(Client&&) noexcept = default;
+Client::~Client() = default;
+
+absl::StatusOr<v1::ClassifyResponse> Client::Classify(const v1::ClassifyRequest& request) {
+  return Ask(*connection_, connection_->options.classify_timeout, connection_->classification,
+             &v1::ClassificationService::Stub::Classify, request);
+}
+
+absl::StatusOr<v1::Dataset> Client::GetDataset(const std::string& name) {
+  return Ask(*connection_, connection_->options.timeout, connection_->datasets,
+             &v1::DatasetService::Stub::GetDataset, Named<v1::GetDatasetRequest>(name));
+}
+
+absl::StatusOr<std::vector<v1::Dataset>> Client::ListDatasets(size_t limit) {
+  v1::ListDatasetsRequest request;
+  return AllPages<v1::Dataset>(
+      request, limit,
+      [&](const v1::ListDatasetsRequest& page) {
+        return Ask(*connection_, connection_->options.timeout, connection_->datasets,
+                   &v1::DatasetService::Stub::ListDatasets, page);
+      },
+      [](auto& page) { return page.mutable_datasets(); });
+}
+
+absl::StatusOr<v1::InspectDatasetResponse> Client::InspectDataset(const std::string& name,
+                                                                  int row_count) {
+  auto request = Named<v1::InspectDatasetRequest>(name);
+  request.set_row_count(row_count);
+  return Ask(*connection_, connection_->options.timeout, connection_->datasets,
+             &v1::DatasetService::Stub::InspectDataset, request);
+}
+
+absl::Status Client::DeleteDataset(const std::string& name) {
+  const auto request = Named<v1::DeleteDatasetRequest>(name);
+  google::protobuf::Empty answer;
+  return connection_->Delete([&](grpc::ClientContext& context) {
+    return connection_->datasets->DeleteDataset(&context, request, &answer);
+  });
+}
+
+absl::StatusOr<v1::TrainingJob> Client::CreateTrainingJob(v1::CreateTrainingJobRequest request) {
+  if (request.request_id().empty()) request.set_request_id(NewRequestId());
+  return Ask(*connection_, connection_->options.timeout, connection_->training,
+             &v1::TrainingService::Stub::CreateTrainingJob, request);
+}
+
+absl::StatusOr<v1::TrainingJob> Client::GetTrainingJob(const std::string& name) {
+  return Ask(*connection_, connection_->options.timeout, connection_->training,
+             &v1::TrainingService::Stub::GetTrainingJob, Named<v1::GetTrainingJobRequest>(name));
+}
+
+absl::StatusOr<std::vector<v1::TrainingJob>> Client::ListTrainingJobs(
+    const std::vector<v1::TrainingJob::State>& states, size_t limit) {
+  v1::ListTrainingJobsRequest request;
+  for (const auto state : states) request.add_states(state);
+  return AllPages<v1::TrainingJob>(
+      request, limit,
+      [&](const v1::ListTrainingJobsRequest& page) {
+        return Ask(*connection_, connection_->options.timeout, connection_->training,
+                   &v1::TrainingService::Stub::ListTrainingJobs, page);
+      },
+      [](auto& page) { return page.mutable_training_jobs(); });
+}
+
+absl::StatusOr<v1::TrainingJob> Client::CancelTrainingJob(const std::string& name) {
+  return Ask(*connection_, connection_->options.timeout, connection_->training,
+             &v1::TrainingService::Stub::CancelTrainingJob,
+             Named<v1::CancelTrainingJobRequest>(name));
+}
+
+absl::StatusOr<v1::TrainingJob> Client::PauseTrainingJob(const std::string& name) {
+  return Ask(*connection_, connection_->options.timeout, connection_->training,
+             &v1::TrainingService::Stub::PauseTrainingJob,
+             Named<v1::PauseTrainingJobRequest>(name));
+}
+
+absl::StatusOr<v1::TrainingJob> Client::ResumeTrainingJob(const std::string& name) {
+  return Ask(*connection_, connection_->options.timeout, connection_->training,
+             &v1::TrainingService::Stub::ResumeTrainingJob,
+             Named<v1::ResumeTrainingJobRequest>(name));
+}
+
+absl::StatusOr<std::vector<std::string>> Client::GetTrainingJobLog(const std::string& name,
+                                                                   int line_count) {
+  auto request = Named<v1::GetTrainingJobLogRequest>(name);
+  request.set_line_count(line_count);
+  const auto log = Ask(*connection_, connection_->options.timeout, connection_->training,
+                       &v1::TrainingService::Stub::GetTrainingJobLog, request);
+  if (!log.ok()) return log.status();
+  return std::vector<std::string>(log->lines().begin(), log->lines().end());
+}
+
+absl::Status Client::DeleteTrainingJob(const std::string& name) {
+  const auto request = Named<v1::DeleteTrainingJobRequest>(name);
+  google::protobuf::Empty answer;
+  return connection_->Delete([&](grpc::ClientContext& context) {
+    return connection_->training->DeleteTrainingJob(&context, request, &answer);
+  });
+}
+
+absl::StatusOr<v1::Model> Client::GetModel(const std::string& name) {
+  return Ask(*connection_, connection_->options.timeout, connection_->models,
+             &v1::ModelService::Stub::GetModel, Named<v1::GetModelRequest>(name));
+}
+
+absl::StatusOr<std::vector<v1::Model>> Client::ListModels(size_t limit) {
+  v1::ListModelsRequest request;
+  return AllPages<v1::Model>(
+      request, limit,
+      [&](const v1::ListModelsRequest& page) {
+        return Ask(*connection_, connection_->options.timeout, connection_->models,
+                   &v1::ModelService::Stub::ListModels, page);
+      },
+      [](auto& page) { return page.mutable_models(); });
+}
+
+absl::StatusOr<v1::ModelVersion> Client::GetModelVersion(const std::string& name) {
+  return Ask(*connection_, connection_->options.timeout, connection_->models,
+             &v1::ModelService::Stub::GetModelVersion, Named<v1::GetModelVersionRequest>(name));
+}
+
+absl::StatusOr<std::vector<v1::ModelVersion>> Client::ListModelVersions(const std::string& model,
+                                                                        size_t limit) {
+  v1::ListModelVersionsRequest request;
+  request.set_parent(model);
+  return AllPages<v1::ModelVersion>(
+      request, limit,
+      [&](const v1::ListModelVersionsRequest& page) {
+        return Ask(*connection_, connection_->options.timeout, connection_->models,
+                   &v1::ModelService::Stub::ListModelVersions, page);
+      },
+      [](auto& page) { return page.mutable_model_versions(); });
+}
+
+absl::StatusOr<v1::ModelVersion> Client::LoadModelVersion(const std::string& name) {
+  return Ask(*connection_, connection_->options.load_timeout, connection_->models,
+             &v1::ModelService::Stub::LoadModelVersion, Named<v1::LoadModelVersionRequest>(name));
+}
+
+absl::StatusOr<v1::ModelVersion> Client::UnloadModelVersion(const std::string& name) {
+  return Ask(*connection_, connection_->options.timeout, connection_->models,
+             &v1::ModelService::Stub::UnloadModelVersion,
+             Named<v1::UnloadModelVersionRequest>(name));
+}
+
+absl::Status Client::DeleteModelVersion(const std::string& name) {
+  const auto request = Named<v1::DeleteModelVersionRequest>(name);
+  google::protobuf::Empty answer;
+  return connection_->Delete([&](grpc::ClientContext& context) {
+    return connection_->models->DeleteModelVersion(&context, request, &answer);
+  });
+}
+
+absl::StatusOr<v1::ServerInfo> Client::GetServerInfo() {
+  return Ask(*connection_, connection_->options.timeout, connection_->server,
+             &v1::ServerService::Stub::GetServerInfo, v1::GetServerInfoRequest());
+}
+
+std::string NewRequestId() {
+  std::random_device random;  // the system's own source, not a generator
+  const auto draw = [&] { return static_cast<uint64_t>(random()) << 32 | random(); };
+  const uint64_t high = draw();
+  const uint64_t low = draw();
+  // RFC 4122: version 4 (random), variant 10.
+  return absl::StrFormat("%08x-%04x-4%03x-%04x-%012x", high >> 32, (high >> 16) & 0xffff,
+                         high & 0xfff, 0x8000 | ((low >> 48) & 0x3fff), low & 0xffffffffffff);
+}
+
+}  // namespace tasuki

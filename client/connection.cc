@@ -1,0 +1,112 @@
+#include "client/connection.h"
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <random>
+#include <utility>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+#include "client/errors.h"
+
+namespace tasuki {
+namespace client {
+
+absl::Status FromGrpcStatus(const grpc::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  google::rpc::Status details;
+  if (!details.ParseFromString(status.error_details())) details.clear_details();
+  details.set_code(status.error_code());
+  details.set_message(status.error_message());
+  return StatusFromProto(details);
+}
+
+}  // namespace client
+
+namespace {
+
+grpc::ChannelArguments ChannelOptions() {
+  grpc::ChannelArguments arguments;
+  arguments.SetUserAgentPrefix("tasuki/" TASUKI_VERSION);
+  arguments.SetMaxReceiveMessageSize(64 << 20);
+  // Details of an error travel as metadata; the default of 8 KiB would drop long ones.
+  arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, 64 << 10);
+  // Attempts are spaced here; the channel must have tried again by then.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  // Finds a peer that vanished during a quiet watch. Servers by default bear a ping in 5 minutes.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 6 * 60 * 1000);
+  return arguments;
+}
+
+bool WorthRetrying(const absl::Status& status) {
+  return absl::IsUnavailable(status) ||
+         (absl::IsResourceExhausted(status) && RetryDelayOf(status).has_value());
+}
+
+}  // namespace
+
+Client::Connection::Connection(const std::string& server_address, ClientOptions client_options)
+    : address(server_address), options(std::move(client_options)) {
+  const auto channel =
+      grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), ChannelOptions());
+  classification = v1::ClassificationService::NewStub(channel);
+  datasets = v1::DatasetService::NewStub(channel);
+  models = v1::ModelService::NewStub(channel);
+  server = v1::ServerService::NewStub(channel);
+  training = v1::TrainingService::NewStub(channel);
+}
+
+absl::Status Client::Connection::Call(absl::Duration timeout, Attempt attempt,
+                                      bool repeatable) const {
+  const absl::Time deadline = absl::Now() + timeout;
+  absl::Duration backoff = options.first_backoff;
+  for (int made = 1;; ++made) {
+    const absl::Status status = Try(deadline, attempt);
+    if (!WorthRetrying(status) || !repeatable || made >= options.max_attempts) return status;
+    const absl::Duration wait = std::max(backoff, RetryDelayOf(status).value_or(backoff));
+    // An attempt that could not begin before the deadline would hide why the call failed.
+    if (absl::Now() + wait * 1.5 >= deadline) return status;
+    if (!Wait(wait, deadline)) return absl::CancelledError("the call was stopped");
+    backoff = std::min(backoff * 2, options.max_backoff);
+  }
+}
+
+absl::Status Client::Connection::Delete(Attempt attempt) const {
+  int made = 0;
+  const absl::Status status = Call(options.timeout, [&](grpc::ClientContext& context) {
+    ++made;
+    return attempt(context);
+  });
+  return made > 1 && absl::IsNotFound(status) ? absl::OkStatus() : status;
+}
+
+absl::Status Client::Connection::Try(absl::Time deadline, Attempt attempt) const {
+  grpc::ClientContext context;
+  if (deadline != absl::InfiniteFuture()) context.set_deadline(absl::ToChronoTime(deadline));
+  const std::stop_callback cancel(options.stop, [&context] { context.TryCancel(); });
+  const absl::Status status = client::FromGrpcStatus(attempt(context));
+  if (absl::IsUnavailable(status) && ErrorReasonOf(status) == v1::ERROR_REASON_UNSPECIFIED) {
+    return WithPrefix(status, absl::StrCat("no Tasuki server answers at ", address, ": "));
+  }
+  if (absl::IsCancelled(status) && options.stop.stop_requested()) {
+    return absl::CancelledError("the call was stopped");
+  }
+  return status;
+}
+
+bool Client::Connection::Wait(absl::Duration mean, absl::Time deadline) const {
+  std::random_device random;
+  const absl::Duration wait =
+      std::min(mean * std::uniform_real_distribution(0.5, 1.5)(random), deadline - absl::Now());
+  std::mutex mutex;
+  std::condition_variable_any stopped;
+  std::unique_lock lock(mutex);
+  stopped.wait_for(lock, options.stop, absl::ToChronoNanoseconds(wait), [] { return false; });
+  return !options.stop.stop_requested();
+}
+
+}  // namespace tasuki

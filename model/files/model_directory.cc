@@ -1,0 +1,79 @@
+#include "model/files/model_directory.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "google/protobuf/util/json_util.h"
+#include "google/protobuf/util/time_util.h"
+#include "model/errors/errors.h"
+#include "model/files/durable.h"
+
+namespace tasuki {
+namespace {
+
+constexpr absl::string_view kNames[] = {
+    "config.json",    "generation_config.json",  "model.safetensors",
+    "spiece.model",   "tokenizer_config.json",   "model.safetensors.index.json",
+    "tokenizer.json", "special_tokens_map.json", "added_tokens.json",
+    kManifestName,
+};
+
+bool TakeFiveDigits(absl::string_view& name) {
+  if (name.size() < 5 || !std::all_of(name.begin(), name.begin() + 5, absl::ascii_isdigit)) {
+    return false;
+  }
+  name.remove_prefix(5);
+  return true;
+}
+
+}  // namespace
+
+bool IsModelFileName(absl::string_view name) {
+  if (std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames)) return true;
+  return absl::ConsumePrefix(&name, "model-") && TakeFiveDigits(name) &&
+         absl::ConsumePrefix(&name, "-of-") && TakeFiveDigits(name) && name == ".safetensors";
+}
+
+absl::Status WriteManifest(const std::string& directory, internal::ModelManifest manifest) {
+  absl::StatusOr<std::vector<std::string>> names = ListDirectory(directory);
+  if (!names.ok()) return names.status();
+  names->erase(std::remove_if(names->begin(), names->end(),
+                              [](const std::string& name) {
+                                return name == kManifestName || !IsModelFileName(name);
+                              }),
+               names->end());
+  absl::StatusOr<std::vector<v1::ModelFile>> files = DescribeFiles(directory, *names);
+  if (!files.ok()) return files.status();
+  manifest.set_format_version(kManifestVersion);
+  manifest.mutable_files()->Assign(files->begin(), files->end());
+  *manifest.mutable_create_time() = google::protobuf::util::TimeUtil::GetCurrentTime();
+  return WriteJson(absl::StrCat(directory, "/", kManifestName), manifest);
+}
+
+absl::StatusOr<internal::ModelManifest> ReadManifest(const std::string& directory) {
+  const std::string path = absl::StrCat(directory, "/", kManifestName);
+  const absl::StatusOr<std::string> json = ReadFile(path);
+  if (!json.ok()) return json.status();
+  // A newer format may have fields that this program does not know: its version is looked at first.
+  internal::ModelManifest manifest;
+  google::protobuf::util::JsonParseOptions options;
+  options.ignore_unknown_fields = true;
+  const auto parsed = google::protobuf::util::JsonStringToMessage(*json, &manifest, options);
+  if (parsed.ok() && manifest.format_version() > kManifestVersion) {
+    return MakeError(
+        absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
+        absl::StrCat(path, " has format version ", manifest.format_version(),
+                     "; this program reads up to ", kManifestVersion, ": use a newer one"));
+  }
+  if (absl::Status status = ReadJson(path, manifest); !status.ok()) return status;
+  if (manifest.format_version() < 1) {
+    return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
+                     absl::StrCat(path, " has no format_version"));
+  }
+  return manifest;
+}
+
+}  // namespace tasuki

@@ -1,0 +1,280 @@
+#include "model/recipe/recipe.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <string>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "model/recipe/field_checker.h"
+
+namespace tasuki {
+namespace {
+
+constexpr size_t kMaxNameCharacters = 63;
+
+size_t Characters(absl::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
+}
+
+bool IsIdOf(absl::string_view id, size_t max_bytes, absl::string_view inner) {
+  const auto alphanumeric = [](char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c); };
+  return !id.empty() && id.size() <= max_bytes && absl::ascii_islower(id.front()) &&
+         alphanumeric(id.back()) && std::all_of(id.begin(), id.end(), [&](char c) {
+           return alphanumeric(c) || inner.find(c) != absl::string_view::npos;
+         });
+}
+
+bool IsTaskName(absl::string_view name) { return IsIdOf(name, 32, "_-"); }
+
+bool IsName(absl::string_view name, absl::string_view collection) {
+  return absl::ConsumePrefix(&name, collection) && IsResourceId(name);
+}
+
+bool IsModelOrVersion(absl::string_view name) {
+  const size_t versions = name.find("/versions/");
+  if (versions == absl::string_view::npos) return IsName(name, "models/");
+  const absl::string_view digits = name.substr(versions + 10);
+  int32_t version = 0;
+  return IsName(name.substr(0, versions), "models/") && !digits.empty() && digits[0] != '0' &&
+         std::all_of(digits.begin(), digits.end(), absl::ascii_isdigit) &&
+         absl::SimpleAtoi(digits, &version);
+}
+
+void CheckDataset(const FieldChecker& check, absl::string_view field, const std::string& name) {
+  if (!IsName(name, "datasets/")) {
+    check.Add(field, absl::StrCat(Quote(name), " is not of the form datasets/{id}"));
+  }
+}
+
+void ResolveLength(v1::Recipe& recipe, bool pretraining, const FieldChecker& check) {
+  if (recipe.has_steps()) {
+    check.Integer("steps", recipe.steps(), 1, 100'000'000);
+    if (recipe.has_epochs()) check.Add("epochs", "is given together with steps: give one of them");
+    if (pretraining && !recipe.has_warmup_steps()) {
+      recipe.set_warmup_steps(DefaultPretrainingWarmup(recipe.steps()));
+    }
+  } else {
+    if (!recipe.has_epochs()) recipe.set_epochs(pretraining ? 1 : 4);
+    check.Integer("epochs", recipe.epochs(), 1, 1000);
+  }
+  if (!pretraining && !recipe.has_warmup_steps()) recipe.set_warmup_steps(0);
+  check.AtLeastZero("warmup_steps", recipe.warmup_steps());
+  if (recipe.has_steps() && recipe.warmup_steps() > recipe.steps()) {
+    check.Add("warmup_steps", absl::StrCat(WithCommas(recipe.warmup_steps()), " is more than the ",
+                                           WithCommas(recipe.steps()), " steps of the job"));
+  }
+}
+
+void ResolveOptimizer(v1::Recipe& recipe, bool pretraining, const FieldChecker& check) {
+  if (recipe.optimizer() == v1::Recipe::OPTIMIZER_UNSPECIFIED) {
+    recipe.set_optimizer(pretraining ? v1::Recipe::ADAFACTOR : v1::Recipe::ADAMW);
+  }
+  check.Known("optimizer", recipe.optimizer(), v1::Recipe::Optimizer_IsValid(recipe.optimizer()));
+  if (!recipe.has_learning_rate()) {
+    recipe.set_learning_rate(recipe.optimizer() == v1::Recipe::ADAFACTOR ? 1e-2 : 3e-4);
+  }
+  check.Positive("learning_rate", recipe.learning_rate(), 1);
+  if (!recipe.has_weight_decay()) recipe.set_weight_decay(0);
+  check.Real("weight_decay", recipe.weight_decay(), 0.0, 1.0);
+  if (recipe.schedule() == v1::Recipe::SCHEDULE_UNSPECIFIED) {
+    recipe.set_schedule(pretraining ? v1::Recipe::INVERSE_SQRT : v1::Recipe::CONSTANT);
+  }
+  check.Known("schedule", recipe.schedule(), v1::Recipe::Schedule_IsValid(recipe.schedule()));
+  if (!recipe.has_max_gradient_norm()) recipe.set_max_gradient_norm(1);
+  const double norm = recipe.max_gradient_norm();
+  if (!(norm >= 0 && std::isfinite(norm))) {
+    check.Add("max_gradient_norm", absl::StrCat(norm, " is not 0 or a finite number above it"));
+  }
+  if (!recipe.has_dropout()) recipe.set_dropout(pretraining ? 0 : 0.1);
+  check.Real("dropout", recipe.dropout(), 0.0, 0.9);
+}
+
+void ResolveRecipe(v1::Recipe& recipe, bool pretraining, const FieldChecker& check) {
+  ResolveLength(recipe, pretraining, check);
+  if (!recipe.has_batch_size()) recipe.set_batch_size(pretraining ? 32 : 8);
+  check.Integer("batch_size", recipe.batch_size(), 1, 4096);
+  if (!recipe.has_max_input_tokens()) recipe.set_max_input_tokens(pretraining ? 128 : 512);
+  check.Integer("max_input_tokens", recipe.max_input_tokens(), 8, 4096);
+  ResolveOptimizer(recipe, pretraining, check);
+  if (!recipe.has_seed()) recipe.set_seed(12);
+  if (!recipe.has_evaluate_every_steps()) recipe.set_evaluate_every_steps(0);
+  check.AtLeastZero("evaluate_every_steps", recipe.evaluate_every_steps());
+  if (!recipe.has_checkpoint_every_steps()) recipe.set_checkpoint_every_steps(500);
+  check.AtLeastZero("checkpoint_every_steps", recipe.checkpoint_every_steps());
+  if (recipe.mixing() == v1::Recipe::MIXING_UNSPECIFIED) {
+    recipe.set_mixing(v1::Recipe::PROPORTIONAL);
+  }
+  check.Known("mixing", recipe.mixing(), v1::Recipe::Mixing_IsValid(recipe.mixing()));
+  if (recipe.selection() == v1::Recipe::SELECTION_UNSPECIFIED) {
+    recipe.set_selection(v1::Recipe::MACRO_F1);
+  }
+  check.Known("selection", recipe.selection(), v1::Recipe::Selection_IsValid(recipe.selection()));
+}
+
+void ResolveLabels(v1::Task& task, const FieldChecker& check) {
+  check.Count("labels", task.labels_size(), 2, 256);
+  std::set<std::string> names, target_texts, values;
+  for (int i = 0; i < task.labels_size(); ++i) {
+    v1::Label& label = *task.mutable_labels(i);
+    const FieldChecker at = check.At("labels", i);
+    const size_t characters = Characters(label.name());
+    if (characters < 1 || characters > kMaxNameCharacters) {
+      at.Add("name", absl::StrCat("has ", characters, " characters; 1 to 63 are allowed"));
+    } else if (!names.insert(label.name()).second) {
+      at.Add("name", absl::StrCat(Quote(label.name()), " is the name of another label too"));
+    }
+    if (label.target_text().empty()) label.set_target_text(label.name());
+    if (!target_texts.insert(label.target_text()).second) {
+      at.Add("target_text",
+             absl::StrCat(Quote(label.target_text()), " is the target of another label too"));
+    }
+    if (label.values().empty()) label.add_values(label.name());
+    for (int j = 0; j < label.values_size(); ++j) {
+      if (label.values(j).empty()) {
+        at.Add(absl::StrCat("values[", j, "]"), "is empty");
+      } else if (!values.insert(label.values(j)).second) {
+        at.Add(
+            absl::StrCat("values[", j, "]"),
+            absl::StrCat(Quote(label.values(j)), " is in the task twice: it can mean one label"));
+      }
+    }
+  }
+}
+
+void ResolveFineTuning(v1::FineTuning& work, const FieldChecker& check) {
+  if (!IsModelOrVersion(work.base_model_version())) {
+    check.Add("base_model_version",
+              absl::StrCat(Quote(work.base_model_version()),
+                           " is not of the form models/{id} or models/{id}/versions/{number}"));
+  }
+  check.Count("tasks", work.tasks_size(), 1, 16);
+  std::set<std::string> names;
+  for (int i = 0; i < work.tasks_size(); ++i) {
+    v1::Task& task = *work.mutable_tasks(i);
+    const FieldChecker at = check.At("tasks", i);
+    if (!IsTaskName(task.name())) {
+      at.Add("name", absl::StrCat(Quote(task.name()),
+                                  " is not of the form [a-z]([a-z0-9_-]{0,30}[a-z0-9])?"));
+    } else if (!names.insert(task.name()).second) {
+      at.Add("name", absl::StrCat(Quote(task.name()), " is the name of another task too"));
+    }
+    ResolveLabels(task, at);
+    if (!task.has_prefix()) {
+      task.set_prefix(work.tasks_size() == 1 ? "" : absl::StrCat(task.name(), ": "));
+    }
+    CheckDataset(at, "train_dataset", task.train_dataset());
+    if (!task.valid_dataset().empty()) CheckDataset(at, "valid_dataset", task.valid_dataset());
+    if (!task.test_dataset().empty()) CheckDataset(at, "test_dataset", task.test_dataset());
+    if (!task.has_weight()) task.set_weight(1);
+    at.Positive("weight", task.weight(), 1000);
+  }
+  ResolveRecipe(*work.mutable_recipe(), false, check.At("recipe"));
+}
+
+// The numbers of a preset; empty for PRESET_UNSPECIFIED.
+v1::ModelSize NumbersOf(v1::ModelSize::Preset preset) {
+  const auto size = [](int d_model, int d_kv, int d_ff, int heads, int layers, int decoder_layers) {
+    v1::ModelSize numbers;
+    numbers.set_d_model(d_model);
+    numbers.set_d_kv(d_kv);
+    numbers.set_d_ff(d_ff);
+    numbers.set_num_heads(heads);
+    numbers.set_num_layers(layers);
+    numbers.set_num_decoder_layers(decoder_layers);
+    return numbers;
+  };
+  switch (preset) {
+    case v1::ModelSize::TINY:
+      return size(128, 32, 512, 4, 2, 2);
+    case v1::ModelSize::MINI:
+      return size(256, 64, 1024, 4, 4, 2);
+    case v1::ModelSize::SMALL:
+      return size(512, 64, 2048, 8, 6, 6);
+    case v1::ModelSize::BASE:
+      return size(768, 64, 3072, 12, 12, 12);
+    default:
+      return {};
+  }
+}
+
+void ResolveSize(v1::ModelSize& size, const FieldChecker& check) {
+  if (size.ByteSizeLong() == 0) size.set_preset(v1::ModelSize::TINY);
+  if (!v1::ModelSize::Preset_IsValid(size.preset())) {
+    return check.Known("preset", size.preset(), false);
+  }
+  v1::ModelSize resolved = NumbersOf(size.preset());
+  resolved.MergeFrom(size);
+  size = resolved;
+  const auto number = [&](absl::string_view field, bool set, int value, int low, int high) {
+    if (set) {
+      check.Integer(field, value, low, high);
+    } else {
+      check.Add(field, "is missing: without a preset every number of the size is needed");
+    }
+  };
+  number("d_model", size.has_d_model(), size.d_model(), 16, 4096);
+  number("d_kv", size.has_d_kv(), size.d_kv(), 8, 256);
+  number("d_ff", size.has_d_ff(), size.d_ff(), 16, 65536);
+  number("num_heads", size.has_num_heads(), size.num_heads(), 1, 128);
+  number("num_layers", size.has_num_layers(), size.num_layers(), 1, 48);
+  number("num_decoder_layers", size.has_num_decoder_layers(), size.num_decoder_layers(), 1, 48);
+}
+
+void ResolvePretraining(v1::Pretraining& work, const FieldChecker& check) {
+  check.Count("datasets", work.datasets_size(), 1, 64);
+  std::set<std::string> names;
+  for (int i = 0; i < work.datasets_size(); ++i) {
+    const std::string field = absl::StrCat("datasets[", i, "]");
+    CheckDataset(check, field, work.datasets(i));
+    if (!names.insert(work.datasets(i)).second) {
+      check.Add(field, absl::StrCat(Quote(work.datasets(i)), " is in the list twice"));
+    }
+  }
+  ResolveSize(*work.mutable_size(), check.At("size"));
+  if (!work.has_vocabulary_size()) work.set_vocabulary_size(8000);
+  check.Integer("vocabulary_size", work.vocabulary_size(), 200, 64000);
+  if (!work.has_noise_density()) work.set_noise_density(0.15);
+  check.Real("noise_density", work.noise_density(), 0.05, 0.5);
+  if (!work.has_mean_span_tokens()) work.set_mean_span_tokens(3);
+  check.Real("mean_span_tokens", work.mean_span_tokens(), 1.0, 10.0);
+  ResolveRecipe(*work.mutable_recipe(), true, check.At("recipe"));
+}
+
+}  // namespace
+
+int64_t DefaultPretrainingWarmup(int64_t steps) { return std::min<int64_t>(steps / 10, 1000); }
+
+bool IsResourceId(absl::string_view id) { return IsIdOf(id, 63, "-"); }
+
+int LabelOfValue(const v1::Task& task, absl::string_view value) {
+  for (int i = 0; i < task.labels_size(); ++i) {
+    for (const std::string& candidate : task.labels(i).values()) {
+      if (candidate == value) return i;
+    }
+  }
+  return -1;
+}
+
+void ResolveJob(v1::TrainingJob& job, Faults& faults) {
+  const FieldChecker check("", faults);
+  if (const size_t characters = Characters(job.display_name()); characters > kMaxNameCharacters) {
+    check.Add("display_name", absl::StrCat("has ", characters, " characters; 63 are allowed"));
+  }
+  if (!IsName(job.model(), "models/")) {
+    check.Add("model", absl::StrCat(Quote(job.model()), " is not of the form models/{id}"));
+  }
+  switch (job.work_case()) {
+    case v1::TrainingJob::kFineTuning:
+      return ResolveFineTuning(*job.mutable_fine_tuning(), check.At("fine_tuning"));
+    case v1::TrainingJob::kPretraining:
+      return ResolvePretraining(*job.mutable_pretraining(), check.At("pretraining"));
+    case v1::TrainingJob::WORK_NOT_SET:
+      check.Add("fine_tuning", "is missing: a job has fine_tuning or pretraining");
+  }
+}
+
+}  // namespace tasuki

@@ -1,0 +1,168 @@
+#include "model/training/checkpoint.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <set>
+#include <vector>
+
+#include <ATen/ATen.h>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "model/errors/errors.h"
+#include "model/files/durable.h"
+#include "model/files/safetensors.h"
+
+namespace tasuki {
+namespace {
+
+constexpr int kFormatVersion = 1;
+constexpr char kManifestName[] = "checkpoint.json";
+constexpr char kWeightsName[] = "model.safetensors";
+constexpr char kOptimizerName[] = "optimizer.safetensors";
+constexpr char kAsideSuffix[] = ".aside";
+
+absl::Status Changed(const std::string& message) {
+  return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED, message);
+}
+
+// Faults that reading again will not cure.
+bool IsBroken(const absl::Status& status) {
+  return absl::IsDataLoss(status) || absl::IsNotFound(status) || absl::IsInvalidArgument(status);
+}
+
+absl::Status WriteTensors(const std::string& path, const WeightMap& tensors) {
+  std::map<std::string, at::Tensor> on_cpu;  // keeps the bytes alive
+  std::map<std::string, TensorEntry> entries;
+  for (const auto& [name, tensor] : tensors) {
+    const at::Tensor& copy = on_cpu[name] = tensor.detach().cpu().contiguous();
+    TensorEntry& entry = entries[name];
+    entry.dtype = "F32";
+    entry.shape = copy.sizes().vec();
+    entry.data = static_cast<const uint8_t*>(copy.const_data_ptr());
+    entry.size_bytes = copy.nbytes();
+  }
+  return WriteSafetensors(path, entries, {});
+}
+
+}  // namespace
+
+std::string Checkpoints::DirectoryOf(int64_t step) const {
+  return absl::StrCat(directory_, "/step-", step);
+}
+
+absl::StatusOr<std::vector<int64_t>> Checkpoints::Steps() const {
+  absl::StatusOr<std::vector<std::string>> names = ListDirectory(directory_);
+  if (!names.ok()) return names.status();
+  std::vector<int64_t> steps;
+  for (const std::string& name : *names) {
+    absl::string_view number = name;
+    int64_t step = 0;
+    if (absl::ConsumePrefix(&number, "step-") && absl::SimpleAtoi(number, &step)) {
+      steps.push_back(step);
+    }
+  }
+  std::sort(steps.rbegin(), steps.rend());
+  return steps;
+}
+
+absl::Status Checkpoints::Check(int64_t step, internal::CheckpointManifest& manifest) const {
+  const std::string directory = DirectoryOf(step);
+  absl::Status status = ReadJson(absl::StrCat(directory, "/", kManifestName), manifest);
+  if (!status.ok()) return status;
+  if (manifest.work_sha256() != work_sha256_) return Changed("it belongs to another job");
+  return CheckFiles(directory, {manifest.files().begin(), manifest.files().end()});
+}
+
+absl::StatusOr<std::optional<internal::CheckpointManifest>> Checkpoints::Newest(
+    const std::function<void(const std::string&)>& tell) const {
+  absl::StatusOr<std::vector<int64_t>> steps = Steps();
+  if (!steps.ok()) return steps.status();
+  for (const int64_t step : *steps) {
+    internal::CheckpointManifest manifest, best;
+    absl::Status status = Check(step, manifest);
+    if (manifest.format_version() > kFormatVersion) {
+      return Changed(absl::StrCat("checkpoint step-", step, " has format ",
+                                  manifest.format_version(), "; this program reads formats up to ",
+                                  kFormatVersion, ": go on with the newer program"));
+    }
+    const int64_t best_step = manifest.state().best_step();
+    if (status.ok() && best_step != 0 && best_step != step) {
+      status = Annotate(Check(best_step, best),
+                        absl::StrCat("the best checkpoint before it, step-", best_step, ": "));
+    }
+    if (status.ok()) return manifest;
+    if (!IsBroken(status)) return status;
+    tell(absl::StrCat("Checkpoint step-", step, " cannot be used and is passed over: ",
+                      status.message()));
+    if (absl::Status removed = RemoveAll(DirectoryOf(step)); !removed.ok()) return removed;
+  }
+  return std::nullopt;
+}
+
+absl::Status Checkpoints::ReadOptimizer(int64_t step, const WeightMap& state) const {
+  const std::string path = absl::StrCat(DirectoryOf(step), "/", kOptimizerName);
+  absl::StatusOr<std::unique_ptr<SafetensorsFile>> file = SafetensorsFile::Open(path);
+  if (!file.ok()) return file.status();
+  const std::map<std::string, TensorEntry>& entries = (*file)->tensors();
+  if (entries.size() != state.size()) return Changed(absl::StrCat(path, ": another optimizer's"));
+  for (const auto& [name, tensor] : state) {
+    const auto entry = entries.find(name);
+    if (entry == entries.end() || entry->second.dtype != "F32" ||
+        at::IntArrayRef(entry->second.shape) != tensor.sizes()) {
+      return Changed(absl::StrCat(path, ": ", name, " is missing or of another shape"));
+    }
+    at::Tensor stored = at::empty(tensor.sizes(), at::kFloat);
+    std::memcpy(stored.mutable_data_ptr(), entry->second.data, entry->second.size_bytes);
+    tensor.copy_(stored);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Checkpoints::Save(int64_t step, const WeightMap& weights, const WeightMap& optimizer,
+                               const internal::TrainingState& state) const {
+  const std::string aside = absl::StrCat(directory_, "/checkpoint", kAsideSuffix);
+  absl::Status status = RemoveAll(aside);
+  if (status.ok()) status = MakeDirectories(aside);
+  if (status.ok()) status = WriteTensors(absl::StrCat(aside, "/", kWeightsName), weights);
+  if (status.ok()) status = WriteTensors(absl::StrCat(aside, "/", kOptimizerName), optimizer);
+  if (!status.ok()) return status;
+
+  absl::StatusOr<std::vector<v1::ModelFile>> files =
+      DescribeFiles(aside, {kWeightsName, kOptimizerName});
+  if (!files.ok()) return files.status();
+  internal::CheckpointManifest manifest;
+  manifest.set_format_version(kFormatVersion);
+  manifest.set_step(step);
+  manifest.set_work_sha256(work_sha256_);
+  manifest.mutable_files()->Assign(files->begin(), files->end());
+  *manifest.mutable_state() = state;
+  status = WriteJson(absl::StrCat(aside, "/", kManifestName), manifest);
+  if (status.ok()) status = RemoveAll(DirectoryOf(step));
+  if (status.ok()) status = PublishDirectory(aside, DirectoryOf(step));
+  if (status.ok()) status = RemoveOld();
+  return status;
+}
+
+absl::Status Checkpoints::RemoveOld() const {
+  absl::StatusOr<std::vector<int64_t>> steps = Steps();
+  if (!steps.ok()) return steps.status();
+  std::set<int64_t> kept;
+  for (size_t i = 0; i < steps->size() && i < 2; ++i) {
+    kept.insert((*steps)[i]);
+    internal::CheckpointManifest manifest;
+    absl::Status status =
+        ReadJson(absl::StrCat(DirectoryOf((*steps)[i]), "/", kManifestName), manifest);
+    if (!status.ok()) return status;
+    kept.insert(manifest.state().best_step());
+  }
+  for (const int64_t step : *steps) {
+    if (kept.contains(step)) continue;
+    if (absl::Status status = RemoveAll(DirectoryOf(step)); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tasuki

@@ -1,0 +1,111 @@
+#include "model/training/evaluation.h"
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+
+#include <ATen/ATen.h>
+
+#include "model/text/figures.h"
+#include "model/training/loss.h"
+
+namespace tasuki {
+namespace {
+
+constexpr int64_t kTokensAtOnce = 4096;  // input tokens of one pass
+constexpr int64_t kLossBatchRows = 8;
+
+std::vector<int32_t> RowTokens(const LabelledRows& rows, int64_t row) {
+  const absl::Span<const int32_t> tokens = rows.inputs[row];
+  return {tokens.begin(), tokens.end()};
+}
+
+}  // namespace
+
+absl::StatusOr<v1::Evaluation> EvaluateLabels(const T5Scorer& scorer, const LabelledRows& rows,
+                                              const LabelTrie& labels, const StopSignal& stop) {
+  const int64_t count = rows.inputs.size();
+  std::vector<int64_t> order(count);
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return rows.inputs[a].size() > rows.inputs[b].size();
+  });
+
+  std::vector<int> predicted(count);
+  std::vector<double> losses(count);
+  for (int64_t begin = 0, end; begin < count; begin = end) {
+    if (stop.requested()) return absl::CancelledError("stopped");
+    std::vector<std::vector<int32_t>> texts;
+    int64_t tokens = 0;
+    for (end = begin; end < count; ++end) {
+      tokens += static_cast<int64_t>(rows.inputs[order[end]].size());
+      if (end > begin && tokens > kTokensAtOnce) break;
+      texts.push_back(RowTokens(rows, order[end]));
+    }
+    std::vector<T5Scorer::Input> inputs;
+    for (const std::vector<int32_t>& text : texts) inputs.push_back({&text, &labels});
+    const std::vector<std::vector<float>> scores = scorer.Score(inputs);
+    for (int64_t i = begin; i < end; ++i) {
+      const std::vector<float>& row_scores = scores[i - begin];
+      const int64_t row = order[i];
+      predicted[row] = static_cast<int>(std::max_element(row_scores.begin(), row_scores.end()) -
+                                        row_scores.begin());
+      losses[row] = -row_scores[rows.labels[row]];
+    }
+  }
+
+  v1::Evaluation evaluation;
+  evaluation.set_method(v1::Evaluation::LABEL);
+  evaluation.set_loss(std::accumulate(losses.begin(), losses.end(), 0.0) / count);
+  evaluation.set_truncated_row_count(rows.truncated_count);
+  FillFigures(rows.labels, predicted, labels.label_count(), evaluation);
+  return evaluation;
+}
+
+absl::StatusOr<v1::Evaluation> EvaluateTeacherForced(const T5& model, const LabelledRows& rows,
+                                                     const LabelTrie& labels,
+                                                     const Tokenizer& tokenizer,
+                                                     const StopSignal& stop) {
+  at::NoGradGuard no_grad;
+  const int64_t count = rows.inputs.size();
+  std::vector<std::string> gold, predicted;
+  double loss_sum = 0;
+  int64_t loss_batches = 0;
+  for (int64_t begin = 0, end; begin < count; begin = end) {
+    if (stop.requested()) return absl::CancelledError("stopped");
+    // Several batches of eight in one pass: nothing is padded, so they do not see each other.
+    std::vector<std::vector<int32_t>> inputs, targets;
+    int64_t tokens = 0;
+    for (end = begin; end < count; ++end) {
+      if ((end - begin) % kLossBatchRows == 0 && tokens > kTokensAtOnce) break;
+      tokens += static_cast<int64_t>(rows.inputs[end].size());
+      inputs.push_back(RowTokens(rows, end));
+      targets.push_back(labels.target(rows.labels[end]));
+    }
+    const at::Tensor logits = TargetLogits(model, inputs, targets, /*dropout=*/0);
+    const at::Tensor losses = TokenLosses(logits, targets).cpu();
+    const at::Tensor guesses = logits.argmax(-1).cpu();
+    int64_t position = 0, batch_begin = 0;
+    for (int64_t i = 0; i < end - begin; ++i) {
+      const int64_t* guess = guesses.const_data_ptr<int64_t>() + position;
+      const int64_t length = static_cast<int64_t>(targets[i].size());
+      predicted.push_back(tokenizer.Decode(std::vector<int32_t>(guess, guess + length)));
+      gold.push_back(tokenizer.Decode(targets[i]));
+      position += length;
+      if ((i + 1) % kLossBatchRows == 0 || i + 1 == end - begin) {
+        loss_sum += losses.slice(0, batch_begin, position).mean().item<double>();
+        ++loss_batches;
+        batch_begin = position;
+      }
+    }
+  }
+
+  v1::Evaluation evaluation;
+  evaluation.set_method(v1::Evaluation::TEACHER_FORCED);
+  evaluation.set_loss(loss_sum / loss_batches);
+  evaluation.set_truncated_row_count(rows.truncated_count);
+  FillFigures(gold, predicted, evaluation);
+  return evaluation;
+}
+
+}  // namespace tasuki

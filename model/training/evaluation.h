@@ -1,0 +1,41 @@
+// The two evaluations of a task, eight figures each (docs/design.md, "Evaluations"). Includes torch.
+//
+// Both fill method, row_count, truncated_row_count, loss, the figures and the majority's; task,
+// split and step are the caller's. Dropout is off, padding of targets is never counted. They end with
+// CANCELLED as soon as `stop` is requested.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "model/t5/scorer.h"
+#include "model/t5/t5.h"
+#include "model/text/label_trie.h"
+#include "model/text/tokenizer.h"
+#include "model/training/batches.h"
+#include "model/training/training.h"
+
+namespace tasuki {
+
+// Tokenised rows of one dataset for one task.
+struct LabelledRows {
+  TokenRows inputs;          // prefix, text, </s>
+  std::vector<int> labels;   // index into the task's labels
+  int64_t truncated_count = 0;
+};
+
+// Every label is scored; the answer is the likeliest. Classes: the declared labels. Loss: mean of
+// -log p(right label), not calibrated.
+absl::StatusOr<v1::Evaluation> EvaluateLabels(const T5Scorer& scorer, const LabelledRows& rows,
+                                              const LabelTrie& labels, const StopSignal& stop);
+
+// Each target token is guessed given the right ones before it, and the guesses are compared with the
+// target as strings. Classes: the strings that occur. Loss: mean over batches of eight rows, in the
+// order of the dataset, of the mean cross-entropy over the batch's target tokens.
+absl::StatusOr<v1::Evaluation> EvaluateTeacherForced(const T5& model, const LabelledRows& rows,
+                                                     const LabelTrie& labels,
+                                                     const Tokenizer& tokenizer,
+                                                     const StopSignal& stop);
+
+}  // namespace tasuki

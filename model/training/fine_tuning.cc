@@ -1,0 +1,258 @@
+// Fine-tuning on labelled tasks: rows in, target texts out, judged on the tasks' own splits.
+#include <cmath>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "model/errors/errors.h"
+#include "model/recipe/recipe.h"
+#include "model/t5/scorer.h"
+#include "model/text/examples.h"
+#include "model/text/label_trie.h"
+#include "model/text/tokenizer.h"
+#include "model/training/batches.h"
+#include "model/training/evaluation.h"
+#include "model/training/work.h"
+
+#include <ATen/ATen.h>
+
+namespace tasuki {
+namespace {
+
+struct TaskData {
+  v1::Task task;
+  LabelTrie labels;
+  LabelledRows train, valid, test;
+};
+
+class FineTuningWork : public Work {
+ public:
+  FineTuningWork(v1::FineTuning job, std::string base, T5Config config,
+                 std::unique_ptr<Tokenizer> tokenizer, std::vector<TaskData> tasks)
+      : job_(std::move(job)),
+        base_directory_(std::move(base)),
+        config_(config),
+        tokenizer_(std::move(tokenizer)),
+        tasks_(std::move(tasks)),
+        order_(TrainRows(tasks_), recipe().mixing(), recipe().batch_size(), recipe().seed()) {}
+
+  const v1::Recipe& recipe() const override { return job_.recipe(); }
+  const T5Config& config() const override { return config_; }
+  const std::string& tokenizer_directory() const override { return base_directory_; }
+  int64_t steps_per_epoch() const override { return order_.steps_per_epoch(); }
+  absl::StatusOr<WeightMap> FirstWeights() const override {
+    return ReadWeights(base_directory_, config_);
+  }
+
+  Batch BatchAt(int64_t step) override {
+    Batch batch;
+    for (const DataOrder::Example& example : order_.BatchAt(step)) {
+      const TaskData& data = tasks_[example.task];
+      const absl::Span<const int32_t> input = data.train.inputs[example.row];
+      batch.inputs.emplace_back(input.begin(), input.end());
+      batch.targets.push_back(data.labels.target(data.train.labels[example.row]));
+      batch.weights.push_back(static_cast<float>(data.task.weight()));
+    }
+    return batch;
+  }
+
+  std::string DescribeBatch(int64_t step) override {
+    std::vector<std::string> rows;
+    for (const DataOrder::Example& example : order_.BatchAt(step)) {
+      if (rows.size() == 8) {
+        rows.push_back("…");
+        break;
+      }
+      rows.push_back(absl::StrCat(tasks_[example.task].task.name(), " ", example.row + 1));
+    }
+    return absl::StrCat("training rows ", absl::StrJoin(rows, ", "));
+  }
+
+  absl::StatusOr<std::vector<v1::Evaluation>> Evaluate(const T5& model,
+                                                       const StopSignal& stop) const override {
+    std::vector<v1::Evaluation> evaluations;
+    const T5Scorer scorer = ScorerOf(model);
+    for (const TaskData& data : tasks_) {
+      if (data.valid.inputs.size() == 0) continue;
+      absl::StatusOr<v1::Evaluation> evaluation =
+          EvaluateLabels(scorer, data.valid, data.labels, stop);
+      if (!evaluation.ok()) return evaluation.status();
+      evaluation->set_task(data.task.name());
+      evaluation->set_split(v1::Evaluation::VALID);
+      evaluations.push_back(*std::move(evaluation));
+    }
+    return evaluations;
+  }
+
+  absl::StatusOr<std::vector<v1::Evaluation>> EvaluateFinally(
+      const T5& model, const StopSignal& stop) const override {
+    std::vector<v1::Evaluation> evaluations;
+    const T5Scorer scorer = ScorerOf(model);
+    for (const TaskData& data : tasks_) {
+      const bool test = data.test.inputs.size() > 0;
+      const LabelledRows& rows = test ? data.test : data.valid;
+      if (rows.inputs.size() == 0) continue;
+      for (absl::StatusOr<v1::Evaluation> evaluation :
+           {EvaluateLabels(scorer, rows, data.labels, stop),
+            EvaluateTeacherForced(model, rows, data.labels, *tokenizer_, stop)}) {
+        if (!evaluation.ok()) return evaluation.status();
+        evaluation->set_task(data.task.name());
+        evaluation->set_split(test ? v1::Evaluation::TEST : v1::Evaluation::VALID);
+        evaluations.push_back(*std::move(evaluation));
+      }
+    }
+    return evaluations;
+  }
+
+  std::optional<double> Figure(const std::vector<v1::Evaluation>& evaluations) const override {
+    if (evaluations.empty() || recipe().selection() == v1::Recipe::LAST) return std::nullopt;
+    double sum = 0;
+    for (const v1::Evaluation& evaluation : evaluations) {
+      switch (recipe().selection()) {
+        case v1::Recipe::ACCURACY: sum += evaluation.accuracy(); break;
+        case v1::Recipe::LOSS: sum -= evaluation.loss(); break;
+        default: sum += evaluation.macro_f1();
+      }
+    }
+    return sum / static_cast<double>(evaluations.size());
+  }
+
+  internal::ModelManifest Manifest() const override {
+    internal::ModelManifest manifest;
+    *manifest.mutable_tasks() = job_.tasks();
+    manifest.set_max_input_tokens(recipe().max_input_tokens());
+    manifest.set_base_model_version(job_.base_model_version());
+    return manifest;
+  }
+
+ private:
+  static std::vector<int64_t> TrainRows(const std::vector<TaskData>& tasks) {
+    std::vector<int64_t> rows;
+    for (const TaskData& data : tasks) rows.push_back(data.train.inputs.size());
+    return rows;
+  }
+
+  static T5Scorer ScorerOf(const T5& model) {
+    WeightMap weights;
+    for (const auto& [name, weight] : model.weights()) weights[name] = weight.detach();
+    return T5Scorer(model.config(), weights);
+  }
+
+  const v1::FineTuning job_;
+  const std::string base_directory_;
+  const T5Config config_;
+  const std::unique_ptr<Tokenizer> tokenizer_;
+  const std::vector<TaskData> tasks_;
+  DataOrder order_;
+};
+
+// Reads one split of a task.
+class SplitReader {
+ public:
+  SplitReader(const Tokenizer& tokenizer, const v1::Recipe& recipe, const TrainingPlaces& places,
+              const StopSignal& stop, TrainingObserver& observer)
+      : tokenizer_(tokenizer),
+        max_tokens_(static_cast<size_t>(recipe.max_input_tokens())),
+        places_(places),
+        stop_(stop),
+        observer_(observer) {}
+
+  absl::StatusOr<LabelledRows> Read(const v1::Task& task, const std::string& dataset) const {
+    LabelledRows rows;
+    const auto place = places_.datasets.find(dataset);
+    if (place == places_.datasets.end()) {
+      return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
+                       absl::StrCat(dataset, " of task ", task.name(), " is not there any more"));
+    }
+    absl::Status status = ReadExamples(place->second, [&](int64_t row, v1::Example example) {
+      return Add(task, dataset, row, example, rows);
+    });
+    if (!status.ok()) return status;
+    if (rows.inputs.size() == 0) {
+      return MakeError(absl::StatusCode::kInvalidArgument, v1::DATASET_EMPTY,
+                       absl::StrCat(dataset, " of task ", task.name(), " has no row"));
+    }
+    if (rows.truncated_count > 0) {
+      observer_.OnMessage(
+          v1::TrainingJobEvent::Message::WARNING,
+          absl::StrCat("Task ", task.name(), ", ", dataset, ": ", rows.truncated_count, " of ",
+                       rows.inputs.size(), " texts are longer than max_input_tokens (",
+                       max_tokens_, ") and were cut."));
+    }
+    return rows;
+  }
+
+ private:
+  absl::Status Add(const v1::Task& task, const std::string& dataset, int64_t row,
+                   const v1::Example& example, LabelledRows& rows) const {
+    if (stop_.requested()) return absl::CancelledError("stopped");
+    const int label = LabelOfValue(task, example.label());
+    if (label < 0) return UnknownLabel(task, dataset, row, example.label());
+    absl::StatusOr<std::vector<int32_t>> tokens =
+        tokenizer_.Encode(absl::StrCat(task.prefix(), example.text()));
+    if (!tokens.ok()) return Annotate(tokens.status(), absl::StrCat(dataset, ", row ", row + 1, ": "));
+    if (tokens->size() >= max_tokens_) {  // </s> needs a place
+      ++rows.truncated_count;
+      tokens->resize(max_tokens_ - 1);
+    }
+    tokens->push_back(tokenizer_.eos_id());
+    rows.inputs.Add(*tokens);
+    rows.labels.push_back(label);
+    return absl::OkStatus();
+  }
+
+  static absl::Status UnknownLabel(const v1::Task& task, const std::string& dataset, int64_t row,
+                                   const std::string& value) {
+    std::vector<std::string> values;
+    for (const v1::Label& label : task.labels()) {
+      values.insert(values.end(), label.values().begin(), label.values().end());
+    }
+    return MakeError(
+        absl::StatusCode::kInvalidArgument, v1::LABEL_UNKNOWN,
+        absl::StrCat(dataset, ", row ", row + 1, ": label \"", value, "\" is not one of ",
+                     absl::StrJoin(values, ", "), "; add it to the labels of task ", task.name()),
+        {{"dataset", dataset}, {"row", absl::StrCat(row + 1)}, {"label", value}});
+  }
+
+  const Tokenizer& tokenizer_;
+  const size_t max_tokens_;
+  const TrainingPlaces& places_;
+  const StopSignal& stop_;
+  TrainingObserver& observer_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Work>> PrepareFineTuning(const v1::FineTuning& job,
+                                                        const TrainingPlaces& places,
+                                                        const StopSignal& stop,
+                                                        TrainingObserver& observer) {
+  absl::StatusOr<T5Config> config = T5Config::Read(places.base_directory + "/config.json");
+  if (!config.ok()) return config.status();
+  config->dropout_rate = job.recipe().dropout();
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
+      Tokenizer::Load(places.base_directory + "/spiece.model");
+  if (!tokenizer.ok()) return tokenizer.status();
+
+  const SplitReader reader(**tokenizer, job.recipe(), places, stop, observer);
+  std::vector<TaskData> tasks;
+  for (const v1::Task& task : job.tasks()) {
+    absl::StatusOr<LabelTrie> labels = LabelTrie::Build(task, **tokenizer);
+    if (!labels.ok()) return labels.status();
+    TaskData data{task, *std::move(labels), {}, {}, {}};
+    for (auto [dataset, rows] : {std::pair(&task.train_dataset(), &data.train),
+                                 std::pair(&task.valid_dataset(), &data.valid),
+                                 std::pair(&task.test_dataset(), &data.test)}) {
+      if (dataset->empty()) continue;
+      absl::StatusOr<LabelledRows> read = reader.Read(task, *dataset);
+      if (!read.ok()) return read.status();
+      *rows = *std::move(read);
+    }
+    tasks.push_back(std::move(data));
+  }
+  return std::make_unique<FineTuningWork>(job, places.base_directory, *config,
+                                          *std::move(tokenizer), std::move(tasks));
+}
+
+}  // namespace tasuki

@@ -1,0 +1,87 @@
+#include "model/training/loss.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include <ATen/ATen.h>
+
+namespace tasuki {
+namespace {
+
+int64_t TokensOf(const std::vector<std::vector<int32_t>>& sequences) {
+  int64_t tokens = 0;
+  for (const std::vector<int32_t>& sequence : sequences) {
+    tokens += static_cast<int64_t>(sequence.size());
+  }
+  return tokens;
+}
+
+// The batch in parts of at most kTokensAtOnce input tokens, each of examples of like length.
+std::vector<Batch> Parts(const Batch& batch) {
+  std::vector<int64_t> order(batch.size());
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return batch.inputs[a].size() > batch.inputs[b].size();
+  });
+  std::vector<Batch> parts;
+  int64_t tokens = kTokensAtOnce;
+  for (const int64_t example : order) {
+    tokens += static_cast<int64_t>(batch.inputs[example].size());
+    if (tokens > kTokensAtOnce) {
+      parts.emplace_back();
+      tokens = static_cast<int64_t>(batch.inputs[example].size());
+    }
+    parts.back().inputs.push_back(batch.inputs[example]);
+    parts.back().targets.push_back(batch.targets[example]);
+    parts.back().weights.push_back(batch.weights[example]);
+  }
+  return parts;
+}
+
+// Factor of each target token in L.
+at::Tensor TokenFactors(const Batch& part, int64_t target_tokens, at::Device device) {
+  std::vector<float> factors;
+  for (int64_t i = 0; i < part.size(); ++i) {
+    factors.insert(factors.end(), part.targets[i].size(),
+                   part.weights[i] / static_cast<float>(target_tokens));
+  }
+  return at::tensor(factors).to(device);
+}
+
+}  // namespace
+
+int64_t Batch::input_tokens() const { return TokensOf(inputs); }
+int64_t Batch::target_tokens() const { return TokensOf(targets); }
+
+at::Tensor TargetLogits(const T5& model, const std::vector<std::vector<int32_t>>& inputs,
+                        const std::vector<std::vector<int32_t>>& targets, double dropout) {
+  const at::Device device = model.weights().begin()->second.device();
+  std::vector<std::vector<int32_t>> shifted;
+  for (const std::vector<int32_t>& target : targets) {
+    shifted.push_back(ShiftRight(target, model.config()));
+  }
+  const PackedTokens input = PackedTokens::Of(inputs, device);
+  const PackedTokens decoder_input = PackedTokens::Of(shifted, device);
+  const at::Tensor encoded = model.Encode(input, dropout);
+  return model.Logits(model.Decode(decoder_input, encoded, input, dropout));
+}
+
+at::Tensor TokenLosses(const at::Tensor& logits, const std::vector<std::vector<int32_t>>& targets) {
+  const at::Tensor ids = PackedTokens::Of(targets, logits.device()).ids;
+  return at::cross_entropy_loss(logits, ids, /*weight=*/{}, at::Reduction::None);
+}
+
+double Backward(const T5& model, const Batch& batch, double dropout) {
+  const int64_t target_tokens = batch.target_tokens();
+  double sum = 0;
+  for (const Batch& part : Parts(batch)) {
+    const at::Tensor logits = TargetLogits(model, part.inputs, part.targets, dropout);
+    const at::Tensor factors = TokenFactors(part, target_tokens, logits.device());
+    const at::Tensor loss = TokenLosses(logits, part.targets).dot(factors);
+    loss.backward();
+    sum += loss.item<double>();
+  }
+  return sum;
+}
+
+}  // namespace tasuki

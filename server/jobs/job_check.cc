@@ -1,0 +1,127 @@
+#include "server/jobs/job_check.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "model/recipe/recipe.h"
+#include "model/text/label_trie.h"
+#include "model/text/tokenizer.h"
+#include "server/store/dataset_table.h"
+#include "server/store/model_table.h"
+
+namespace tasuki {
+namespace {
+
+// The checks of one job; stops at an error of the store.
+class JobCheck {
+ public:
+  JobCheck(Store& store, const DataDirectory& data, Faults& faults)
+      : store_(store), data_(data), faults_(faults) {}
+
+  absl::Status CheckFineTuning(v1::FineTuning& work) {
+    if (absl::Status status = CheckBase(work); !status.ok()) return status;
+    for (int i = 0; i < work.tasks_size(); ++i) {
+      const v1::Task& task = work.tasks(i);
+      const std::string field = absl::StrCat("fine_tuning.tasks[", i, "]");
+      for (const auto& [member, dataset] : {std::pair("train_dataset", task.train_dataset()),
+                                            std::pair("valid_dataset", task.valid_dataset()),
+                                            std::pair("test_dataset", task.test_dataset())}) {
+        absl::Status status = CheckDataset(absl::StrCat(field, ".", member), dataset, &task);
+        if (!status.ok()) return status;
+      }
+      CheckLabels(field, task);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckPretraining(const v1::Pretraining& work) {
+    for (int i = 0; i < work.datasets_size(); ++i) {
+      const std::string field = absl::StrCat("pretraining.datasets[", i, "]");
+      absl::Status status = CheckDataset(field, work.datasets(i), nullptr);
+      if (!status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status CheckBase(v1::FineTuning& work) {
+    const std::string field = "fine_tuning.base_model_version";
+    const std::string base = work.base_model_version();
+    if (!absl::StartsWith(base, "models/")) return absl::OkStatus();  // ResolveJob says so
+    const auto version = store_.models().GetVersion(base);
+    if (absl::IsNotFound(version.status()) || absl::IsInvalidArgument(version.status())) {
+      faults_.Add(field, absl::StrCat(base, " does not exist; import or pre-train a model first, or "
+                                      "name one that ListModels shows"));
+      return absl::OkStatus();
+    }
+    if (!version.ok()) return version.status();
+    work.set_base_model_version(version->name());
+    auto tokenizer = Tokenizer::Load(data_.model_version(version->name()) + "/spiece.model");
+    if (!tokenizer.ok()) return Annotate(tokenizer.status(), absl::StrCat(version->name(), ": "));
+    tokenizer_ = *std::move(tokenizer);
+    return absl::OkStatus();
+  }
+
+  // `task` is null where labels do not matter.
+  absl::Status CheckDataset(const std::string& field, const std::string& name,
+                            const v1::Task* task) {
+    // Only names of the right form: ResolveJob has words for the others, and knows what is required.
+    if (!IsResourceId(absl::StripPrefix(name, "datasets/"))) return absl::OkStatus();
+    const auto dataset = store_.datasets().Get(name);
+    if (absl::IsNotFound(dataset.status()) || absl::IsInvalidArgument(dataset.status())) {
+      faults_.Add(field, absl::StrCat(name, " does not exist; upload it first, or name one that "
+                                      "ListDatasets shows"));
+      return absl::OkStatus();
+    }
+    if (!dataset.ok()) return dataset.status();
+    if (task == nullptr) return absl::OkStatus();
+    if (!dataset->labelled()) {
+      faults_.Add(field, absl::StrCat(name, " has texts only; upload it with a label column"));
+      return absl::OkStatus();
+    }
+    CheckValues(field, *dataset, *task);
+    return absl::OkStatus();
+  }
+
+  // Of a dataset of more than 100 label values only the most frequent are known here; the trainer
+  // looks at every row.
+  void CheckValues(const std::string& field, const v1::Dataset& dataset, const v1::Task& task) {
+    std::vector<std::string> unknown;
+    for (const v1::Dataset::LabelCount& count : dataset.label_counts()) {
+      if (LabelOfValue(task, count.value()) >= 0) continue;
+      unknown.push_back(absl::StrCat(Quote(count.value()), " (", count.row_count(), " rows)"));
+    }
+    if (unknown.empty()) return;
+    faults_.Add(field, absl::StrCat(dataset.name(), " holds label values that no label of task ",
+                                    task.name(), " means; add them to the values of a label: ",
+                                    absl::StrJoin(unknown, ", ")));
+  }
+
+  void CheckLabels(const std::string& field, const v1::Task& task) {
+    if (tokenizer_ == nullptr || task.labels_size() < 2) return;
+    const absl::Status status = LabelTrie::Build(task, *tokenizer_).status();
+    if (!status.ok()) faults_.Add(field + ".labels", status.message());
+  }
+
+  Store& store_;
+  const DataDirectory& data_;
+  Faults& faults_;
+  std::unique_ptr<Tokenizer> tokenizer_;  // of the base; null if there is none
+};
+
+}  // namespace
+
+absl::Status CheckJob(Store& store, const DataDirectory& data, v1::TrainingJob& job,
+                      Faults& faults) {
+  JobCheck check(store, data, faults);
+  if (job.has_fine_tuning()) return check.CheckFineTuning(*job.mutable_fine_tuning());
+  if (job.has_pretraining()) return check.CheckPretraining(job.pretraining());
+  return absl::OkStatus();
+}
+
+}  // namespace tasuki

@@ -1,0 +1,109 @@
+// One attempt of one job: from RUNNING to the state in which it leaves the job.
+//
+//   JobRun run(context, *jobs.ClaimOldestQueued());
+//   run.Run();               // on the scheduler's thread; blocks until the attempt is over
+//   run.Ask(JobRun::kStop);  // from any thread
+//
+// Run() starts the trainer; a thread of its own reads the trainer's events into the store. While the
+// store cannot write, the trainer waits at its pipe. What a finished trainer made is published, then
+// the job is SUCCEEDED.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "google/rpc/status.pb.h"
+#include "server/jobs/job_history.h"
+#include "server/jobs/jobs.h"
+#include "server/jobs/trainer_process.h"
+#include "server/metrics/metrics.h"
+#include "server/store/data_directory.h"
+#include "server/store/job_table.h"
+#include "server/store/store.h"
+#include "tasuki/internal/trainer.pb.h"
+#include "tasuki/v1/training.pb.h"
+
+namespace tasuki {
+
+// What every run works with; outlives it.
+struct JobContext {
+  Store& store;
+  const DataDirectory& data;
+  const JobsOptions& options;
+  Metrics& metrics;
+  Jobs::Publish publish;
+  Jobs::Listener notify;
+};
+
+class JobRun {
+ public:
+  // kPause: a checkpoint, then PAUSED. kCancel: no checkpoint; the job is CANCELLING already.
+  // kStop: a checkpoint, then QUEUED, since the server stops.
+  enum Request { kPause = 1, kCancel = 2, kStop = 4 };
+
+  // `job` was claimed: RUNNING, its attempt counted.
+  JobRun(const JobContext& context, v1::TrainingJob job);
+  void Run();
+  // Passes the wish on; a trainer that does not follow within stop_grace is killed. Never blocks.
+  void Ask(Request request);
+  const std::string& job_name() const { return job_.name(); }
+
+ private:
+  using Apply = std::function<void(v1::TrainingJob&, std::vector<v1::TrainingJobEvent>&)>;
+
+  // Asks anew what was asked before this object was there to hear it, and counts the attempt.
+  absl::Status TakeUp();
+  absl::StatusOr<std::unique_ptr<TrainerProcess>> StartTrainer();
+  absl::StatusOr<internal::TrainerSpec> MakeSpec() const;
+  // On the reader's thread: until the process has ended.
+  void ReadEvents(TrainerProcess& process);
+  void TakeEvent(const internal::TrainerEvent& event);
+  // Kills the process once it is overdue; returns when it has ended.
+  void WatchOver(TrainerProcess& process);
+
+  // The ends of an attempt.
+  void Conclude(const TrainerExit& exit);
+  void ConcludeFinished(const internal::TrainerEvent::Finished& finished);
+  void ConcludeStopped(absl::string_view reason);
+  void ConcludeDeath(const std::string& cause);
+  void PublishResult();
+  void Fail(const google::rpc::Status& error);
+
+  // One change of the job by this attempt. A store that cannot write is tried again until it can or
+  // the server stops.
+  absl::Status Change(std::vector<v1::TrainingJob::State> expected, const Apply& apply);
+  // Leaves the job in `state`, or CANCELLED if it is CANCELLING. `apply` may be empty.
+  void Leave(v1::TrainingJob::State state, absl::string_view reason, const Apply& apply);
+  // Waits a little between two tries. False: the server stops.
+  bool WaitForNextTry();
+
+  bool Asked(Request request) const;
+
+  // Constant after construction.
+  const JobContext& context_;
+
+  // Of the thread that runs, and of the reader while it lives.
+  v1::TrainingJob job_;  // as claimed
+  std::unique_ptr<JobMetrics> metrics_;
+  internal::TrainerEvent last_event_;  // finished, stopped or failed, if it came
+  absl::Status stream_status_;         // of the event channel
+  TrainerExit exit_;
+
+  mutable absl::Mutex mutex_;
+  int asked_ ABSL_GUARDED_BY(mutex_) = 0;  // bits of Request
+  absl::Time kill_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;   // the process
+  bool killed_ ABSL_GUARDED_BY(mutex_) = false;  // by us
+  TrainerProcess* process_ ABSL_GUARDED_BY(mutex_) = nullptr;
+};
+
+}  // namespace tasuki

@@ -1,0 +1,54 @@
+#include "server/jobs/job_state.h"
+
+#include <cstdlib>
+
+#include "google/protobuf/util/time_util.h"
+#include "spdlog/spdlog.h"
+
+namespace tasuki {
+
+using Job = v1::TrainingJob;
+
+bool MayBecome(Job::State from, Job::State to) {
+  switch (from) {
+    case Job::QUEUED:
+      return to == Job::RUNNING || to == Job::PAUSED || to == Job::CANCELLED;
+    case Job::RUNNING:
+      return to == Job::QUEUED || to == Job::PAUSED || to == Job::CANCELLING ||
+             to == Job::SUCCEEDED || to == Job::FAILED;
+    case Job::PAUSED:
+      return to == Job::QUEUED || to == Job::CANCELLED;
+    case Job::CANCELLING:
+      return to == Job::CANCELLED;
+    default:
+      return false;
+  }
+}
+
+bool HasEnded(Job::State state) {
+  return state == Job::SUCCEEDED || state == Job::FAILED || state == Job::CANCELLED;
+}
+
+v1::TrainingJobEvent StateEvent(const Job& job, Job::State state, absl::string_view reason) {
+  v1::TrainingJobEvent event;
+  event.set_attempt(job.attempt());
+  event.mutable_state_changed()->set_state(state);
+  event.mutable_state_changed()->set_reason(std::string(reason));
+  return event;
+}
+
+void EnterState(Job& job, Job::State to, absl::string_view reason,
+                std::vector<v1::TrainingJobEvent>& events) {
+  if (!MayBecome(job.state(), to)) {
+    spdlog::critical("{}: {} cannot become {}", job.name(), Job::State_Name(job.state()),
+                     Job::State_Name(to));
+    std::abort();
+  }
+  job.set_state(to);
+  if (HasEnded(to)) {
+    *job.mutable_end_time() = google::protobuf::util::TimeUtil::GetCurrentTime();
+  }
+  events.push_back(StateEvent(job, to, reason));
+}
+
+}  // namespace tasuki

@@ -1,0 +1,40 @@
+// The states of a training job and their legal changes: drawn here, enforced here, tested as a full
+// matrix.
+//
+//                       the trainer died, or the server stopped
+//                  ┌───────────────────────────────────────┐
+//                  ▼                                       │
+//   created ─▶ QUEUED ──────── gets the device ────────▶ RUNNING ──┬──▶ SUCCEEDED
+//               │  ▲                                       │       ├──▶ FAILED
+//               │  └─ resumed ── PAUSED ◀──── paused ──────┤       └──▶ CANCELLING ──▶ CANCELLED
+//               │                 ▲ │                                                     ▲
+//               ├──── paused ─────┘ └───────────── cancelled ─────────────────────────────┤
+//               └──────────────────────────────── cancelled ──────────────────────────────┘
+//
+// SUCCEEDED, FAILED and CANCELLED never change again. Pure functions; any thread.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "tasuki/v1/training.pb.h"
+
+namespace tasuki {
+
+// Whether a job in state `from` may come into state `to`.
+bool MayBecome(v1::TrainingJob::State from, v1::TrainingJob::State to);
+
+// Whether the state is final.
+bool HasEnded(v1::TrainingJob::State state);
+
+// An event that says that the job is in `state` now, of the job's present attempt.
+v1::TrainingJobEvent StateEvent(const v1::TrainingJob& job, v1::TrainingJob::State state,
+                                absl::string_view reason);
+
+// Brings `job` into state `to`, sets its end time if it has ended, and appends the event.
+// REQUIRES: MayBecome(job.state(), to); the process aborts otherwise.
+void EnterState(v1::TrainingJob& job, v1::TrainingJob::State to, absl::string_view reason,
+                std::vector<v1::TrainingJobEvent>& events);
+
+}  // namespace tasuki

@@ -1,0 +1,138 @@
+#include "server/metrics/machine_collector.h"
+
+#include <dirent.h>
+#include <malloc.h>
+#include <sys/resource.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <iterator>
+#include <string>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+
+namespace tasuki {
+namespace {
+
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+MetricFamily Family(const std::string& name, const std::string& help, MetricType type) {
+  MetricFamily family;
+  family.name = name;
+  family.help = help;
+  family.type = type;
+  return family;
+}
+
+prometheus::ClientMetric Sample(MetricType type, double value) {
+  prometheus::ClientMetric metric;
+  if (type == MetricType::Counter) {
+    metric.counter.value = value;
+  } else {
+    metric.gauge.value = value;
+  }
+  return metric;
+}
+
+std::string ReadAll(const char* path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// Seconds since the epoch at which the system started; 0 if not told.
+double BootTime() {
+  const std::string stat = ReadAll("/proc/stat");
+  for (absl::string_view line : absl::StrSplit(stat, '\n')) {
+    double seconds = 0;
+    if (absl::ConsumePrefix(&line, "btime ") && absl::SimpleAtod(line, &seconds)) return seconds;
+  }
+  return 0;
+}
+
+double OpenFiles() {
+  DIR* directory = opendir("/proc/self/fd");
+  if (directory == nullptr) return 0;
+  int entries = 0;
+  while (readdir(directory) != nullptr) ++entries;
+  closedir(directory);
+  return entries - 3;  // ".", ".." and the directory itself
+}
+
+double Limit(__rlimit_resource resource) {
+  rlimit limit{};
+  getrlimit(resource, &limit);
+  return static_cast<double>(limit.rlim_cur);
+}
+
+void CollectProcess(std::vector<MetricFamily>& families) {
+  const auto add = [&](const char* name, const char* help, MetricType type, double value) {
+    families.push_back(Family(name, help, type));
+    families.back().metric.push_back(Sample(type, value));
+  };
+  constexpr MetricType kGauge = MetricType::Gauge;
+  add("process_open_fds", "Number of open file descriptors.", kGauge, OpenFiles());
+  add("process_max_fds", "Maximum number of open file descriptors.", kGauge, Limit(RLIMIT_NOFILE));
+  add("process_virtual_memory_max_bytes", "Maximum amount of virtual memory available in bytes.",
+      kGauge, Limit(RLIMIT_AS));
+  const auto heap = mallinfo2();
+  add("process_heap_bytes", "Process heap size in bytes.", kGauge,
+      static_cast<double>(heap.uordblks + heap.hblkhd));
+
+  // The command, which may hold anything, ends with the last parenthesis; then comes field 3.
+  const std::string stat = ReadAll("/proc/self/stat");
+  const size_t command_end = stat.rfind(')');
+  if (command_end == std::string::npos) return;
+  const std::vector<std::string> fields = absl::StrSplit(stat.substr(command_end + 2), ' ');
+  if (fields.size() < 22) return;
+  const auto field = [&](int number) {
+    double value = 0;
+    return absl::SimpleAtod(fields[number - 3], &value) ? value : 0;
+  };
+  const auto ticks = static_cast<double>(sysconf(_SC_CLK_TCK));
+  add("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.",
+      MetricType::Counter, (field(14) + field(15)) / ticks);
+  add("process_threads", "Number of OS threads in the process.", kGauge, field(20));
+  add("process_start_time_seconds", "Start time of the process since unix epoch in seconds.",
+      kGauge, BootTime() + field(22) / ticks);
+  add("process_virtual_memory_bytes", "Virtual memory size in bytes.", kGauge, field(23));
+  add("process_resident_memory_bytes", "Resident memory size in bytes.", kGauge,
+      field(24) * static_cast<double>(sysconf(_SC_PAGESIZE)));
+}
+
+}  // namespace
+
+std::vector<MetricFamily> MachineCollector::Collect() const {
+  std::vector<MetricFamily> families;
+  CollectProcess(families);
+  MetricFamily free =
+      Family("tasuki_volume_free_bytes", "Bytes that the server may still write to a volume.",
+             MetricType::Gauge);
+  MetricFamily size =
+      Family("tasuki_volume_size_bytes", "Size of a volume in bytes.", MetricType::Gauge);
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [volume, path] : volumes_) {
+    struct statvfs state {};
+    if (statvfs(path.c_str(), &state) != 0) continue;
+    const auto block = static_cast<double>(state.f_frsize);
+    free.metric.push_back(Sample(MetricType::Gauge, static_cast<double>(state.f_bavail) * block));
+    size.metric.push_back(Sample(MetricType::Gauge, static_cast<double>(state.f_blocks) * block));
+    free.metric.back().label.push_back({"volume", volume});
+    size.metric.back().label.push_back({"volume", volume});
+  }
+  if (!free.metric.empty()) {
+    families.push_back(std::move(free));
+    families.push_back(std::move(size));
+  }
+  return families;
+}
+
+void MachineCollector::AddVolume(const std::string& volume, const std::string& path) {
+  absl::MutexLock lock(&mutex_);
+  volumes_.emplace_back(volume, path);
+}
+
+}  // namespace tasuki

@@ -1,0 +1,136 @@
+#include "server/metrics/metrics.h"
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+
+#include "absl/status/status.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "prometheus/exposer.h"
+#include "prometheus/text_serializer.h"
+#include "server/metrics/series.h"
+
+namespace tasuki {
+
+struct Metrics::Endpoint {
+  explicit Endpoint(const std::string& address) : exposer(address) {}
+  prometheus::Exposer exposer;
+};
+
+Metrics::Metrics()
+    : registry_(std::make_shared<prometheus::Registry>()),
+      series_(std::make_unique<Series>(*registry_)) {}
+
+Metrics::~Metrics() = default;
+
+absl::StatusOr<std::string> Metrics::Listen(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  int port = -1;
+  // Checked here because the web server would take more: lists, ports only, ports with TLS.
+  if (colon == 0 || colon == std::string::npos ||
+      address.find_first_of(", +") != std::string::npos ||
+      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 || port > 65535) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("metrics address \"", address, "\" is not HOST:PORT, such as 127.0.0.1:9500"));
+  }
+  try {
+    auto endpoint = std::make_unique<Endpoint>(address);
+    endpoint->exposer.RegisterCollectable(registry_);
+    endpoint->exposer.RegisterCollectable(series_->machine);
+    const std::vector<int> ports = endpoint->exposer.GetListeningPorts();
+    endpoint_ = std::move(endpoint);
+    return absl::StrCat(address.substr(0, colon + 1), ports.at(0));
+  } catch (const std::exception&) {  // its text does not say which address, nor why
+    return absl::UnavailableError(
+        absl::StrCat("metrics cannot listen at ", address,
+                     ": the address is in use or not one of this machine; choose another with "
+                     "--metrics_listen"));
+  }
+}
+
+std::string Metrics::Text() const {
+  std::vector<prometheus::MetricFamily> families = registry_->Collect();
+  for (auto& family : series_->machine->Collect()) families.push_back(std::move(family));
+  return prometheus::TextSerializer().Serialize(families);
+}
+
+void Metrics::SetBuildInfo(const std::string& version, const std::string& libtorch_version) {
+  series_->build_info.Add({{"version", version}, {"libtorch_version", libtorch_version}}).Set(1);
+}
+
+void Metrics::SetDraining(bool draining) { series_->draining.Set(draining ? 1 : 0); }
+
+void Metrics::WatchVolume(const std::string& volume, const std::string& path) {
+  series_->machine->AddVolume(volume, path);
+}
+
+MethodMetrics Metrics::Method(const std::string& type, const std::string& service,
+                              const std::string& method) {
+  static constexpr std::array kCodes = {
+      "OK",       "Canceled",       "Unknown",          "InvalidArgument",   "DeadlineExceeded",
+      "NotFound", "AlreadyExists",  "PermissionDenied", "ResourceExhausted", "FailedPrecondition",
+      "Aborted",  "OutOfRange",     "Unimplemented",    "Internal",          "Unavailable",
+      "DataLoss", "Unauthenticated"};
+  const prometheus::Labels names = {{"grpc_service", service}, {"grpc_method", method}};
+  prometheus::Labels labels = names;
+  labels["grpc_type"] = type;
+  MethodMetrics metrics{series_->started.Add(labels),
+                        series_->in_flight.Add(names),
+                        series_->handling_seconds.Add(names, kCallBuckets),
+                        {}};
+  for (size_t code = 0; code < kCodes.size(); ++code) {
+    labels["grpc_code"] = kCodes[code];
+    metrics.handled[code] = &series_->handled.Add(labels);
+  }
+  return metrics;
+}
+
+void Metrics::CountModelLoad(bool ok, absl::Duration duration) {
+  series_->model_loads[ok ? 1 : 0]->Increment();
+  series_->model_load_seconds.Observe(absl::ToDoubleSeconds(duration));
+}
+
+void Metrics::CountRejection(Rejection rejection) {
+  series_->rejections[static_cast<size_t>(rejection)]->Increment();
+}
+
+void Metrics::CountAttempt(AttemptCause cause) {
+  series_->attempts[static_cast<size_t>(cause)]->Increment();
+}
+
+void Metrics::CountTrainerExit(TrainerExit exit) {
+  series_->trainer_exits[static_cast<size_t>(exit)]->Increment();
+}
+
+void Metrics::CountNonFiniteLoss() { series_->non_finite_losses.Increment(); }
+
+// Adding a child that is there answers it: a lookup, which is nothing beside a transaction.
+void Metrics::ObserveStoreOperation(const char* operation, absl::Duration duration, bool ok) {
+  series_->store_seconds.Add({{"op", operation}}, kStoreBuckets)
+      .Observe(absl::ToDoubleSeconds(duration));
+  if (!ok) series_->store_errors.Add({{"op", operation}}).Increment();
+}
+
+void Metrics::SetJobCount(absl::string_view state, int64_t count) {
+  series_->jobs.Add({{"state", std::string(state)}}).Set(static_cast<double>(count));
+}
+
+void Metrics::CountJobCreated() { series_->jobs_created.Increment(); }
+
+void Metrics::ObserveJobQueueWait(absl::Duration wait) {
+  series_->queue_wait.Observe(absl::ToDoubleSeconds(wait));
+}
+
+void Metrics::CountJobFinished(absl::string_view state, absl::string_view reason,
+                               absl::Duration duration) {
+  const auto known = std::find(kFailureReasons.begin(), kFailureReasons.end(), reason);
+  const std::string label = reason.empty()                   ? "NONE"
+                            : known == kFailureReasons.end() ? "OTHER"
+                                                             : *known;
+  series_->jobs_finished.Add({{"state", std::string(state)}, {"reason", label}}).Increment();
+  series_->job_duration.Add({{"state", std::string(state)}}, kJobBuckets)
+      .Observe(absl::ToDoubleSeconds(duration));
+}
+
+}  // namespace tasuki

@@ -1,0 +1,99 @@
+#include "server/metrics/metrics.h"
+#include "server/metrics/series.h"
+
+namespace tasuki {
+
+struct ModelMetrics::Series {
+  Metrics::Series::Releases releases;
+  std::array<prometheus::Histogram*, 3> stages;
+  std::array<prometheus::Counter*, 5> results;
+  prometheus::Histogram* batch_size;
+  prometheus::Histogram* input_tokens;
+  prometheus::Counter* tokens;
+  prometheus::Counter* truncated;
+  prometheus::Gauge* queue;
+  struct Task {
+    std::vector<prometheus::Counter*> labels;
+    prometheus::Histogram* confidence;
+  };
+  std::vector<Task> tasks;
+  ~Series() {
+    for (auto& release : releases) release();
+  }
+};
+
+std::unique_ptr<ModelMetrics> Metrics::ForModel(const ServedModel& model) {
+  constexpr size_t kMaxLabels = 32;
+  auto series = std::make_unique<ModelMetrics::Series>();
+  auto& releases = series->releases;
+  const prometheus::Labels labels = {{"model", model.name}};
+  const auto with = [&](prometheus::Labels more) {
+    more.insert(labels.begin(), labels.end());
+    return more;
+  };
+  const std::array kStages = {"tokenize", "queue", "forward"};
+  for (size_t i = 0; i < kStages.size(); ++i) {
+    series->stages[i] = &series_->Hold(series_->stage_seconds, with({{"stage", kStages[i]}}),
+                                       releases, kStageBuckets);
+  }
+  const std::array kResults = {"ok", "rejected", "expired", "cancelled", "error"};
+  for (size_t i = 0; i < kResults.size(); ++i) {
+    series->results[i] = &series_->Hold(series_->texts, with({{"result", kResults[i]}}), releases);
+  }
+  series->batch_size = &series_->Hold(series_->batch_size, labels, releases, kInputBuckets);
+  series->input_tokens = &series_->Hold(series_->input_tokens, labels, releases, kTokenBuckets);
+  series->tokens = &series_->Hold(series_->tokens, labels, releases);
+  series->truncated = &series_->Hold(series_->truncated_texts, labels, releases);
+  series->queue = &series_->Hold(series_->queue_length, labels, releases);
+  series_->Hold(series_->queue_limit, labels, releases)
+      .Set(static_cast<double>(model.queue_limit_tokens));
+  series_->Hold(series_->model_memory, labels, releases)
+      .Set(static_cast<double>(model.memory_bytes));
+  series_
+      ->Hold(series_->model_info, with({{"precision", model.precision}, {"device", model.device}}),
+             releases)
+      .Set(1);
+  for (const ServedModel::Task& task : model.tasks) {
+    auto& children = series->tasks.emplace_back();
+    children.confidence = &series_->Hold(series_->confidence, with({{"task", task.name}}), releases,
+                                         kConfidenceBuckets);
+    for (size_t i = 0; i < task.labels.size(); ++i) {
+      const bool own = task.labels.size() <= kMaxLabels || i + 1 < kMaxLabels;
+      children.labels.push_back(&series_->Hold(
+          series_->predictions,
+          with({{"task", task.name}, {"label", own ? task.labels[i] : "other"}}), releases));
+    }
+  }
+  return std::unique_ptr<ModelMetrics>(new ModelMetrics(std::move(series)));
+}
+
+ModelMetrics::ModelMetrics(std::unique_ptr<Series> series) : series_(std::move(series)) {}
+ModelMetrics::~ModelMetrics() = default;
+
+void ModelMetrics::ObserveStage(Stage stage, absl::Duration duration) {
+  series_->stages[static_cast<size_t>(stage)]->Observe(absl::ToDoubleSeconds(duration));
+}
+
+void ModelMetrics::CountTexts(Result result, int64_t texts) {
+  series_->results[static_cast<size_t>(result)]->Increment(static_cast<double>(texts));
+}
+
+void ModelMetrics::ObserveInput(int64_t tokens, bool truncated) {
+  series_->input_tokens->Observe(static_cast<double>(tokens));
+  if (truncated) series_->truncated->Increment();
+}
+
+void ModelMetrics::ObserveBatch(int64_t inputs, int64_t tokens) {
+  series_->batch_size->Observe(static_cast<double>(inputs));
+  series_->tokens->Increment(static_cast<double>(tokens));
+}
+
+void ModelMetrics::SetQueue(int64_t tokens) { series_->queue->Set(static_cast<double>(tokens)); }
+
+void ModelMetrics::CountPrediction(int task, int label, double probability) {
+  const Series::Task& children = series_->tasks[task];
+  children.labels[label]->Increment();
+  children.confidence->Observe(probability);
+}
+
+}  // namespace tasuki

@@ -1,0 +1,122 @@
+// The families behind Metrics and the children that are always there. Private to server/metrics.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "prometheus/family.h"
+#include "server/metrics/machine_collector.h"
+#include "server/metrics/metrics.h"
+
+namespace tasuki {
+
+using CounterFamily = prometheus::Family<prometheus::Counter>;
+using GaugeFamily = prometheus::Family<prometheus::Gauge>;
+using HistogramFamily = prometheus::Family<prometheus::Histogram>;
+using Buckets = prometheus::Histogram::BucketBoundaries;
+
+extern const Buckets kCallBuckets;        // of a gRPC call, seconds
+extern const Buckets kStageBuckets;       // of a part of a classification, seconds
+extern const Buckets kStoreBuckets;       // of a store operation, seconds
+extern const Buckets kInputBuckets;       // inputs of a batch
+extern const Buckets kTokenBuckets;       // tokens of an input
+extern const Buckets kJobBuckets;         // of a job's life, seconds
+extern const Buckets kConfidenceBuckets;  // probability of an answer
+
+// Reasons of failed jobs that have a series of their own.
+inline constexpr std::array kFailureReasons = {
+    "CRASH_LOOP",     "NON_FINITE_LOSS", "FILE_CHANGED",     "DISK_FULL",      "LABEL_UNKNOWN",
+    "LIMIT_EXCEEDED", "MODEL_INVALID",   "LABEL_INDISTINCT", "INTERNAL_ERROR", "OTHER"};
+// What the store does.
+inline constexpr std::array kStoreOperations = {"read_datasets", "write_datasets", "read_jobs",
+                                                "write_jobs",    "claim_job",      "read_events",
+                                                "read_models",   "write_models"};
+
+struct Metrics::Series {
+  explicit Series(prometheus::Registry& registry);
+
+  // gRPC.
+  CounterFamily& started;
+  CounterFamily& handled;
+  GaugeFamily& in_flight;
+  HistogramFamily& handling_seconds;
+  // Serving, by version.
+  HistogramFamily& stage_seconds;
+  CounterFamily& texts;
+  HistogramFamily& batch_size;
+  HistogramFamily& input_tokens;
+  CounterFamily& tokens;
+  CounterFamily& truncated_texts;
+  GaugeFamily& queue_length;
+  GaugeFamily& queue_limit;
+  CounterFamily& predictions;
+  HistogramFamily& confidence;
+  GaugeFamily& model_info;
+  GaugeFamily& model_memory;
+  // Serving as a whole.
+  std::array<prometheus::Counter*, 2> model_loads;  // error, ok
+  prometheus::Histogram& model_load_seconds;
+  std::array<prometheus::Counter*, 3> rejections;
+  // Running jobs.
+  GaugeFamily& loss;
+  GaugeFamily& learning_rate;
+  GaugeFamily& gradient_norm;
+  GaugeFamily& progress;
+  GaugeFamily& last_step_time;
+  GaugeFamily& score;
+  GaugeFamily& last_checkpoint_time;
+  // All training.
+  prometheus::Counter& train_steps;
+  prometheus::Counter& train_examples;
+  prometheus::Counter& train_tokens;
+  prometheus::Counter& non_finite_losses;
+  prometheus::Counter& checkpoints;
+  std::array<prometheus::Counter*, 4> attempts;
+  std::array<prometheus::Counter*, 5> trainer_exits;
+  // Job counts.
+  GaugeFamily& jobs;
+  prometheus::Counter& jobs_created;
+  CounterFamily& jobs_finished;
+  prometheus::Histogram& queue_wait;
+  HistogramFamily& job_duration;
+  // Store.
+  HistogramFamily& store_seconds;
+  CounterFamily& store_errors;
+  // Server.
+  GaugeFamily& build_info;
+  prometheus::Gauge& draining;
+  std::shared_ptr<MachineCollector> machine = std::make_shared<MachineCollector>();
+
+  // Undoes what Hold did, in its destructor.
+  using Releases = std::vector<std::function<void()>>;
+
+  // Adds a child that is removed when the last of its holders has released it: two objects for the
+  // same version or job live together for a moment (one is unloaded while another is loaded), and
+  // a family hands out one child to both.
+  template <typename T, typename... Args>
+  T& Hold(prometheus::Family<T>& family, const prometheus::Labels& labels, Releases& releases,
+          Args&&... args) {
+    absl::MutexLock lock(&mutex);
+    T& child = family.Add(labels, std::forward<Args>(args)...);
+    ++holders[&child];
+    releases.push_back([this, &family, &child] {
+      absl::MutexLock lock(&mutex);
+      if (--holders[&child] > 0) return;
+      holders.erase(&child);
+      family.Remove(&child);
+    });
+    return child;
+  }
+
+  absl::Mutex mutex;
+  std::map<const void*, int> holders ABSL_GUARDED_BY(mutex);
+};
+
+}  // namespace tasuki

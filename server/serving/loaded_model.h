@@ -1,0 +1,19 @@
+// A model version in memory, as requests hold it.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "model/t5/classifier.h"
+#include "server/metrics/metrics.h"
+
+namespace tasuki {
+
+// Immutable; thread-safe. Shared by the requests that it answers and freed after the last of them.
+struct LoadedModel {
+  std::string name;  // `models/{model}/versions/{version}`
+  std::unique_ptr<const Classifier> classifier;
+  std::unique_ptr<ModelMetrics> metrics;  // never null
+};
+
+}  // namespace tasuki

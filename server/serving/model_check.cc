@@ -1,0 +1,147 @@
+#include "server/serving/model_check.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/status/status.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "model/errors/errors.h"
+
+extern char** environ;
+
+namespace tasuki {
+namespace {
+
+constexpr size_t kMaxOutputBytes = 16 << 10;
+
+struct Pipe {
+  int read = -1;
+  int write = -1;
+  ~Pipe() {
+    if (read >= 0) close(read);
+    if (write >= 0) close(write);
+  }
+  bool Open() {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) return false;
+    read = ends[0];
+    write = ends[1];
+    return fcntl(read, F_SETFL, O_NONBLOCK) == 0;
+  }
+  void CloseWrite() { close(std::exchange(write, -1)); }
+};
+
+// Reads what is there. What exceeds the limit is read and forgotten, so that the child never waits.
+void Drain(int fd, std::string& text) {
+  std::array<char, 4096> buffer;
+  ssize_t count;
+  while ((count = read(fd, buffer.data(), buffer.size())) > 0) {
+    text.append(buffer.data(), std::min<size_t>(count, kMaxOutputBytes - text.size()));
+  }
+}
+
+// Starts the child with default signals, in a process group of its own, with nothing but the pipes.
+int Spawn(const std::string& trainer_path, const std::string& directory, const Pipe& out,
+          const Pipe& err, pid_t* pid) {
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  const auto cleanup = absl::MakeCleanup([&] {
+    posix_spawnattr_destroy(&attributes);
+    posix_spawn_file_actions_destroy(&actions);
+  });
+  sigset_t none, all;
+  sigemptyset(&none);
+  sigfillset(&all);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setsigdefault(&attributes, &all);
+  posix_spawnattr_setpgroup(&attributes, 0);
+  posix_spawnattr_setflags(
+      &attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
+  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_adddup2(&actions, out.write, 1);
+  posix_spawn_file_actions_adddup2(&actions, err.write, 2);
+  posix_spawn_file_actions_addclosefrom_np(&actions, 3);
+  std::string program = trainer_path, flag = "--check", argument = directory;
+  char* argv[] = {program.data(), flag.data(), argument.data(), nullptr};
+  return posix_spawn(pid, trainer_path.c_str(), &actions, &attributes, argv, environ);
+}
+
+absl::Status Refused(absl::string_view why) {
+  return MakeError(absl::StatusCode::kInvalidArgument, v1::MODEL_INVALID,
+                   absl::StrCat("The model's files do not pass the check: ", why));
+}
+
+}  // namespace
+
+absl::StatusOr<int64_t> CheckInChildProcess(const std::string& trainer_path,
+                                            const std::string& directory, absl::Duration limit) {
+  const absl::Time deadline = absl::Now() + limit;
+  Pipe out, err;
+  pid_t pid = -1;
+  int error = out.Open() && err.Open() ? 0 : errno;
+  if (error == 0) error = Spawn(trainer_path, directory, out, err, &pid);
+  if (error != 0) {
+    return absl::UnavailableError(
+        absl::StrCat(trainer_path, " could not be started: ", std::strerror(error)));
+  }
+  out.CloseWrite();
+  err.CloseWrite();
+  const int process = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+  const auto cleanup = absl::MakeCleanup([process] {
+    if (process >= 0) close(process);
+  });
+
+  std::string output, complaint;
+  pollfd polled[] = {{process, POLLIN, 0}, {out.read, POLLIN, 0}, {err.read, POLLIN, 0}};
+  bool late = false;
+  while ((polled[0].revents & POLLIN) == 0 && !late) {
+    const int64_t left = absl::ToInt64Milliseconds(deadline - absl::Now());
+    late = left <= 0;
+    if (!late) poll(polled, 3, static_cast<int>(std::min<int64_t>(left + 1, 60'000)));
+    Drain(out.read, output);
+    Drain(err.read, complaint);
+    // An end that the child closed would wake poll for ever.
+    for (int i : {1, 2}) {
+      if (polled[i].revents & POLLHUP) polled[i].fd = -1;
+    }
+  }
+  if (late) kill(-pid, SIGKILL);
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  Drain(out.read, output);
+  Drain(err.read, complaint);
+
+  absl::StripAsciiWhitespace(&complaint);
+  if (late) return Refused(absl::StrCat("it took longer than ", absl::FormatDuration(limit)));
+  if (WIFSIGNALED(status)) {
+    return Refused(absl::StrCat("the checking process died of signal ", WTERMSIG(status), " (",
+                                strsignal(WTERMSIG(status)), "); a file is malformed or needs more "
+                                "memory than there is"));
+  }
+  if (WEXITSTATUS(status) != 0) return Refused(complaint);
+  int64_t weights = 0;
+  if (!absl::SimpleAtoi(output, &weights)) {
+    return absl::InternalError(
+        absl::StrCat(trainer_path, " --check printed \"", output, "\", not a number of weights"));
+  }
+  return weights;
+}
+
+}  // namespace tasuki

@@ -1,0 +1,44 @@
+#include "server/serving/version_name.h"
+
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+
+namespace tasuki {
+
+bool IsResourceId(absl::string_view id) {
+  if (id.empty() || id.size() > 63 || !absl::ascii_islower(id.front()) || id.back() == '-') {
+    return false;
+  }
+  return std::all_of(id.begin(), id.end(), [](unsigned char c) {
+    return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-';
+  });
+}
+
+bool IsModelName(absl::string_view name) {
+  return absl::ConsumePrefix(&name, "models/") && IsResourceId(name);
+}
+
+std::optional<VersionName> VersionName::Parse(absl::string_view name) {
+  const size_t at = name.find("/versions/");
+  if (at == absl::string_view::npos || !IsModelName(name.substr(0, at))) return std::nullopt;
+  VersionName result;
+  result.model = std::string(name.substr(0, at));
+  // Spelled back and compared, so that " 3", "+3" and "03" are no names.
+  if (!absl::SimpleAtoi(name.substr(at + 10), &result.version) || result.version < 1 ||
+      result.ToString() != name) {
+    return std::nullopt;
+  }
+  return result;
+}
+
+std::string VersionName::ToString() const { return absl::StrCat(model, "/versions/", version); }
+
+std::string VersionName::Short() const {
+  return absl::StrCat(absl::StripPrefix(model, "models/"), "@", version);
+}
+
+}  // namespace tasuki

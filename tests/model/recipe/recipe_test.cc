@@ -1,0 +1,359 @@
+#include "model/recipe/recipe.h"
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "google/protobuf/text_format.h"
+#include "google/protobuf/util/message_differencer.h"
+#include "google/rpc/error_details.pb.h"
+#include "gtest/gtest.h"
+
+namespace tasuki {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+v1::TrainingJob Parse(const std::string& text) {
+  v1::TrainingJob job;
+  EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(text, &job)) << text;
+  return job;
+}
+
+// A valid job of as many tasks as `names`.
+v1::TrainingJob FineTuningOf(const std::vector<std::string>& names) {
+  v1::TrainingJob job =
+      Parse("model: 'models/reviews' fine_tuning { base_model_version: 'models/base' }");
+  for (const std::string& name : names) {
+    v1::Task& task = *job.mutable_fine_tuning()->add_tasks();
+    task.set_name(name);
+    task.add_labels()->set_name("negative");
+    task.add_labels()->set_name("positive");
+    task.set_train_dataset("datasets/train");
+  }
+  return job;
+}
+
+v1::TrainingJob Pretraining(const std::string& fields) {
+  return Parse(
+      absl::StrCat("model: 'models/base' pretraining { datasets: 'datasets/a' ", fields, " }"));
+}
+
+// Resolves `job` and gives the fields at fault.
+std::vector<std::string> FieldsAtFault(v1::TrainingJob& job) {
+  Faults faults;
+  ResolveJob(job, faults);
+  google::rpc::BadRequest details;
+  if (const auto payload = faults.ToStatus().GetPayload(kBadRequestUrl)) {
+    details.ParseFromString(std::string(*payload));
+  }
+  std::vector<std::string> fields;
+  for (const auto& violation : details.field_violations()) fields.push_back(violation.field());
+  return fields;
+}
+std::vector<std::string> FieldsAtFault(v1::TrainingJob&& job) { return FieldsAtFault(job); }
+
+std::string MessageOf(v1::TrainingJob job) {
+  Faults faults;
+  ResolveJob(job, faults);
+  return std::string(faults.ToStatus().message());
+}
+
+TEST(ResolveJob, FillsTheDefaultsOfFineTuning) {
+  v1::TrainingJob job = FineTuningOf({"sentiment"});
+  ASSERT_THAT(FieldsAtFault(job), IsEmpty());
+  const v1::TrainingJob expected = Parse(R"(
+    model: 'models/reviews'
+    fine_tuning {
+      base_model_version: 'models/base'
+      tasks {
+        name: 'sentiment' prefix: '' weight: 1 train_dataset: 'datasets/train'
+        labels { name: 'negative' target_text: 'negative' values: 'negative' }
+        labels { name: 'positive' target_text: 'positive' values: 'positive' }
+      }
+      recipe {
+        epochs: 4 batch_size: 8 max_input_tokens: 512 optimizer: ADAMW learning_rate: 3e-4
+        weight_decay: 0 schedule: CONSTANT warmup_steps: 0 max_gradient_norm: 1 dropout: .1
+        seed: 12 evaluate_every_steps: 0 checkpoint_every_steps: 500 mixing: PROPORTIONAL
+        selection: MACRO_F1
+      }
+    })");
+  EXPECT_EQ(job.DebugString(), expected.DebugString());
+}
+
+TEST(ResolveJob, FillsTheDefaultsOfPretraining) {
+  v1::TrainingJob job = Pretraining("recipe { steps: 2000 }");
+  ASSERT_THAT(FieldsAtFault(job), IsEmpty());
+  const v1::TrainingJob expected = Pretraining(R"(
+    size {
+      preset: TINY d_model: 128 d_kv: 32 d_ff: 512 num_heads: 4 num_layers: 2 num_decoder_layers: 2
+    }
+    vocabulary_size: 8000 noise_density: .15 mean_span_tokens: 3
+    recipe {
+      steps: 2000 batch_size: 32 max_input_tokens: 128 optimizer: ADAFACTOR learning_rate: 1e-2
+      weight_decay: 0 schedule: INVERSE_SQRT warmup_steps: 200 max_gradient_norm: 1 dropout: 0
+      seed: 12 evaluate_every_steps: 0 checkpoint_every_steps: 500 mixing: PROPORTIONAL
+      selection: MACRO_F1
+    })");
+  EXPECT_EQ(job.DebugString(), expected.DebugString());
+}
+
+TEST(ResolveJob, LeavesTheWarmUpOfPretrainingByEpochsToTheTrainer) {
+  v1::TrainingJob job = Pretraining("");
+  ASSERT_THAT(FieldsAtFault(job), IsEmpty());
+  EXPECT_EQ(job.pretraining().recipe().epochs(), 1);
+  EXPECT_FALSE(job.pretraining().recipe().has_warmup_steps());
+  EXPECT_EQ(DefaultPretrainingWarmup(99), 9);
+  EXPECT_EQ(DefaultPretrainingWarmup(5'000'000), 1000);
+}
+
+TEST(ResolveJob, ChangesNothingTheSecondTime) {
+  for (v1::TrainingJob job : {FineTuningOf({"a", "b"}), Pretraining(""),
+                              Pretraining("size { preset: MINI d_ff: 64 } recipe { steps: 7 }")}) {
+    ASSERT_THAT(FieldsAtFault(job), IsEmpty());
+    const v1::TrainingJob once = job;
+    ASSERT_THAT(FieldsAtFault(job), IsEmpty());
+    EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(once, job));
+  }
+}
+
+TEST(ResolveJob, KeepsWhatTheJobSays) {
+  v1::TrainingJob job = FineTuningOf({"a", "b"});
+  v1::Task& task = *job.mutable_fine_tuning()->mutable_tasks(0);
+  task.set_prefix("");
+  task.set_weight(0.3);
+  task.mutable_labels(0)->set_target_text("0");
+  task.mutable_labels(0)->add_values("1");
+  task.mutable_labels(0)->add_values("2");
+  job.mutable_fine_tuning()->mutable_recipe()->set_steps(10);
+  job.mutable_fine_tuning()->mutable_recipe()->set_dropout(0);
+  ASSERT_THAT(FieldsAtFault(job), IsEmpty());
+  EXPECT_EQ(task.prefix(), "");
+  EXPECT_EQ(task.weight(), 0.3);
+  EXPECT_EQ(task.labels(0).target_text(), "0");
+  EXPECT_THAT(task.labels(0).values(), ElementsAre("1", "2"));
+  EXPECT_FALSE(job.fine_tuning().recipe().has_epochs());
+  EXPECT_EQ(job.fine_tuning().recipe().dropout(), 0);
+}
+
+TEST(ResolveJob, PutsTheTaskNameBeforeTextsOnlyIfThereAreSeveralTasks) {
+  v1::TrainingJob job = FineTuningOf({"amcd", "marc"});
+  ASSERT_THAT(FieldsAtFault(job), IsEmpty());
+  EXPECT_EQ(job.fine_tuning().tasks(0).prefix(), "amcd: ");
+  EXPECT_EQ(job.fine_tuning().tasks(1).prefix(), "marc: ");
+}
+
+TEST(ResolveJob, TakesLearningRateByOptimizer) {
+  v1::TrainingJob job = FineTuningOf({"a"});
+  job.mutable_fine_tuning()->mutable_recipe()->set_optimizer(v1::Recipe::ADAFACTOR);
+  ASSERT_THAT(FieldsAtFault(job), IsEmpty());
+  EXPECT_EQ(job.fine_tuning().recipe().learning_rate(), 1e-2);
+}
+
+TEST(ResolveJob, ReplacesNumbersOfAPresetByThoseGiven) {
+  v1::TrainingJob job = Pretraining("size { preset: BASE num_decoder_layers: 1 }");
+  ASSERT_THAT(FieldsAtFault(job), IsEmpty());
+  EXPECT_EQ(job.pretraining().size().num_layers(), 12);
+  EXPECT_EQ(job.pretraining().size().num_decoder_layers(), 1);
+  EXPECT_EQ(job.pretraining().size().preset(), v1::ModelSize::BASE);
+}
+
+TEST(ResolveJob, NamesEveryFaultOfABadJobAtOnce) {
+  v1::TrainingJob job = Parse(R"(
+    display_name: 'この名前は六十三文字を超えるので断られるはずであるこの名前は六十三文字を超えるので断られるはずであるこの名前は六十三文字を超える'
+    model: 'reviews'
+    fine_tuning {
+      base_model_version: 'models/Base'
+      tasks {
+        name: 'Bad name' train_dataset: 'train' valid_dataset: 'datasets/' weight: 0
+        labels { name: 'a' } labels { name: 'a' }
+      }
+      recipe { epochs: 0 batch_size: 5000 learning_rate: -1 dropout: 1 }
+    })");
+  EXPECT_THAT(
+      FieldsAtFault(job),
+      ElementsAre("display_name", "model", "fine_tuning.base_model_version",
+                  "fine_tuning.tasks[0].name", "fine_tuning.tasks[0].labels[1].name",
+                  "fine_tuning.tasks[0].labels[1].target_text",
+                  "fine_tuning.tasks[0].labels[1].values[0]", "fine_tuning.tasks[0].train_dataset",
+                  "fine_tuning.tasks[0].valid_dataset", "fine_tuning.tasks[0].weight",
+                  "fine_tuning.recipe.epochs", "fine_tuning.recipe.batch_size",
+                  "fine_tuning.recipe.learning_rate", "fine_tuning.recipe.dropout"));
+}
+
+TEST(ResolveJob, SaysValueAndLimit) {
+  v1::TrainingJob job = FineTuningOf({"a"});
+  job.mutable_fine_tuning()->mutable_recipe()->set_steps(200'000'000);
+  EXPECT_EQ(MessageOf(job), "fine_tuning.recipe.steps: 200,000,000 is not in 1 to 100,000,000");
+}
+
+TEST(ResolveJob, RefusesAJobWithoutWork) {
+  EXPECT_THAT(FieldsAtFault(Parse("model: 'models/a'")), ElementsAre("fine_tuning"));
+  EXPECT_THAT(FieldsAtFault(Parse("model: 'models/a' fine_tuning {}")),
+              ElementsAre("fine_tuning.base_model_version", "fine_tuning.tasks"));
+  EXPECT_THAT(FieldsAtFault(Parse("model: 'models/a' pretraining {}")),
+              ElementsAre("pretraining.datasets"));
+}
+
+TEST(ResolveJob, RefusesEpochsTogetherWithSteps) {
+  v1::TrainingJob job = FineTuningOf({"a"});
+  job.mutable_fine_tuning()->mutable_recipe()->set_epochs(1);
+  job.mutable_fine_tuning()->mutable_recipe()->set_steps(1);
+  EXPECT_THAT(FieldsAtFault(job), ElementsAre("fine_tuning.recipe.epochs"));
+}
+
+TEST(ResolveJob, RefusesEachRecipeFieldOutOfItsRange) {
+  const struct {
+    const char* recipe;
+    const char* field;
+  } kCases[] = {
+      {"epochs: 1001", "epochs"},
+      {"steps: 0", "steps"},
+      {"batch_size: 0", "batch_size"},
+      {"max_input_tokens: 7", "max_input_tokens"},
+      {"max_input_tokens: 4097", "max_input_tokens"},
+      {"learning_rate: 0", "learning_rate"},
+      {"learning_rate: 1.1", "learning_rate"},
+      {"learning_rate: nan", "learning_rate"},
+      {"learning_rate: inf", "learning_rate"},
+      {"weight_decay: -.1", "weight_decay"},
+      {"weight_decay: nan", "weight_decay"},
+      {"warmup_steps: -1", "warmup_steps"},
+      {"steps: 10 warmup_steps: 11", "warmup_steps"},
+      {"max_gradient_norm: inf", "max_gradient_norm"},
+      {"max_gradient_norm: nan", "max_gradient_norm"},
+      {"max_gradient_norm: -1", "max_gradient_norm"},
+      {"dropout: .91", "dropout"},
+      {"dropout: nan", "dropout"},
+      {"evaluate_every_steps: -1", "evaluate_every_steps"},
+      {"checkpoint_every_steps: -1", "checkpoint_every_steps"},
+  };
+  for (const auto& [recipe, field] : kCases) {
+    EXPECT_THAT(FieldsAtFault(Pretraining(absl::StrCat("recipe { ", recipe, " }"))),
+                ElementsAre(absl::StrCat("pretraining.recipe.", field)))
+        << recipe;
+  }
+}
+
+TEST(ResolveJob, RefusesEnumNumbersThatNobodyKnows) {
+  v1::TrainingJob job = Pretraining("");
+  v1::Recipe& recipe = *job.mutable_pretraining()->mutable_recipe();
+  recipe.set_optimizer(static_cast<v1::Recipe::Optimizer>(99));
+  recipe.set_schedule(static_cast<v1::Recipe::Schedule>(99));
+  recipe.set_mixing(static_cast<v1::Recipe::Mixing>(-1));
+  recipe.set_selection(static_cast<v1::Recipe::Selection>(99));
+  job.mutable_pretraining()->mutable_size()->set_preset(static_cast<v1::ModelSize::Preset>(99));
+  EXPECT_THAT(FieldsAtFault(job),
+              ElementsAre("pretraining.size.preset", "pretraining.recipe.optimizer",
+                          "pretraining.recipe.schedule", "pretraining.recipe.mixing",
+                          "pretraining.recipe.selection"));
+}
+
+TEST(ResolveJob, RefusesEachPretrainingFieldOutOfItsRange) {
+  const struct {
+    const char* fields;
+    const char* field;
+  } kCases[] = {
+      {"datasets: 'datasets/a'", "datasets[1]"},
+      {"datasets: 'datasets/../etc'", "datasets[1]"},
+      {"vocabulary_size: 199", "vocabulary_size"},
+      {"vocabulary_size: 64001", "vocabulary_size"},
+      {"noise_density: .04", "noise_density"},
+      {"noise_density: nan", "noise_density"},
+      {"mean_span_tokens: 11", "mean_span_tokens"},
+      {"size { preset: TINY d_model: 8 }", "size.d_model"},
+      {"size { preset: TINY num_layers: 49 }", "size.num_layers"},
+      {"size { d_model: 64 d_kv: 8 d_ff: 64 num_heads: 2 num_layers: 1 }",
+       "size.num_decoder_layers"},
+  };
+  for (const auto& [fields, field] : kCases) {
+    EXPECT_THAT(FieldsAtFault(Pretraining(fields)),
+                ElementsAre(absl::StrCat("pretraining.", field)))
+        << fields;
+  }
+}
+
+TEST(ResolveJob, RefusesTwoTasksOfOneName) {
+  EXPECT_THAT(FieldsAtFault(FineTuningOf({"a", "b", "a"})),
+              ElementsAre("fine_tuning.tasks[2].name"));
+}
+
+TEST(ResolveJob, RefusesTooManyTasks) {
+  std::vector<std::string> names;
+  for (int i = 0; i < 17; ++i) names.push_back(absl::StrCat("task", i));
+  EXPECT_THAT(FieldsAtFault(FineTuningOf(names)), ElementsAre("fine_tuning.tasks"));
+}
+
+TEST(ResolveJob, RefusesLabelsThatCannotBeToldApart) {
+  const struct {
+    const char* labels;
+    std::vector<std::string> fields;
+  } kCases[] = {
+      {"labels { name: 'a' }", {"labels"}},
+      {"labels { name: 'a' } labels { name: 'b' target_text: 'a' }", {"labels[1].target_text"}},
+      {"labels { name: 'a' } labels { name: 'b' values: 'a' }", {"labels[1].values[0]"}},
+      {"labels { name: 'a' values: '1' values: '1' } labels { name: 'b' }",
+       {"labels[0].values[1]"}},
+      {"labels { name: 'a' values: '' } labels { name: 'b' }", {"labels[0].values[0]"}},
+      {"labels { name: '' target_text: 'x' values: '1' } labels { name: 'b' }", {"labels[0].name"}},
+  };
+  for (const auto& [labels, fields] : kCases) {
+    v1::TrainingJob job = Parse(absl::StrCat(
+        "model: 'models/m' fine_tuning { base_model_version: 'models/b/versions/3' tasks { name: "
+        "'t' train_dataset: 'datasets/d' ",
+        labels, " } }"));
+    std::vector<std::string> expected;
+    for (const auto& field : fields) {
+      expected.push_back(absl::StrCat("fine_tuning.tasks[0].", field));
+    }
+    EXPECT_EQ(FieldsAtFault(job), expected) << labels;
+  }
+}
+
+TEST(ResolveJob, KnowsTheFormsOfABaseModelVersion) {
+  const auto accepted = [](const std::string& name) {
+    v1::TrainingJob job = FineTuningOf({"a"});
+    job.mutable_fine_tuning()->set_base_model_version(name);
+    return FieldsAtFault(job).empty();
+  };
+  for (const char* good :
+       {"models/a", "models/t5-base", "models/a/versions/1", "models/a/versions/2147483647"}) {
+    EXPECT_TRUE(accepted(good)) << good;
+  }
+  for (const char* bad : {"", "a", "models/", "models/A", "models/a/", "models/a/versions/",
+                          "models/a/versions/0", "models/a/versions/01", "models/a/versions/-1",
+                          "models/a/versions/+1", "models/a/versions/2147483648",
+                          "models/a/versions/1/", "models/../versions/1", "datasets/a"}) {
+    EXPECT_FALSE(accepted(bad)) << bad;
+  }
+}
+
+TEST(IsResourceId, TakesLowerCaseDigitsAndInnerHyphensUpTo63) {
+  for (const std::string& good : {std::string("a"), std::string("a-1"), std::string(63, 'a')}) {
+    EXPECT_TRUE(IsResourceId(good)) << good;
+  }
+  for (const std::string& bad :
+       {std::string(), std::string("1a"), std::string("-a"), std::string("a-"), std::string("a_b"),
+        std::string("A"), std::string("a/b"), std::string("a\0b", 3), std::string("襷"),
+        std::string(64, 'a')}) {
+    EXPECT_FALSE(IsResourceId(bad)) << bad;
+  }
+}
+
+TEST(LabelOfValue, FindsTheLabelThatAValueMeans) {
+  v1::TrainingJob job = FineTuningOf({"a"});
+  v1::Task& task = *job.mutable_fine_tuning()->mutable_tasks(0);
+  task.mutable_labels(1)->add_values("4");
+  task.mutable_labels(1)->add_values("5");
+  ASSERT_THAT(FieldsAtFault(job), IsEmpty());
+  EXPECT_EQ(LabelOfValue(task, "negative"), 0);
+  EXPECT_EQ(LabelOfValue(task, "5"), 1);
+  EXPECT_EQ(LabelOfValue(task, "positive"), -1);
+}
+
+}  // namespace
+}  // namespace tasuki

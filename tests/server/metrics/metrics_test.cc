@@ -1,0 +1,230 @@
+#include "server/metrics/metrics.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace tasuki {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+ServedModel Sentiment() {
+  ServedModel model;
+  model.name = "models/sentiment/versions/3";
+  model.memory_bytes = 1000;
+  model.queue_limit_tokens = 64;
+  model.tasks = {{"sentiment", {"negative", "positive"}}};
+  return model;
+}
+
+// Every kind of series at once.
+std::string TextOfEverything() {
+  Metrics metrics;
+  metrics.SetBuildInfo("0.1.0", "2.11.0");
+  metrics.WatchVolume("data", "/");
+  metrics.Method("unary", "tasuki.v1.TrainingService", "GetTrainingJob");
+  auto model = metrics.ForModel(Sentiment());
+  auto job = metrics.ForJob("trainingJobs/a");
+  job->Observe({.step = 1, .total_steps = 2, .batch_size = 8});
+  job->SetScore("sentiment", "macro_f1", .5);
+  job->CountCheckpoint();
+  return metrics.Text();
+}
+
+// One plain HTTP/1.0 GET over a socket.
+std::string Get(const std::string& address, const std::string& path) {
+  const std::vector<std::string> parts = absl::StrSplit(address, ':');
+  int port = 0;
+  EXPECT_TRUE(absl::SimpleAtoi(parts.at(1), &port));
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(static_cast<uint16_t>(port));
+  EXPECT_EQ(inet_pton(AF_INET, parts[0].c_str(), &to.sin_addr), 1);
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
+  const std::string request = absl::StrCat("GET ", path, " HTTP/1.0\r\n\r\n");
+  EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
+  std::string answer;
+  char buffer[4096];
+  for (ssize_t n; (n = read(fd, buffer, sizeof buffer)) > 0;) answer.append(buffer, n);
+  close(fd);
+  return answer;
+}
+
+TEST(Metrics, NamesFollowThePrometheusConventions) {
+  const std::string text = TextOfEverything();
+  std::map<std::string, std::string> types;
+  std::map<std::string, std::string> helps;
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    const std::vector<std::string> words = absl::StrSplit(line, absl::MaxSplits(' ', 3));
+    if (words[0] != "#") continue;
+    auto& kind = words[1] == "TYPE" ? types : helps;
+    EXPECT_TRUE(kind.emplace(words[2], words.size() > 3 ? words[3] : "").second)
+        << words[2] << " is declared twice";
+  }
+  EXPECT_GT(types.size(), 45u);
+  for (const auto& [name, type] : types) {
+    EXPECT_THAT(name, ::testing::MatchesRegex("(tasuki|grpc_server|process)_[a-z0-9_]+"));
+    EXPECT_FALSE(helps[name].empty()) << name;
+    EXPECT_EQ(absl::EndsWith(name, "_total"), type == "counter") << name;
+    for (const char* reserved : {"_count", "_sum", "_bucket", "_milliseconds", "_minutes", "_kb"}) {
+      EXPECT_FALSE(absl::EndsWith(name, reserved)) << name;
+    }
+    EXPECT_FALSE(absl::StrContains(name, type)) << name << " repeats its type";
+    if (absl::StrContains(helps[name], "in seconds")) {
+      EXPECT_THAT(name, HasSubstr("_seconds"));
+    }
+  }
+}
+
+TEST(Metrics, ChildrenWithAClosedListAreThereFromTheStart) {
+  Metrics metrics;
+  metrics.Method("unary", "tasuki.v1.DatasetService", "GetDataset");
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr("tasuki_jobs{state=\"CANCELLING\"} 0"));
+  EXPECT_THAT(text, HasSubstr("tasuki_store_errors_total{op=\"write_jobs\"} 0"));
+  EXPECT_THAT(text, HasSubstr("tasuki_child_exits_total{class=\"crashed\"} 0"));
+  EXPECT_THAT(text, HasSubstr("tasuki_admission_rejections_total{reason=\"queue_full\"} 0"));
+  EXPECT_THAT(text, HasSubstr("grpc_code=\"DeadlineExceeded\""));
+  EXPECT_THAT(text, HasSubstr("tasuki_draining 0"));
+}
+
+TEST(Metrics, ReadsTheProcessAndTheVolume) {
+  const std::string text = TextOfEverything();
+  for (const char* name :
+       {"process_cpu_seconds_total", "process_open_fds", "process_max_fds", "process_threads",
+        "process_virtual_memory_bytes", "process_virtual_memory_max_bytes", "process_heap_bytes",
+        "process_resident_memory_bytes", "process_start_time_seconds"}) {
+    EXPECT_THAT(text, HasSubstr(absl::StrCat("\n", name, " ")));
+  }
+  EXPECT_THAT(text, Not(HasSubstr("process_resident_memory_bytes 0\n")));
+  EXPECT_THAT(text, HasSubstr("tasuki_volume_free_bytes{volume=\"data\"} "));
+}
+
+TEST(ModelMetrics, SeriesGoWithTheLastObjectOfAVersion) {
+  Metrics metrics;
+  auto first = metrics.ForModel(Sentiment());
+  auto second = metrics.ForModel(Sentiment());  // loaded again while the first is still answering
+  first->CountTexts(ModelMetrics::Result::kOk, 2);
+  second->CountTexts(ModelMetrics::Result::kOk, 3);
+  first.reset();
+  second->CountPrediction(0, 1, .97);
+  EXPECT_THAT(metrics.Text(),
+              HasSubstr("tasuki_inference_texts_total{model=\"models/sentiment/versions/3\","
+                        "result=\"ok\"} 5"));
+  second.reset();
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("models/sentiment")));
+}
+
+TEST(ModelMetrics, SurvivesLoadsAndUnloadsOfOneVersionOnManyThreads) {
+  Metrics metrics;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 200; ++i) metrics.ForModel(Sentiment())->ObserveBatch(1, 8);
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("models/sentiment")));
+}
+
+TEST(ModelMetrics, LabelsBeyondTheLimitCountAsOther) {
+  Metrics metrics;
+  ServedModel model = Sentiment();
+  model.tasks[0].labels.clear();
+  for (int i = 0; i < 40; ++i) model.tasks[0].labels.push_back(absl::StrCat("label", i));
+  auto series = metrics.ForModel(model);
+  series->CountPrediction(0, 30, .5);
+  series->CountPrediction(0, 31, .5);
+  series->CountPrediction(0, 39, .5);
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr("label=\"label30\""));
+  EXPECT_THAT(text, Not(HasSubstr("label=\"label31\"")));
+  EXPECT_THAT(text, ::testing::ContainsRegex("predictions_total.*label=\"other\".* 2"));
+}
+
+TEST(JobMetrics, CountsStepsExamplesAndTokensSinceTheReportBefore) {
+  Metrics metrics;
+  auto job = metrics.ForJob("trainingJobs/a", 700);
+  job->Observe({.step = 0});                                          // preparing
+  job->Observe({.step = 500, .total_steps = 1000, .batch_size = 8});  // goes on from a checkpoint
+  job->Observe({.step = 510,
+                .total_steps = 1000,
+                .batch_size = 8,
+                .loss = .25,
+                .examples_per_second = 4,
+                .tokens_per_second = 100});
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr("tasuki_train_steps_total 10\n"));
+  EXPECT_THAT(text, HasSubstr("tasuki_train_examples_total 80\n"));
+  EXPECT_THAT(text, HasSubstr("tasuki_train_tokens_total 2000\n"));
+  EXPECT_THAT(text, HasSubstr("tasuki_train_loss{job=\"trainingJobs/a\"} 0.25"));
+  EXPECT_THAT(text, HasSubstr("tasuki_train_progress_ratio{job=\"trainingJobs/a\"} 0.51"));
+}
+
+TEST(JobMetrics, GaugesGoWithTheJobAndCountersStay) {
+  Metrics metrics;
+  auto job = metrics.ForJob("trainingJobs/a");
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("tasuki_train_loss{")));  // no report yet
+  job->Observe({.step = 3, .total_steps = 3, .batch_size = 1});
+  job->CountCheckpoint();
+  job.reset();
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("trainingJobs/a")));
+  EXPECT_THAT(metrics.Text(), HasSubstr("tasuki_train_steps_total 3\n"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("tasuki_checkpoints_total 1\n"));
+}
+
+TEST(Metrics, CountsFinishedJobsUnderAClosedListOfReasons) {
+  Metrics metrics;
+  metrics.CountJobFinished("FAILED", "CRASH_LOOP", absl::Seconds(2));
+  metrics.CountJobFinished("FAILED", "a story", absl::Seconds(2));
+  metrics.CountJobFinished("SUCCEEDED", "", absl::Seconds(2));
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr("{reason=\"CRASH_LOOP\",state=\"FAILED\"} 1"));
+  EXPECT_THAT(text, HasSubstr("{reason=\"OTHER\",state=\"FAILED\"} 1"));
+  EXPECT_THAT(text, HasSubstr("{reason=\"NONE\",state=\"SUCCEEDED\"} 1"));
+  EXPECT_THAT(text, Not(HasSubstr("a story")));
+}
+
+TEST(Metrics, AnswersOverHttpAtAFreePort) {
+  Metrics metrics;
+  const auto address = metrics.Listen("127.0.0.1:0");
+  ASSERT_TRUE(address.ok()) << address.status();
+  EXPECT_FALSE(absl::EndsWith(*address, ":0"));
+  const std::string answer = Get(*address, "/metrics");
+  EXPECT_THAT(answer, HasSubstr("200 OK"));
+  EXPECT_THAT(answer, HasSubstr("\ntasuki_draining 0"));
+  EXPECT_THAT(answer, HasSubstr("\nprocess_open_fds "));
+}
+
+TEST(Metrics, SaysWhyItCannotListen) {
+  Metrics metrics;
+  Metrics other;
+  const auto address = metrics.Listen("127.0.0.1:0");
+  ASSERT_TRUE(address.ok()) << address.status();
+  const absl::Status taken = other.Listen(*address).status();
+  EXPECT_EQ(taken.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(taken.message(), HasSubstr(*address));
+  for (const char* bad : {"", "9500", ":9500", "127.0.0.1:x", "127.0.0.1:70000", "127.0.0.1:80s",
+                          "127.0.0.1:0,127.0.0.1:1"}) {
+    EXPECT_EQ(other.Listen(bad).status().code(), absl::StatusCode::kInvalidArgument) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace tasuki
