@@ -98,7 +98,7 @@ class DirectoryBeside {
 
 absl::Status Client::ExportModelVersion(const std::string& name, const std::string& directory,
                                         const TransferProgress& progress) {
-  const fs::path target = fs::path(directory + "/.").lexically_normal().parent_path();
+  const fs::path target = (fs::absolute(directory) / "").lexically_normal().parent_path();
   std::error_code error;
   if (fs::exists(target, error) && !fs::is_empty(target, error)) {
     return absl::AlreadyExistsError(

@@ -82,7 +82,7 @@ grpc::Status EndStream(grpc::ClientWriter<Request>& writer, grpc::ClientContext&
   return writer.Finish();
 }
 
-// The names that a server takes (ModelFile.name), weights last.
+// The names that a server takes (ModelFile.name).
 bool IsModelFile(const std::string& name) {
   static const std::regex pattern(
       "(config|generation_config|tokenizer_config|special_tokens_map|tokenizer|added_tokens|tasuki|"

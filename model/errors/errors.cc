@@ -12,7 +12,7 @@ constexpr size_t kQuotedBytes = 80;
 constexpr size_t kFaultBytes = 400;
 // An error travels as trailing metadata, of which gRPC's receivers take 8 KiB by default: the text
 // once percent-encoded (Japanese: 3 bytes for 1), and twice in base64 as google.rpc.Status.
-constexpr size_t kAllFaultsBytes = 1400;
+constexpr size_t kAllFaultsBytes = 1200;
 
 std::string Clip(absl::string_view text, size_t max_bytes) {
   if (text.size() <= max_bytes) return std::string(text);

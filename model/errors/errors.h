@@ -47,7 +47,7 @@ class Faults {
   bool empty() const { return faults_.empty(); }
   size_t size() const { return faults_.size(); }
   // OK if there is none; otherwise INVALID_ARGUMENT, FIELD_INVALID, with every fault in message and
-  // BadRequest. gRPC allows 8 KiB for all of an error: beyond 1,400 bytes of text the rest is
+  // BadRequest. gRPC allows 8 KiB for all of an error: beyond 1,200 bytes of text the rest is
   // counted instead ("and 12 more").
   absl::Status ToStatus() const;
 

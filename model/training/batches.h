@@ -27,12 +27,12 @@ class TokenRows {
   std::vector<int64_t> ends_;
 };
 
-// The order in which examples are learnt: a pure function of the seed, so that the batch of any step
-// is known without the steps before it. Thread-compatible; keeps the order of one epoch.
+// The order in which examples are learnt: a pure function of the seed, so that the batch of any
+// step is known without the steps before it. Thread-compatible; keeps the order of one epoch.
 //
 // An epoch has as many examples as all tasks have rows. PROPORTIONAL: each row once, shuffled.
-// EQUAL: each task gives its share of the examples, going through its rows in shuffled rounds of its
-// own. The last batch of an epoch may be smaller.
+// EQUAL: each task gives its share of the examples, going through its rows in shuffled rounds of
+// its own. The last batch of an epoch may be smaller.
 class DataOrder {
  public:
   struct Example {

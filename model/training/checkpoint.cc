@@ -1,12 +1,12 @@
 #include "model/training/checkpoint.h"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <cstring>
 #include <map>
 #include <set>
 #include <vector>
-
-#include <ATen/ATen.h>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -95,8 +95,8 @@ absl::StatusOr<std::optional<internal::CheckpointManifest>> Checkpoints::Newest(
     }
     if (status.ok()) return manifest;
     if (!IsBroken(status)) return status;
-    tell(absl::StrCat("Checkpoint step-", step, " cannot be used and is passed over: ",
-                      status.message()));
+    tell(absl::StrCat("Checkpoint step-", step,
+                      " cannot be used and is passed over: ", status.message()));
     if (absl::Status removed = RemoveAll(DirectoryOf(step)); !removed.ok()) return removed;
   }
   return std::nullopt;

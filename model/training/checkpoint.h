@@ -27,9 +27,9 @@ class Checkpoints {
   Checkpoints(std::string directory, std::string work_sha256)
       : directory_(std::move(directory)), work_sha256_(std::move(work_sha256)) {}
 
-  // The newest checkpoint whose files, and whose best, are as they were written; nullopt if there is
-  // none. A broken one is removed, and `tell` hears a sentence about it. DATA_LOSS, FILE_CHANGED: it
-  // was written in a newer format.
+  // The newest checkpoint whose files, and whose best, are as they were written; nullopt if there
+  // is none. A broken one is removed, and `tell` hears a sentence about it. DATA_LOSS,
+  // FILE_CHANGED: it was written in a newer format.
   absl::StatusOr<std::optional<internal::CheckpointManifest>> Newest(
       const std::function<void(const std::string&)>& tell) const;
 

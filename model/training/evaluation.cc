@@ -1,10 +1,10 @@
 #include "model/training/evaluation.h"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <numeric>
 #include <string>
-
-#include <ATen/ATen.h>
 
 #include "model/text/figures.h"
 #include "model/training/loss.h"
@@ -12,7 +12,6 @@
 namespace tasuki {
 namespace {
 
-constexpr int64_t kTokensAtOnce = 4096;  // input tokens of one pass
 constexpr int64_t kLossBatchRows = 8;
 
 std::vector<int32_t> RowTokens(const LabelledRows& rows, int64_t row) {

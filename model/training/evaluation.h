@@ -1,8 +1,9 @@
-// The two evaluations of a task, eight figures each (docs/design.md, "Evaluations"). Includes torch.
+// The two evaluations of a task, eight figures each (docs/design.md, "Evaluations"). Includes
+// torch.
 //
 // Both fill method, row_count, truncated_row_count, loss, the figures and the majority's; task,
-// split and step are the caller's. Dropout is off, padding of targets is never counted. They end with
-// CANCELLED as soon as `stop` is requested.
+// split and step are the caller's. Dropout is off, padding of targets is never counted. They end
+// with CANCELLED as soon as `stop` is requested.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,8 @@ namespace tasuki {
 
 // Tokenised rows of one dataset for one task.
 struct LabelledRows {
-  TokenRows inputs;          // prefix, text, </s>
-  std::vector<int> labels;   // index into the task's labels
+  TokenRows inputs;         // prefix, text, </s>
+  std::vector<int> labels;  // index into the task's labels
   int64_t truncated_count = 0;
 };
 
@@ -30,9 +31,9 @@ struct LabelledRows {
 absl::StatusOr<v1::Evaluation> EvaluateLabels(const T5Scorer& scorer, const LabelledRows& rows,
                                               const LabelTrie& labels, const StopSignal& stop);
 
-// Each target token is guessed given the right ones before it, and the guesses are compared with the
-// target as strings. Classes: the strings that occur. Loss: mean over batches of eight rows, in the
-// order of the dataset, of the mean cross-entropy over the batch's target tokens.
+// Each target token is guessed given the right ones before it, and the guesses are compared with
+// the target as strings. Classes: the strings that occur. Loss: mean over batches of eight rows, in
+// the order of the dataset, of the mean cross-entropy over the batch's target tokens.
 absl::StatusOr<v1::Evaluation> EvaluateTeacherForced(const T5& model, const LabelledRows& rows,
                                                      const LabelTrie& labels,
                                                      const Tokenizer& tokenizer,

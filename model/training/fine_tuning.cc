@@ -1,6 +1,6 @@
 // Fine-tuning on labelled tasks: rows in, target texts out, judged on the tasks' own splits.
-#include <cmath>
-#include <set>
+#include <ATen/ATen.h>
+
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,8 +14,6 @@
 #include "model/training/batches.h"
 #include "model/training/evaluation.h"
 #include "model/training/work.h"
-
-#include <ATen/ATen.h>
 
 namespace tasuki {
 namespace {
@@ -110,9 +108,14 @@ class FineTuningWork : public Work {
     double sum = 0;
     for (const v1::Evaluation& evaluation : evaluations) {
       switch (recipe().selection()) {
-        case v1::Recipe::ACCURACY: sum += evaluation.accuracy(); break;
-        case v1::Recipe::LOSS: sum -= evaluation.loss(); break;
-        default: sum += evaluation.macro_f1();
+        case v1::Recipe::ACCURACY:
+          sum += evaluation.accuracy();
+          break;
+        case v1::Recipe::LOSS:
+          sum -= evaluation.loss();
+          break;
+        default:
+          sum += evaluation.macro_f1();
       }
     }
     return sum / static_cast<double>(evaluations.size());
@@ -177,8 +180,8 @@ class SplitReader {
       observer_.OnMessage(
           v1::TrainingJobEvent::Message::WARNING,
           absl::StrCat("Task ", task.name(), ", ", dataset, ": ", rows.truncated_count, " of ",
-                       rows.inputs.size(), " texts are longer than max_input_tokens (",
-                       max_tokens_, ") and were cut."));
+                       rows.inputs.size(), " texts are longer than max_input_tokens (", max_tokens_,
+                       ") and were cut."));
     }
     return rows;
   }
@@ -191,7 +194,8 @@ class SplitReader {
     if (label < 0) return UnknownLabel(task, dataset, row, example.label());
     absl::StatusOr<std::vector<int32_t>> tokens =
         tokenizer_.Encode(absl::StrCat(task.prefix(), example.text()));
-    if (!tokens.ok()) return Annotate(tokens.status(), absl::StrCat(dataset, ", row ", row + 1, ": "));
+    if (!tokens.ok())
+      return Annotate(tokens.status(), absl::StrCat(dataset, ", row ", row + 1, ": "));
     if (tokens->size() >= max_tokens_) {  // </s> needs a place
       ++rows.truncated_count;
       tokens->resize(max_tokens_ - 1);
@@ -230,7 +234,6 @@ absl::StatusOr<std::unique_ptr<Work>> PrepareFineTuning(const v1::FineTuning& jo
                                                         TrainingObserver& observer) {
   absl::StatusOr<T5Config> config = T5Config::Read(places.base_directory + "/config.json");
   if (!config.ok()) return config.status();
-  config->dropout_rate = job.recipe().dropout();
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
       Tokenizer::Load(places.base_directory + "/spiece.model");
   if (!tokenizer.ok()) return tokenizer.status();

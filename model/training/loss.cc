@@ -1,9 +1,9 @@
 #include "model/training/loss.h"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <numeric>
-
-#include <ATen/ATen.h>
 
 namespace tasuki {
 namespace {

@@ -6,10 +6,10 @@
 // Weights do not enter the denominator.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <vector>
-
-#include <ATen/core/Tensor.h>
 
 #include "model/t5/t5.h"
 
@@ -33,8 +33,8 @@ at::Tensor TargetLogits(const T5& model, const std::vector<std::vector<int32_t>>
 // Cross-entropy of each target token: [target tokens].
 at::Tensor TokenLosses(const at::Tensor& logits, const std::vector<std::vector<int32_t>>& targets);
 
-// Adds the gradient of L to the model's weights and answers L. Goes through the batch in parts of at
-// most kTokensAtOnce input tokens, longest examples first, so that memory does not grow with it.
+// Adds the gradient of L to the model's weights and answers L. Goes through the batch in parts of
+// at most kTokensAtOnce input tokens, longest examples first, so that memory does not grow with it.
 inline constexpr int64_t kTokensAtOnce = 2048;
 double Backward(const T5& model, const Batch& batch, double dropout);
 

@@ -27,7 +27,7 @@ class Optimizer {
   virtual ~Optimizer() = default;
 
   struct Update {
-    int64_t step = 1;           // 1 for the first
+    int64_t step = 1;  // 1 for the first
     double learning_rate = 0;
     double gradient_scale = 1;  // what every gradient is multiplied by first (clipping)
   };

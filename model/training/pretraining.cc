@@ -1,10 +1,9 @@
 // Pre-training of a tokenizer and a new T5 on texts, by span corruption.
+#include <ATen/ATen.h>
+
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <utility>
-
-#include <ATen/ATen.h>
 
 #include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
@@ -108,9 +107,7 @@ class PretrainingWork : public Work {
  private:
   static T5Config ConfigOf(const v1::Pretraining& job, const Tokenizer& tokenizer) {
     const int64_t rows = (tokenizer.size() + kVocabularyMultiple - 1) / kVocabularyMultiple;
-    T5Config config = T5Config::OfSize(job.size(), rows * kVocabularyMultiple);
-    config.dropout_rate = job.recipe().dropout();
-    return config;
+    return T5Config::OfSize(job.size(), rows * kVocabularyMultiple);
   }
 
   void Add(const TokenRows& segments, int64_t row, int64_t epoch, Batch& batch) const {
@@ -171,7 +168,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerOf(const v1::Pretraining& jo
   return Tokenizer::Load(path);
 }
 
-// Cuts the texts into segments of at most max_input_tokens tokens, within texts, and holds some back.
+// Cuts the texts into segments of at most max_input_tokens tokens, within texts, and holds some
+// back.
 absl::StatusOr<Segments> CutSegments(const v1::Pretraining& job,
                                      const std::vector<std::string>& texts,
                                      const Tokenizer& tokenizer, const StopSignal& stop) {
@@ -216,10 +214,11 @@ absl::StatusOr<std::unique_ptr<Work>> PreparePretraining(const v1::Pretraining& 
   if (!tokenizer.ok()) return tokenizer.status();
   absl::StatusOr<Segments> segments = CutSegments(job, *texts, **tokenizer, stop);
   if (!segments.ok()) return segments.status();
-  observer.OnMessage(v1::TrainingJobEvent::Message::INFO,
-                     absl::StrCat((*tokenizer)->size() - kSentinelCount, " pieces in the tokenizer; ",
-                                  segments->train.size(), " segments to learn from, ",
-                                  segments->held_out.size(), " held out."));
+  observer.OnMessage(
+      v1::TrainingJobEvent::Message::INFO,
+      absl::StrCat((*tokenizer)->size() - kSentinelCount, " pieces in the tokenizer; ",
+                   segments->train.size(), " segments to learn from, ", segments->held_out.size(),
+                   " held out."));
   return std::make_unique<PretrainingWork>(job, directory, *std::move(tokenizer),
                                            *std::move(segments));
 }

@@ -16,7 +16,7 @@
 namespace tasuki {
 
 struct SpanCorruption {
-  double noise_density = 0.15;   // share of the tokens that is taken out
+  double noise_density = 0.15;  // share of the tokens that is taken out
   double mean_span_tokens = 3;
 };
 

@@ -19,7 +19,8 @@ namespace tasuki {
 class TrainingObserver {
  public:
   virtual ~TrainingObserver() = default;
-  virtual void OnProgress(const v1::Progress& progress) = 0;  // at most once a second, and at phases
+  virtual void OnProgress(
+      const v1::Progress& progress) = 0;  // at most once a second, and at phases
   virtual void OnEvaluation(const v1::Evaluation& evaluation) = 0;
   virtual void OnCheckpoint(int64_t step, bool best) = 0;
   virtual void OnMessage(v1::TrainingJobEvent::Message::Severity severity,
@@ -48,16 +49,17 @@ struct StopSignal {
 };
 
 struct TrainingOutcome {
-  bool finished = false;  // false: it stopped as it was told
-  int64_t step = 0;       // steps done
-  int64_t best_step = 0;  // behind the result; only if finished
+  bool finished = false;                    // false: it stopped as it was told
+  int64_t step = 0;                         // steps done
+  int64_t best_step = 0;                    // behind the result; only if finished
   std::vector<v1::Evaluation> evaluations;  // the final ones; only if finished
 };
 
-// Runs or resumes the work of `job` (fine_tuning or pretraining, resolved by ResolveJob), and leaves
-// the model directory in `places.result_directory`. Errors that a new attempt would meet again come
-// with a reason: INVALID_ARGUMENT (LABEL_UNKNOWN, LABEL_INDISTINCT, MODEL_INVALID, DATASET_EMPTY),
-// OUT_OF_RANGE (NON_FINITE_LOSS), DATA_LOSS (FILE_CHANGED), RESOURCE_EXHAUSTED (DISK_FULL).
+// Runs or resumes the work of `job` (fine_tuning or pretraining, resolved by ResolveJob), and
+// leaves the model directory in `places.result_directory`. Errors that a new attempt would meet
+// again come with a reason: INVALID_ARGUMENT (LABEL_UNKNOWN, LABEL_INDISTINCT, MODEL_INVALID,
+// DATASET_EMPTY), OUT_OF_RANGE (NON_FINITE_LOSS), DATA_LOSS (FILE_CHANGED), RESOURCE_EXHAUSTED
+// (DISK_FULL).
 absl::StatusOr<TrainingOutcome> Train(const v1::TrainingJob& job, const TrainingPlaces& places,
                                       const TrainingOptions& options, const StopSignal& stop,
                                       TrainingObserver& observer);

@@ -50,16 +50,16 @@ class Work {
   virtual internal::ModelManifest Manifest() const = 0;
 };
 
-// Reads, tokenises and checks the data, and tells how much was cut. Errors as of Train; CANCELLED once
-// `stop` is requested.
+// Reads, tokenises and checks the data, and tells how much was cut. Errors as of Train; CANCELLED
+// once `stop` is requested.
 absl::StatusOr<std::unique_ptr<Work>> PrepareFineTuning(const v1::FineTuning& job,
                                                         const TrainingPlaces& places,
                                                         const StopSignal& stop,
                                                         TrainingObserver& observer);
 // The same for pre-training. The tokenizer is trained once and kept with the checkpoints.
 absl::StatusOr<std::unique_ptr<Work>> PreparePretraining(const v1::Pretraining& job,
-                                                         const TrainingPlaces& places,
-                                                         int threads, const StopSignal& stop,
+                                                         const TrainingPlaces& places, int threads,
+                                                         const StopSignal& stop,
                                                          TrainingObserver& observer);
 
 }  // namespace tasuki

@@ -60,39 +60,45 @@ class JobRun {
  private:
   using Apply = std::function<void(v1::TrainingJob&, std::vector<v1::TrainingJobEvent>&)>;
 
-  // Asks anew what was asked before this object was there to hear it, and counts the attempt.
-  absl::Status TakeUp();
-  absl::StatusOr<std::unique_ptr<TrainerProcess>> StartTrainer();
+  // Reads the job anew, hears what was asked before this object was there, and makes the directory
+  // with the trainer's specification.
+  absl::Status Prepare();
   absl::StatusOr<internal::TrainerSpec> MakeSpec() const;
+  absl::StatusOr<std::unique_ptr<TrainerProcess>> StartTrainer() const;
   // On the reader's thread: until the process has ended.
   void ReadEvents(TrainerProcess& process);
   void TakeEvent(const internal::TrainerEvent& event);
+  void TakeProgress(const v1::Progress& progress);
   // Kills the process once it is overdue; returns when it has ended.
   void WatchOver(TrainerProcess& process);
 
-  // The ends of an attempt.
-  void Conclude(const TrainerExit& exit);
+  // The ends of an attempt (job_run_end.cc).
+  void Conclude();
   void ConcludeFinished(const internal::TrainerEvent::Finished& finished);
-  void ConcludeStopped(absl::string_view reason);
+  void ConcludeStopped();
   void ConcludeDeath(const std::string& cause);
   void PublishResult();
-  void Fail(const google::rpc::Status& error);
+  void Fail(const google::rpc::Status& error, const Apply& apply = nullptr);
 
   // One change of the job by this attempt. A store that cannot write is tried again until it can or
   // the server stops.
-  absl::Status Change(std::vector<v1::TrainingJob::State> expected, const Apply& apply);
-  // Leaves the job in `state`, or CANCELLED if it is CANCELLING. `apply` may be empty.
-  void Leave(v1::TrainingJob::State state, absl::string_view reason, const Apply& apply);
+  absl::Status Change(const std::vector<v1::TrainingJob::State>& expected, const Apply& apply);
+  // Appends an event of the trainer and applies `apply`.
+  absl::Status Append(v1::TrainingJobEvent event, const Apply& apply = nullptr);
+  // Leaves the job in `state`, or CANCELLED if it is CANCELLING. `apply` comes before that.
+  void Leave(v1::TrainingJob::State state, absl::string_view reason, const Apply& apply = nullptr);
   // Waits a little between two tries. False: the server stops.
   bool WaitForNextTry();
 
-  bool Asked(Request request) const;
+  // Whether any of these requests (bits) was made.
+  bool Asked(int requests) const;
+  bool Killed() const;
 
   // Constant after construction.
   const JobContext& context_;
 
-  // Of the thread that runs, and of the reader while it lives.
-  v1::TrainingJob job_;  // as claimed
+  // Of the thread that runs, or of the reader while that lives.
+  v1::TrainingJob job_;                // as it was when this attempt began
   std::unique_ptr<JobMetrics> metrics_;
   internal::TrainerEvent last_event_;  // finished, stopped or failed, if it came
   absl::Status stream_status_;         // of the event channel
@@ -101,7 +107,7 @@ class JobRun {
   mutable absl::Mutex mutex_;
   int asked_ ABSL_GUARDED_BY(mutex_) = 0;  // bits of Request
   absl::Time kill_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
-  bool ended_ ABSL_GUARDED_BY(mutex_) = false;   // the process
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;   // the process, and all that it said is stored
   bool killed_ ABSL_GUARDED_BY(mutex_) = false;  // by us
   TrainerProcess* process_ ABSL_GUARDED_BY(mutex_) = nullptr;
 };

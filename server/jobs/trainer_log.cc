@@ -10,7 +10,8 @@
 namespace tasuki {
 namespace {
 
-constexpr int64_t kMaxTailBytes = int64_t{4} << 20;
+constexpr int64_t kMaxTailBytes = int64_t{1} << 20;
+constexpr size_t kMaxLineBytes = 4096;
 
 // Length of the UTF-8 sequence at the beginning of `text`; 0 if there is none (Unicode 15, table 3-7).
 size_t SequenceLength(absl::string_view text) {
@@ -58,7 +59,9 @@ std::vector<std::string> LastLogLines(const std::string& path, int count) {
   if (begin > 0 && !lines.empty()) lines.erase(lines.begin());  // begins within a line
   const size_t first = lines.size() - std::min(lines.size(), static_cast<size_t>(count));
   std::vector<std::string> answer;
-  for (size_t i = first; i < lines.size(); ++i) answer.push_back(ToUtf8(lines[i]));
+  for (size_t i = first; i < lines.size(); ++i) {
+    answer.push_back(ToUtf8(lines[i].substr(0, kMaxLineBytes)));
+  }
   return answer;
 }
 

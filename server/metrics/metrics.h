@@ -133,7 +133,7 @@ class Metrics {
   enum class Rejection { kQueueFull, kDeadline, kDraining };
 
   Metrics();
-  // Stops listening.
+  // Stops listening, which may take two seconds.
   ~Metrics();
 
   // Serves /metrics at `address` ("127.0.0.1:9500", port 0 picks one). Answers the address in use.

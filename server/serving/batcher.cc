@@ -53,6 +53,11 @@ absl::Status Expiry(const Pending& pending, absl::Time now) {
 
 }  // namespace
 
+absl::Status DrainingError() {
+  return MakeError(absl::StatusCode::kUnavailable, v1::DRAINING,
+                   "The server is shutting down; try again or ask another one.");
+}
+
 class Batcher::Impl {
  public:
   Impl(const BatcherOptions& options, Metrics& metrics)
@@ -129,8 +134,7 @@ absl::Status Batcher::Impl::Submit(Request request) {
   absl::MutexLock lock(&mutex_);
   if (stopping_) {
     metrics_.CountRejection(Metrics::Rejection::kDraining);
-    return MakeError(absl::StatusCode::kUnavailable, v1::DRAINING,
-                     "The server is shutting down; try again or ask another one.");
+    return DrainingError();
   }
   Queue& queue = queues_[model];
   // An empty queue takes a request of any size: it could never be answered otherwise.

@@ -7,14 +7,21 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
+#include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/serving/batcher.h"
 #include "server/serving/loaded_model.h"
+#include "server/serving/publication.h"
+#include "server/serving/version_states.h"
 #include "server/store/data_directory.h"
 #include "server/store/model_table.h"
 #include "tasuki/v1/models.pb.h"
@@ -42,17 +49,6 @@ class ModelRegistry {
   // Ends waiting calls with UNAVAILABLE (DRAINING), answers what is queued, and joins threads.
   void Stop();
 
-  // What to publish, and how.
-  struct Publication {
-    std::string model;      // `models/{model}`
-    std::string directory;  // on the volume of the data directory; it is moved
-    // Publishing again under the same key answers the first version; with another digest it is
-    // ALREADY_EXISTS, REQUEST_ID_REUSED.
-    std::string key;
-    std::string digest;
-    bool check = false;  // a stranger's files: run `tasuki-trainer --check` on them first
-    bool load = false;   // and load it, now and after restarts, if it has tasks
-  };
   // Publishes the next version of a model. Answers after it is loaded where `load` asks for that; a
   // failure to load is the version's state, not an error. INVALID_ARGUMENT, MODEL_INVALID.
   absl::StatusOr<v1::ModelVersion> Publish(const Publication& publication);
@@ -62,7 +58,7 @@ class ModelRegistry {
   // MODEL_LOADING.
   absl::StatusOr<std::shared_ptr<const LoadedModel>> Acquire(const std::string& name);
   // The batcher of the device.
-  Batcher& batcher();
+  Batcher& batcher() { return batcher_; }
 
   // Loads a version (of `models/{m}`: the newest), now and after restarts, and answers once it is
   // loaded; after `deadline` DEADLINE_EXCEEDED, while the load goes on. NOT_FOUND;
@@ -81,8 +77,23 @@ class ModelRegistry {
   std::vector<std::string> LoadedVersions() const;
 
  private:
-  class Impl;
-  std::unique_ptr<Impl> impl_;
+  void RunLoads();
+  absl::StatusOr<ServedVersion> Open(const VersionName& name);
+
+  ModelTable& table_;
+  const DataDirectory& data_;
+  const ServingOptions options_;
+  Metrics& metrics_;
+  Batcher batcher_;
+  VersionStates states_;
+
+  // Never held across the store, torch or a callback.
+  absl::Mutex mutex_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::set<std::string> publishing_ ABSL_GUARDED_BY(mutex_);  // keys under way
+
+  std::once_flag stopped_;
+  std::thread loader_;
 };
 
 }  // namespace tasuki

@@ -1,8 +1,8 @@
 // Models and versions in the store. Part of Store; thread-safe.
 //
-// A version is published in two steps, so that a crash between them is repaired by doing both again:
-// Reserve gives it its number, the caller puts its directory in place, Publish makes it visible. The
-// key (a job's name or an import's request id) makes both idempotent.
+// A version is published in two steps, so that a crash between them is repaired by doing both
+// again: Reserve gives it its number, the caller puts its directory in place, Publish makes it
+// visible. The key (a job's name or an import's request id) makes both idempotent.
 #pragma once
 
 #include <optional>
@@ -26,8 +26,8 @@ class ModelTable {
   // ALREADY_EXISTS, REQUEST_ID_REUSED if `digest` differs from that of the first call with `key`.
   absl::StatusOr<Reservation> Reserve(const std::string& model, const std::string& key,
                                       const std::string& digest);
-  // Stores the version (its `name` was reserved) and makes it visible. `load` is remembered: whether
-  // it is to be loaded now and after a restart.
+  // Stores the version (its `name` was reserved) and makes it visible. `load` is remembered:
+  // whether it is to be loaded now and after a restart.
   absl::StatusOr<v1::ModelVersion> Publish(const v1::ModelVersion& version, bool load);
   // Forgets a reservation that came to nothing.
   absl::Status Release(const std::string& name);

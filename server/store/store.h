@@ -1,9 +1,10 @@
 // The store: the only SQL of the server.
 //
 // SQLite (WAL, synchronous=FULL) through SOCI. One writer session, whose transactions begin with
-// BEGIN IMMEDIATE, and a small pool of readers. Messages are stored as protobuf JSON; columns beside
-// them exist to be searched. Every call is one transaction and returns after it is on disk. Errors
-// common to all calls: UNAVAILABLE (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (DISK_FULL). Thread-safe.
+// BEGIN IMMEDIATE, and a small pool of readers. Messages are stored as protobuf JSON; columns
+// beside them exist to be searched. Every call is one transaction and returns after it is on disk.
+// Errors common to all calls: UNAVAILABLE (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (DISK_FULL).
+// Thread-safe.
 #pragma once
 
 #include <memory>
@@ -20,9 +21,9 @@ class DatasetTable;
 class JobTable;
 class ModelTable;
 
-// A page of a listing. `next_page_token` is empty on the last page. A page_token that was not made by
-// the same listing is INVALID_ARGUMENT, PAGE_TOKEN_INVALID. Page sizes: 0 means 50, over 1,000 means
-// 1,000, negative is INVALID_ARGUMENT.
+// A page of a listing. `next_page_token` is empty on the last page. A page_token that was not made
+// by the same listing is INVALID_ARGUMENT, PAGE_TOKEN_INVALID. Page sizes: 0 means 50, over 1,000
+// means 1,000, negative is INVALID_ARGUMENT.
 template <typename T>
 struct Page {
   std::vector<T> rows;

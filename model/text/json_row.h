@@ -1,0 +1,31 @@
+// One line of JSON Lines as a row of examples.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+
+namespace tasuki {
+
+// What is wrong with a row, for a message.
+struct RowFault {
+  std::string column;  // empty if it is the row as a whole
+  std::string cause;   // such as "is empty"
+  std::string value;   // the value at fault, or the beginning of the row
+};
+
+struct JsonRow {
+  std::optional<std::string> text;
+  std::optional<std::string> label;
+  std::vector<std::string> other_keys;
+};
+
+// Reads an object whose values under `text_key` and `label_key` (unless empty) are strings; a
+// number is taken for a label as it is written. Refuses a key that comes twice, and nesting over 64
+// levels. `line` must be UTF-8.
+std::optional<RowFault> ParseJsonRow(absl::string_view line, absl::string_view text_key,
+                                     absl::string_view label_key, JsonRow& row);
+
+}  // namespace tasuki

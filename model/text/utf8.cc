@@ -1,0 +1,63 @@
+#include "model/text/utf8.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace tasuki {
+namespace {
+
+constexpr size_t kExcerptBytes = 24;
+
+// Length of the well-formed character at the front; 0 if there is none.
+size_t CharacterLength(absl::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
+  const uint8_t first = byte(0);
+  if (first < 0x80) return 1;
+  const size_t length = first >= 0xC2 && first <= 0xDF   ? 2
+                        : first >= 0xE0 && first <= 0xEF ? 3
+                        : first >= 0xF0 && first <= 0xF4 ? 4
+                                                         : 0;
+  if (length == 0 || text.size() < length) return 0;
+  for (size_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xC0) != 0x80) return 0;
+  }
+  const bool overlong = (first == 0xE0 && byte(1) < 0xA0) || (first == 0xF0 && byte(1) < 0x90);
+  const bool surrogate = first == 0xED && byte(1) >= 0xA0;
+  const bool beyond = first == 0xF4 && byte(1) >= 0x90;
+  return overlong || surrogate || beyond ? 0 : length;
+}
+
+}  // namespace
+
+size_t FirstInvalidUtf8(absl::string_view text) {
+  size_t at = 0;
+  while (at < text.size()) {
+    const size_t length = CharacterLength(text.substr(at));
+    if (length == 0) return at;
+    at += length;
+  }
+  return absl::string_view::npos;
+}
+
+std::string Excerpt(absl::string_view value) {
+  std::string excerpt = "\"";
+  size_t at = 0;
+  while (at < value.size()) {
+    const size_t length = CharacterLength(value.substr(at));
+    if (at + std::max<size_t>(length, 1) > kExcerptBytes) break;
+    const auto first = static_cast<uint8_t>(value[at]);
+    if (length == 0 || first < 0x20 || first == 0x7F) {
+      absl::StrAppendFormat(&excerpt, "\\x%02X", first);
+    } else {
+      absl::StrAppend(&excerpt, value.substr(at, length));
+    }
+    at += std::max<size_t>(length, 1);
+  }
+  absl::StrAppend(&excerpt, at < value.size() ? "…\"" : "\"");
+  return excerpt;
+}
+
+}  // namespace tasuki

@@ -1,0 +1,290 @@
+#include "server/jobs/job_run.h"
+
+#include <algorithm>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "model/errors/errors.h"
+#include "model/errors/status_proto.h"
+#include "model/files/durable.h"
+#include "server/jobs/job_state.h"
+#include "server/store/dataset_table.h"
+#include "spdlog/spdlog.h"
+
+namespace tasuki {
+namespace {
+
+using Job = v1::TrainingJob;
+
+constexpr absl::Duration kTryInterval = absl::Seconds(1);
+
+std::set<std::string> DatasetsOf(const Job& job) {
+  std::set<std::string> names(job.pretraining().datasets().begin(),
+                              job.pretraining().datasets().end());
+  for (const v1::Task& task : job.fine_tuning().tasks()) {
+    names.insert({task.train_dataset(), task.valid_dataset(), task.test_dataset()});
+  }
+  names.erase("");
+  return names;
+}
+
+int64_t BatchSize(const Job& job) {
+  return job.has_pretraining() ? job.pretraining().recipe().batch_size()
+                               : job.fine_tuning().recipe().batch_size();
+}
+
+Metrics::AttemptCause CauseOf(const Job& job, const JobHistory& history) {
+  if (job.attempt() <= 1) return Metrics::AttemptCause::kFirst;
+  if (history.queued_by_death) return Metrics::AttemptCause::kCrash;
+  if (history.queued_by_restart) return Metrics::AttemptCause::kServerRestart;
+  return Metrics::AttemptCause::kResumed;
+}
+
+}  // namespace
+
+JobRun::JobRun(const JobContext& context, Job job) : context_(context), job_(std::move(job)) {}
+
+void JobRun::Run() {
+  absl::Status status = Prepare();
+  while (absl::IsUnavailable(status) && !Asked(kCancel) && WaitForNextTry()) status = Prepare();
+  if (absl::IsUnavailable(status)) return Leave(Job::QUEUED, status.message());
+  if (!status.ok()) return Fail(StatusProto(status));
+  // An earlier attempt finished and the server ended before its result was published.
+  if (job_.best_step() > 0) return PublishResult();
+  if (Asked(kPause | kCancel | kStop)) return ConcludeStopped();
+
+  auto process = StartTrainer();
+  if (!process.ok()) return ConcludeDeath(std::string(process.status().message()));
+  std::thread reader([&] { ReadEvents(**process); });
+  WatchOver(**process);
+  reader.join();
+  Conclude();
+}
+
+void JobRun::Ask(Request request) {
+  absl::MutexLock lock(&mutex_);
+  if ((asked_ & request) != 0) return;
+  asked_ |= request;
+  kill_at_ = std::min(kill_at_, absl::Now() + context_.options.stop_grace);
+  if (process_ != nullptr) {
+    process_->Send(request == kCancel ? internal::TrainerCommand::ABANDON
+                                      : internal::TrainerCommand::STOP);
+  }
+}
+
+bool JobRun::Asked(int requests) const {
+  absl::MutexLock lock(&mutex_);
+  return (asked_ & requests) != 0;
+}
+
+bool JobRun::Killed() const {
+  absl::MutexLock lock(&mutex_);
+  return killed_;
+}
+
+absl::Status JobRun::Prepare() {
+  auto job = context_.store.jobs().Get(job_.name());
+  if (!job.ok()) return job.status();
+  auto history = ReadJobHistory(context_.store.jobs(), *job);
+  if (!history.ok()) return history.status();
+  job_ = *std::move(job);
+  if (job_.state() == Job::CANCELLING) Ask(kCancel);
+  if (history->pause_asked) Ask(kPause);
+
+  auto spec = MakeSpec();
+  if (!spec.ok()) return spec.status();
+  absl::Status status = MakeDirectories(context_.data.job(job_.name()));
+  if (status.ok()) status = WriteJson(context_.data.job_spec(job_.name()), *spec);
+  if (!status.ok()) return status;
+  context_.metrics.CountAttempt(CauseOf(job_, *history));
+  metrics_ = context_.metrics.ForJob(job_.name(), job_.progress().step());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<internal::TrainerSpec> JobRun::MakeSpec() const {
+  internal::TrainerSpec spec;
+  *spec.mutable_job() = job_;
+  spec.set_attempt(job_.attempt());
+  spec.set_job_dir(context_.data.job(job_.name()));
+  spec.set_threads(context_.options.training_threads);
+  spec.set_device(context_.options.device);
+  if (job_.has_fine_tuning()) {
+    spec.set_base_dir(context_.data.model_version(job_.fine_tuning().base_model_version()));
+  }
+  for (const std::string& name : DatasetsOf(job_)) {
+    const auto dataset = context_.store.datasets().Get(name);
+    if (absl::IsNotFound(dataset.status())) {
+      return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
+                       absl::StrCat(name, " was deleted before the job could use it."));
+    }
+    if (!dataset.ok()) return dataset.status();
+    auto& file = *spec.add_datasets();
+    file.set_name(name);
+    file.set_path(context_.data.dataset(name));
+    file.set_sha256(dataset->sha256());
+  }
+  return spec;
+}
+
+absl::StatusOr<std::unique_ptr<TrainerProcess>> JobRun::StartTrainer() const {
+  const std::string threads = absl::StrCat(context_.options.training_threads);
+  TrainerProcess::Options options;
+  options.program = context_.options.trainer_path;
+  options.arguments = {"--spec", context_.data.job_spec(job_.name())};
+  options.log_path = context_.data.job_log(job_.name());
+  // libgomp reads these before main. Threads that wait must not take the cores from serving.
+  options.environment = {{"OMP_NUM_THREADS", threads},
+                         {"MKL_NUM_THREADS", threads},
+                         {"OMP_WAIT_POLICY", "PASSIVE"},
+                         {"OMP_DYNAMIC", "FALSE"}};
+  return TrainerProcess::Start(options);
+}
+
+void JobRun::WatchOver(TrainerProcess& process) {
+  {
+    absl::MutexLock lock(&mutex_);
+    process_ = &process;
+    // What was asked since Prepare looked.
+    if ((asked_ & (kPause | kStop)) != 0) process.Send(internal::TrainerCommand::STOP);
+    if ((asked_ & kCancel) != 0) process.Send(internal::TrainerCommand::ABANDON);
+  }
+  while (true) {
+    {
+      absl::MutexLock lock(&mutex_);
+      const auto over_or_due_changed = [this, due = kill_at_]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+        return ended_ || kill_at_ != due;
+      };
+      const bool woken =
+          mutex_.AwaitWithDeadline(absl::Condition(&over_or_due_changed), kill_at_);
+      if (ended_) {
+        process_ = nullptr;
+        return;
+      }
+      if (woken) continue;
+      killed_ = true;
+      kill_at_ = absl::InfiniteFuture();
+    }
+    process.Kill();
+  }
+}
+
+void JobRun::ReadEvents(TrainerProcess& process) {
+  while (true) {
+    auto event = process.ReadEvent();
+    if (!event.ok()) {
+      stream_status_ = event.status();
+      process.Kill();
+      break;
+    }
+    if (!event->has_value()) break;
+    TakeEvent(**event);
+  }
+  exit_ = process.Wait();
+  absl::MutexLock lock(&mutex_);
+  ended_ = true;
+}
+
+void JobRun::TakeEvent(const internal::TrainerEvent& event) {
+  v1::TrainingJobEvent stored;
+  absl::Status status;
+  switch (event.event_case()) {
+    case internal::TrainerEvent::kProgress:
+      return TakeProgress(event.progress());
+    case internal::TrainerEvent::kEvaluation: {
+      const v1::Evaluation& evaluation = event.evaluation();
+      *stored.mutable_evaluation() = evaluation;
+      status = Append(stored);
+      if (evaluation.split() != v1::Evaluation::VALID) break;
+      if (evaluation.method() != v1::Evaluation::LABEL) break;
+      metrics_->SetScore(evaluation.task(), "loss", evaluation.loss());
+      metrics_->SetScore(evaluation.task(), "accuracy", evaluation.accuracy());
+      metrics_->SetScore(evaluation.task(), "macro_f1", evaluation.macro_f1());
+      break;
+    }
+    case internal::TrainerEvent::kCheckpointWritten:
+      *stored.mutable_checkpoint_written() = event.checkpoint_written();
+      status = Append(stored);
+      metrics_->CountCheckpoint();
+      break;
+    case internal::TrainerEvent::kMessage:
+      *stored.mutable_message() = event.message();
+      status = Append(stored);
+      break;
+    case internal::TrainerEvent::kFinished:
+    case internal::TrainerEvent::kStopped:
+    case internal::TrainerEvent::kFailed: {
+      last_event_ = event;
+      absl::MutexLock lock(&mutex_);
+      kill_at_ = std::min(kill_at_, absl::Now() + context_.options.stop_grace);
+      return;
+    }
+    case internal::TrainerEvent::EVENT_NOT_SET:
+      return;
+  }
+  if (status.ok()) return;
+  // The job is another's now, or gone: this trainer works for nothing.
+  spdlog::error("{}: an event of attempt {} was not stored: {}", job_.name(), job_.attempt(),
+                std::string(status.message()));
+  if (absl::IsAborted(status) || absl::IsNotFound(status)) {
+    absl::MutexLock lock(&mutex_);
+    kill_at_ = absl::Now();
+  }
+}
+
+// The only event that may be lost: another one follows in a second.
+void JobRun::TakeProgress(const v1::Progress& progress) {
+  JobMetrics::Report report;
+  report.step = progress.step();
+  report.total_steps = progress.total_steps();
+  report.batch_size = BatchSize(job_);
+  report.loss = progress.loss();
+  report.learning_rate = progress.learning_rate();
+  report.gradient_norm = progress.gradient_norm();
+  report.examples_per_second = progress.examples_per_second();
+  report.tokens_per_second = progress.tokens_per_second();
+  metrics_->Observe(report);
+
+  JobChange change{.expected = {Job::RUNNING, Job::CANCELLING}, .fence = job_.attempt()};
+  change.apply = [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
+    *job.mutable_progress() = progress;
+    v1::TrainingJobEvent& event = events.emplace_back();
+    event.set_attempt(job.attempt());
+    *event.mutable_progress() = progress;
+  };
+  const auto job = context_.store.jobs().Change(job_.name(), change);
+  if (job.ok()) return context_.notify(job_.name());
+  spdlog::warn("{}: progress was not stored: {}", job_.name(), std::string(job.status().message()));
+}
+
+absl::Status JobRun::Append(v1::TrainingJobEvent event, const Apply& apply) {
+  event.set_attempt(job_.attempt());
+  return Change({Job::RUNNING, Job::CANCELLING},
+                [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
+                  if (apply) apply(job, events);
+                  events.push_back(event);
+                });
+}
+
+absl::Status JobRun::Change(const std::vector<Job::State>& expected, const Apply& apply) {
+  const JobChange change{.expected = expected, .fence = job_.attempt(), .apply = apply};
+  while (true) {
+    const absl::Status status = context_.store.jobs().Change(job_.name(), change).status();
+    if (status.ok()) context_.notify(job_.name());
+    if (!absl::IsUnavailable(status) && !absl::IsResourceExhausted(status)) return status;
+    spdlog::warn("{}: the store cannot write: {}", job_.name(), std::string(status.message()));
+    if (!WaitForNextTry()) return status;
+  }
+}
+
+bool JobRun::WaitForNextTry() {
+  absl::MutexLock lock(&mutex_);
+  const auto stopped = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return (asked_ & kStop) != 0;
+  };
+  return !mutex_.AwaitWithTimeout(absl::Condition(&stopped), kTryInterval);
+}
+
+}  // namespace tasuki

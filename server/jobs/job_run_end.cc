@@ -1,0 +1,175 @@
+// How an attempt ends: JobRun's way from the trainer's last word, or its death, to the job's state.
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "google/rpc/error_details.pb.h"
+#include "model/errors/errors.h"
+#include "model/errors/status_proto.h"
+#include "server/jobs/job_run.h"
+#include "server/jobs/job_state.h"
+#include "server/jobs/trainer_log.h"
+#include "spdlog/spdlog.h"
+
+namespace tasuki {
+namespace {
+
+using Job = v1::TrainingJob;
+
+constexpr int kLogLinesShown = 20;
+
+v1::TrainingJobEvent MessageEvent(const Job& job, v1::TrainingJobEvent::Message::Severity severity,
+                                  absl::string_view text) {
+  v1::TrainingJobEvent event;
+  event.set_attempt(job.attempt());
+  event.mutable_message()->set_severity(severity);
+  event.mutable_message()->set_text(std::string(text));
+  return event;
+}
+
+bool HasReason(const google::rpc::Status& error, v1::ErrorReason reason) {
+  google::rpc::ErrorInfo info;
+  for (const auto& detail : error.details()) {
+    if (detail.UnpackTo(&info) && info.reason() == v1::ErrorReason_Name(reason)) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+void JobRun::Conclude() {
+  spdlog::info("{}: the trainer of attempt {} is gone: {}", job_.name(), job_.attempt(),
+               exit_.Describe());
+  // Its last word counts, not how it went afterwards: the result or checkpoint was complete then.
+  switch (last_event_.event_case()) {
+    case internal::TrainerEvent::kFinished:
+      context_.metrics.CountTrainerExit(Metrics::TrainerExit::kFinished);
+      return ConcludeFinished(last_event_.finished());
+    case internal::TrainerEvent::kFailed:
+      context_.metrics.CountTrainerExit(Metrics::TrainerExit::kFailed);
+      return Fail(last_event_.failed());
+    case internal::TrainerEvent::kStopped:
+      context_.metrics.CountTrainerExit(Metrics::TrainerExit::kStopped);
+      return ConcludeStopped();
+    default:
+      break;
+  }
+  if (Killed()) {
+    context_.metrics.CountTrainerExit(Metrics::TrainerExit::kKilled);
+    return ConcludeStopped();
+  }
+  context_.metrics.CountTrainerExit(Metrics::TrainerExit::kCrashed);
+  ConcludeDeath(stream_status_.ok() ? exit_.Describe()
+                                    : absl::StrCat("it was killed: ", stream_status_.message()));
+}
+
+void JobRun::ConcludeFinished(const internal::TrainerEvent::Finished& finished) {
+  const absl::Status status =
+      Change({Job::RUNNING}, [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
+        *job.mutable_evaluations() = finished.evaluations();
+        job.set_best_step(finished.best_step());
+        job.mutable_progress()->set_phase(v1::Progress::PUBLISHING);
+        v1::TrainingJobEvent& event = events.emplace_back();
+        event.set_attempt(job.attempt());
+        *event.mutable_progress() = job.progress();
+        job_ = job;
+      });
+  if (status.ok()) return PublishResult();
+  Leave(Job::QUEUED, status.message());  // it was cancelled, or the store cannot write
+}
+
+void JobRun::PublishResult() {
+  const std::string result = context_.data.job_result(job_.name());
+  auto version = context_.publish(job_, result);
+  while (absl::IsUnavailable(version.status()) && !Asked(kCancel) && WaitForNextTry()) {
+    version = context_.publish(job_, result);
+  }
+  if (absl::IsUnavailable(version.status())) {
+    return Leave(Job::QUEUED, "The server stopped; the result is published when it is back.");
+  }
+  if (!version.ok()) {
+    return Fail(StatusProto(Annotate(version.status(), "The result cannot be published: ")));
+  }
+  Leave(Job::SUCCEEDED, "", [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
+    if (job.state() == Job::CANCELLING) {
+      events.push_back(MessageEvent(
+          job, v1::TrainingJobEvent::Message::WARNING,
+          absl::StrCat("The result was published before the cancellation: it is ", *version, ".")));
+      return;
+    }
+    job.set_model_version(*version);
+    job.mutable_progress()->clear_remaining();
+  });
+}
+
+void JobRun::ConcludeStopped() {
+  std::string reason;
+  if (Asked(kStop)) reason = "The server stopped.";
+  if (!Asked(kPause | kCancel | kStop)) reason = "The trainer was told to stop by somebody else.";
+  if (last_event_.event_case() == internal::TrainerEvent::EVENT_NOT_SET && Killed()) {
+    absl::StrAppend(&reason, reason.empty() ? "" : " ", "The trainer did not stop within ",
+                    absl::FormatDuration(context_.options.stop_grace),
+                    " and was killed; what followed its newest checkpoint is done again.");
+  }
+  Leave(Asked(kPause) ? Job::PAUSED : Job::QUEUED, reason);
+}
+
+void JobRun::ConcludeDeath(const std::string& cause) {
+  if (Asked(kCancel | kStop)) return ConcludeStopped();
+  absl::StatusOr<JobHistory> history;
+  do {
+    auto job = context_.store.jobs().Get(job_.name());
+    history = job.ok() ? ReadJobHistory(context_.store.jobs(), *job) : job.status();
+  } while (!history.ok() && WaitForNextTry());
+  if (!history.ok()) return Leave(Job::QUEUED, history.status().message());
+
+  const int deaths = history->deaths + 1;
+  const std::string lines =
+      absl::StrJoin(LastLogLines(context_.data.job_log(job_.name()), kLogLinesShown), "\n");
+  const Apply tell = [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
+    events.push_back(MessageEvent(job, v1::TrainingJobEvent::Message::ERROR,
+                                  absl::StrCat("The trainer died: ", cause,
+                                               lines.empty() ? ". It printed nothing."
+                                                             : ". Its last lines:\n",
+                                               lines)));
+  };
+  if (deaths >= kMaxDeaths) {
+    return Fail(StatusProto(MakeError(
+                    absl::StatusCode::kInternal, v1::CRASH_LOOP,
+                    absl::StrCat("The trainer died ", deaths,
+                                 " times in a row without a new checkpoint; the last time ", cause,
+                                 ". See GetTrainingJobLog; its last lines:\n", lines))),
+                tell);
+  }
+  const std::string reason = DeathReason(
+      absl::StrCat(cause, ". The job goes on from its newest checkpoint; it may die ",
+                   kMaxDeaths - deaths, " times more without a new one."));
+  Leave(Asked(kPause) ? Job::PAUSED : Job::QUEUED, reason, tell);
+}
+
+void JobRun::Fail(const google::rpc::Status& error, const Apply& apply) {
+  if (HasReason(error, v1::NON_FINITE_LOSS)) context_.metrics.CountNonFiniteLoss();
+  Leave(Job::FAILED, error.message(), [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
+    if (apply) apply(job, events);
+    if (job.state() == Job::RUNNING) *job.mutable_error() = error;
+  });
+}
+
+void JobRun::Leave(Job::State state, absl::string_view reason, const Apply& apply) {
+  const absl::Status status = Change({Job::RUNNING, Job::CANCELLING},
+                                     [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
+                                       if (apply) apply(job, events);
+                                       if (job.state() == Job::CANCELLING) {
+                                         EnterState(job, Job::CANCELLED, "", events);
+                                       } else {
+                                         EnterState(job, state, reason, events);
+                                       }
+                                     });
+  if (status.ok()) return;
+  // The next start of the server finds it RUNNING and queues it.
+  spdlog::error("{} could not be left in {}: {}", job_.name(), Job::State_Name(state),
+                std::string(status.message()));
+}
+
+}  // namespace tasuki

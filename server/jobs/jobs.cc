@@ -1,0 +1,319 @@
+#include "server/jobs/jobs.h"
+
+#include <memory>
+#include <random>
+#include <thread>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/io/zero_copy_stream_impl_lite.h"
+#include "model/errors/errors.h"
+#include "model/files/durable.h"
+#include "model/files/sha256.h"
+#include "model/recipe/recipe.h"
+#include "server/jobs/job_check.h"
+#include "server/jobs/job_history.h"
+#include "server/jobs/job_run.h"
+#include "server/jobs/job_state.h"
+#include "server/jobs/trainer_log.h"
+#include "spdlog/spdlog.h"
+
+namespace tasuki {
+namespace {
+
+using Job = v1::TrainingJob;
+using Events = std::vector<v1::TrainingJobEvent>;
+
+constexpr absl::Duration kClaimInterval = absl::Seconds(1);  // while the store does not answer
+constexpr size_t kMaxRequestIdBytes = 128;
+constexpr int kDefaultLogLines = 100;
+constexpr int kMaxLogLines = 10'000;
+
+std::string NewId() {
+  constexpr absl::string_view kDigits = "0123456789abcdefghijklmnopqrstuvwxyz";
+  std::random_device random;
+  std::uniform_int_distribution<size_t> digit(0, kDigits.size() - 1);
+  std::string id = "j-";
+  for (int i = 0; i < 12; ++i) id += kDigits[digit(random)];
+  return id;
+}
+
+// Hash of what the request says: equal requests have equal digests, in this and every other process.
+std::string DigestOf(const v1::CreateTrainingJobRequest& request) {
+  std::string bytes;
+  google::protobuf::io::StringOutputStream stream(&bytes);
+  google::protobuf::io::CodedOutputStream coded(&stream);
+  coded.SetSerializationDeterministic(true);
+  request.SerializeToCodedStream(&coded);
+  coded.Trim();
+  return Sha256Of(bytes);
+}
+
+// What a client may set; the rest is ours.
+Job InputOf(const Job& given) {
+  Job job;
+  job.set_display_name(given.display_name());
+  job.set_model(given.model());
+  if (given.has_fine_tuning()) *job.mutable_fine_tuning() = given.fine_tuning();
+  if (given.has_pretraining()) *job.mutable_pretraining() = given.pretraining();
+  return job;
+}
+
+}  // namespace
+
+class Jobs::Impl {
+ public:
+  Impl(Store& store, const DataDirectory& data, const JobsOptions& options, Metrics& metrics,
+       Publish publish)
+      : data_(data),
+        options_(options),
+        context_{store, data_, options_, metrics, std::move(publish), [](const std::string&) {}} {}
+
+  absl::Status Start();
+  void Stop();
+  void SetListener(Listener listener) { context_.notify = std::move(listener); }
+
+  absl::StatusOr<Job> Create(const v1::CreateTrainingJobRequest& request);
+  absl::StatusOr<Job> Cancel(const std::string& name);
+  absl::StatusOr<Job> Pause(const std::string& name);
+  absl::StatusOr<Job> Resume(const std::string& name);
+  absl::StatusOr<std::vector<std::string>> Log(const std::string& name, int line_count);
+  absl::Status Delete(const std::string& name);
+
+ private:
+  JobTable& table() { return context_.store.jobs(); }
+  absl::Status TakeUp(const Job& job);
+  // The scheduler's thread.
+  void Schedule();
+  // The next job to run; nullopt when the server stops.
+  std::optional<Job> AwaitJob();
+  void WakeScheduler();
+  // Passes a wish to the job's run, if it has one. A run that begins later reads it from the store.
+  void Ask(const std::string& name, JobRun::Request request);
+  absl::StatusOr<Job> Change(const std::string& name, const JobChange& change);
+
+  // Constant after Start.
+  const DataDirectory data_;
+  const JobsOptions options_;
+  JobContext context_;
+
+  absl::Mutex mutex_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool work_ ABSL_GUARDED_BY(mutex_) = true;  // perhaps a job is queued
+  std::shared_ptr<JobRun> run_ ABSL_GUARDED_BY(mutex_);
+
+  std::thread scheduler_;
+};
+
+absl::Status Jobs::Impl::Start() {
+  auto left = table().InStates({Job::RUNNING, Job::CANCELLING});
+  if (!left.ok()) return left.status();
+  for (const Job& job : *left) {
+    if (absl::Status status = TakeUp(job); !status.ok()) return status;
+  }
+  scheduler_ = std::thread([this] { Schedule(); });
+  return absl::OkStatus();
+}
+
+absl::Status Jobs::Impl::TakeUp(const Job& job) {
+  auto history = ReadJobHistory(table(), job);
+  if (!history.ok()) return history.status();
+  spdlog::info("{}: an earlier server left it {}", job.name(), Job::State_Name(job.state()));
+  return Change(job.name(), {.expected = {Job::RUNNING, Job::CANCELLING},
+                             .apply =
+                                 [&](Job& job, Events& events) {
+                                   if (job.state() == Job::CANCELLING) {
+                                     EnterState(job, Job::CANCELLED, "", events);
+                                   } else if (history->pause_asked) {
+                                     EnterState(job, Job::PAUSED, kServerRestarted, events);
+                                   } else {
+                                     EnterState(job, Job::QUEUED, kServerRestarted, events);
+                                   }
+                                 }})
+      .status();
+}
+
+void Jobs::Impl::Stop() {
+  std::shared_ptr<JobRun> run;
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+    run = run_;
+  }
+  if (run != nullptr) run->Ask(JobRun::kStop);
+  if (scheduler_.joinable()) scheduler_.join();
+}
+
+void Jobs::Impl::Schedule() {
+  while (std::optional<Job> job = AwaitJob()) {
+    auto run = std::make_shared<JobRun>(context_, *std::move(job));
+    bool stopping;
+    {
+      absl::MutexLock lock(&mutex_);
+      run_ = run;
+      stopping = stopping_;
+    }
+    if (stopping) run->Ask(JobRun::kStop);
+    context_.notify(run->job_name());
+    run->Run();
+    absl::MutexLock lock(&mutex_);
+    run_ = nullptr;
+  }
+}
+
+std::optional<Job> Jobs::Impl::AwaitJob() {
+  while (true) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (stopping_) return std::nullopt;
+      work_ = false;
+    }
+    auto job = table().ClaimOldestQueued();
+    if (job.ok() && job->has_value()) return *std::move(job);
+    const auto awake = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return work_ || stopping_; };
+    absl::MutexLock lock(&mutex_);
+    if (job.ok()) {
+      mutex_.Await(absl::Condition(&awake));
+    } else {
+      spdlog::warn("No job can be claimed: {}", std::string(job.status().message()));
+      mutex_.AwaitWithTimeout(absl::Condition(&awake), kClaimInterval);
+    }
+  }
+}
+
+void Jobs::Impl::WakeScheduler() {
+  absl::MutexLock lock(&mutex_);
+  work_ = true;
+}
+
+void Jobs::Impl::Ask(const std::string& name, JobRun::Request request) {
+  std::shared_ptr<JobRun> run;
+  {
+    absl::MutexLock lock(&mutex_);
+    run = run_;
+  }
+  if (run != nullptr && run->job_name() == name) run->Ask(request);
+}
+
+absl::StatusOr<Job> Jobs::Impl::Change(const std::string& name, const JobChange& change) {
+  auto job = table().Change(name, change);
+  if (job.ok()) context_.notify(name);
+  return job;
+}
+
+absl::StatusOr<Job> Jobs::Impl::Create(const v1::CreateTrainingJobRequest& request) {
+  const std::string digest = DigestOf(request);
+  if (!request.request_id().empty() && !request.validate_only()) {
+    auto known = table().FindByRequestId(request.request_id(), digest);
+    if (!known.ok()) return known.status();
+    if (known->has_value()) return **std::move(known);
+  }
+
+  Faults faults;
+  const std::string& id = request.training_job_id();
+  if (!id.empty() && !IsResourceId(id)) {
+    faults.Add("training_job_id",
+               absl::StrCat(Quote(id), " is not of the form [a-z]([a-z0-9-]{0,61}[a-z0-9])?"));
+  }
+  if (request.request_id().size() > kMaxRequestIdBytes) {
+    faults.Add("request_id", absl::StrCat("has ", request.request_id().size(), " bytes; ",
+                                          kMaxRequestIdBytes, " are allowed, a UUID has 36"));
+  }
+  Job job = InputOf(request.training_job());
+  ResolveJob(job, faults);
+  if (absl::Status s = CheckJob(context_.store, data_, job, faults); !s.ok()) return s;
+  if (absl::Status s = faults.ToStatus(); !s.ok()) return s;
+
+  job.set_name(absl::StrCat("trainingJobs/", id.empty() ? NewId() : id));
+  job.set_state(Job::QUEUED);
+  if (request.validate_only()) return job;
+  auto created = table().Insert(job, request.request_id(), digest, StateEvent(job, Job::QUEUED, ""));
+  if (!created.ok()) return created.status();
+  context_.notify(created->name());
+  WakeScheduler();
+  return created;
+}
+
+absl::StatusOr<Job> Jobs::Impl::Cancel(const std::string& name) {
+  auto job = Change(name, {.expected = {Job::QUEUED, Job::PAUSED, Job::RUNNING},
+                           .apply = [](Job& job, Events& events) {
+                             const bool running = job.state() == Job::RUNNING;
+                             EnterState(job, running ? Job::CANCELLING : Job::CANCELLED, "", events);
+                           }});
+  if (ReasonOf(job.status()) == v1::JOB_STATE) return table().Get(name);
+  if (job.ok() && job->state() == Job::CANCELLING) Ask(name, JobRun::kCancel);
+  return job;
+}
+
+absl::StatusOr<Job> Jobs::Impl::Pause(const std::string& name) {
+  auto job = Change(name, {.expected = {Job::QUEUED, Job::PAUSED, Job::RUNNING},
+                           .apply = [](Job& job, Events& events) {
+                             if (job.state() == Job::RUNNING) {
+                               events.push_back(PauseAskedEvent(job));
+                             } else if (job.state() == Job::QUEUED) {
+                               EnterState(job, Job::PAUSED, "", events);
+                             }
+                           }});
+  if (job.ok() && job->state() == Job::RUNNING) Ask(name, JobRun::kPause);
+  return job;
+}
+
+absl::StatusOr<Job> Jobs::Impl::Resume(const std::string& name) {
+  auto job = Change(name, {.expected = {Job::PAUSED}, .apply = [](Job& job, Events& events) {
+                             EnterState(job, Job::QUEUED, "", events);
+                           }});
+  if (job.ok()) WakeScheduler();
+  return job;
+}
+
+absl::StatusOr<std::vector<std::string>> Jobs::Impl::Log(const std::string& name, int line_count) {
+  if (line_count < 0) {
+    Faults faults;
+    faults.Add("line_count", absl::StrCat(line_count, " is below 0"));
+    return faults.ToStatus();
+  }
+  auto job = table().Get(name);
+  if (!job.ok()) return job.status();
+  const int count = line_count == 0 ? kDefaultLogLines : std::min(line_count, kMaxLogLines);
+  return LastLogLines(data_.job_log(name), count);
+}
+
+absl::Status Jobs::Impl::Delete(const std::string& name) {
+  auto job = table().Get(name);
+  if (!job.ok()) return job.status();
+  // The directory first: a job that has ended does not change, and if the server ends in between, the
+  // row is still there to be deleted again. Of a job that has not ended the table tells.
+  if (HasEnded(job->state())) {
+    if (absl::Status status = RemoveAll(data_.job(name)); !status.ok()) return status;
+  }
+  if (absl::Status status = table().Delete(name); !status.ok()) return status;
+  context_.notify(name);
+  return absl::OkStatus();
+}
+
+Jobs::Jobs(Store& store, const DataDirectory& data, const JobsOptions& options, Metrics& metrics,
+           Publish publish)
+    : impl_(std::make_unique<Impl>(store, data, options, metrics, std::move(publish))) {}
+
+Jobs::~Jobs() { Stop(); }
+
+absl::Status Jobs::Start() { return impl_->Start(); }
+void Jobs::Stop() { impl_->Stop(); }
+void Jobs::SetListener(Listener listener) { impl_->SetListener(std::move(listener)); }
+
+absl::StatusOr<Job> Jobs::Create(const v1::CreateTrainingJobRequest& request) {
+  return impl_->Create(request);
+}
+absl::StatusOr<Job> Jobs::Cancel(const std::string& name) { return impl_->Cancel(name); }
+absl::StatusOr<Job> Jobs::Pause(const std::string& name) { return impl_->Pause(name); }
+absl::StatusOr<Job> Jobs::Resume(const std::string& name) { return impl_->Resume(name); }
+absl::StatusOr<std::vector<std::string>> Jobs::Log(const std::string& name, int line_count) {
+  return impl_->Log(name, line_count);
+}
+absl::Status Jobs::Delete(const std::string& name) { return impl_->Delete(name); }
+
+}  // namespace tasuki
