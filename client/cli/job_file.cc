@@ -46,7 +46,7 @@ class Converter {
     if (!node.IsSequence()) return nullptr;
     nlohmann::json list = nlohmann::json::array();
     for (size_t i = 0; i < node.size(); ++i) {
-      if (node[i].IsNull()) Fault(node[i], absl::StrCat(path, " has an empty entry"));
+      if (node[i].IsNull()) Fault(node, absl::StrCat(path, " has an empty entry"));
       list.push_back(Convert(node[i], absl::StrCat(path, "[", i, "]"), depth + 1));
     }
     return list;
@@ -55,10 +55,10 @@ class Converter {
   // The line of a path, or of the nearest one around it.
   int LineOf(std::string path) const {
     while (true) {
-      const auto line = lines_.find(path);
-      if (line != lines_.end()) return line->second;
-      path.resize(std::min(path.find_last_of(".["), path.size()));
-      if (path.find_last_of(".[") == std::string::npos && !lines_.contains(path)) return 1;
+      if (const auto line = lines_.find(path); line != lines_.end()) return line->second;
+      const size_t cut = path.find_last_of(".[");
+      if (cut == std::string::npos) return 1;
+      path.resize(cut);
     }
   }
 
@@ -142,39 +142,41 @@ const google::protobuf::Descriptor* TypeAt(absl::string_view path) {
   return type;
 }
 
+// What a value of the type should be; `type` is as protobuf's parser names it.
+std::string Wanted(const std::string& type) {
+  const auto* pool = google::protobuf::DescriptorPool::generated_pool();
+  if (const auto* values = pool->FindEnumTypeByName(type)) {
+    std::vector<std::string> names;
+    for (int i = 1; i < values->value_count(); ++i) names.push_back(values->value(i)->name());
+    return absl::StrCat("one of ", absl::StrJoin(names, ", "));
+  }
+  if (const auto* message = pool->FindMessageTypeByName(type)) {
+    return absl::StrCat("a ", message->name(), ", which is a map of fields");
+  }
+  if (absl::StrContains(type, "INT")) return "a whole number that fits";
+  return absl::StrContains(type, "DOUBLE") ? "a number" : type;
+}
+
 // Says in our words, and with the line, what protobuf's parser says as "(path): invalid value …" or
 // "(path) name: Cannot find field.".
 void AddParserFault(const std::string& message, Converter& converter) {
-  static const std::regex unknown_field(R"(\(?([^)]*)\)? ?(\w+): Cannot find field\.)");
+  static const std::regex unknown_field(R"((?:\(([^)]*)\) )?:? ?(\w+): Cannot find field\.)");
   static const std::regex bad_value(R"(\(([^)]*)\): invalid value (.*) for type ([\w./]+))");
   std::smatch match;
   if (std::regex_match(message, match, unknown_field)) {
-    const std::string path = match[1], name = match[2];
-    std::string fault = absl::StrCat(path.empty() ? "" : path + ".", name, " is not a field");
-    if (const auto* type = TypeAt(path)) {
+    const std::string parent = match[1];
+    const std::string path = absl::StrCat(parent, parent.empty() ? "" : ".", match.str(2));
+    std::string fault = absl::StrCat(path, " is not a field");
+    if (const auto* type = TypeAt(parent)) {
       std::vector<std::string> names;
       for (int i = 0; i < type->field_count(); ++i) names.push_back(type->field(i)->name());
       absl::StrAppend(&fault, " of ", type->name(), ", which has ", absl::StrJoin(names, ", "));
     }
-    converter.FaultAt(converter.LineOf(path.empty() ? name : absl::StrCat(path, ".", name)), fault);
+    converter.FaultAt(converter.LineOf(path), fault);
   } else if (std::regex_match(message, match, bad_value)) {
-    const std::string path = match[1], value = match[2];
     const std::string type = match.str(3).substr(match.str(3).rfind('/') + 1);
-    std::string wanted = type;
-    const auto* pool = google::protobuf::DescriptorPool::generated_pool();
-    if (const auto* type_of_enum = pool->FindEnumTypeByName(type)) {
-      std::vector<std::string> names;
-      for (int i = 1; i < type_of_enum->value_count(); ++i)
-        names.push_back(type_of_enum->value(i)->name());
-      wanted = absl::StrCat("one of ", absl::StrJoin(names, ", "));
-    } else if (const auto* type_of_message = pool->FindMessageTypeByName(type)) {
-      wanted = absl::StrCat("a ", type_of_message->name(), ", which is a map of fields");
-    } else if (absl::StrContains(type, "INT")) {
-      wanted = "a whole number";
-    } else if (absl::StrContains(type, "DOUBLE")) {
-      wanted = "a number";
-    }
-    converter.FaultAt(converter.LineOf(path), absl::StrCat(path, ": ", value, " is not ", wanted));
+    converter.FaultAt(converter.LineOf(match[1]),
+                      absl::StrCat(match.str(1), ": ", match.str(2), " is not ", Wanted(type)));
   } else {
     converter.FaultAt(1, message);
   }

@@ -117,6 +117,10 @@ absl::Status ReplaceFile(const std::string& path, absl::string_view bytes) {
   return status;
 }
 
+absl::Status PublishFile(const std::string& aside, const std::string& final_path) {
+  return Rename(aside, final_path);
+}
+
 absl::Status PublishDirectory(const std::string& aside, const std::string& final_path) {
   std::error_code error;
   if (fs::exists(fs::symlink_status(final_path, error))) {

@@ -30,6 +30,10 @@ absl::Status WriteFile(const std::string& path, absl::string_view bytes);
 // Replaces `path` atomically: writes `path`.tmp, syncs, renames, syncs the directory.
 absl::Status ReplaceFile(const std::string& path, absl::string_view bytes);
 
+// Renames a file that FileWriter::Close has synced to `final_path`, in the place of what may be
+// there, and syncs the parent.
+absl::Status PublishFile(const std::string& aside, const std::string& final_path);
+
 // Syncs every file below `aside` and the directories, renames it to `final_path`, which must not
 // exist (ALREADY_EXISTS), and syncs the parent.
 absl::Status PublishDirectory(const std::string& aside, const std::string& final_path);

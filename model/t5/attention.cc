@@ -1,10 +1,5 @@
 #include "model/t5/attention.h"
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
-#include <numeric>
-
 #include <ATen/ops/baddbmm.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/cat.h>
@@ -14,6 +9,11 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
 
 #include "model/t5/functions.h"
 
@@ -196,8 +196,7 @@ Tensor CrossAttention::operator()(const Tensor& query_rows, const Tensor& key_va
   const std::vector<Tensor> key_value = keys_values.Pad(key_value_rows);
   std::vector<Tensor> results;
   for (size_t g = 0; g < groups.size(); ++g) {
-    results.push_back(
-        Attend(query[g], key_value[2 * g], key_value[2 * g + 1], biases[g], dropout));
+    results.push_back(Attend(query[g], key_value[2 * g], key_value[2 * g + 1], biases[g], dropout));
   }
   return queries.Unpad(results);
 }

@@ -1,15 +1,16 @@
-// Attention over token-packed sequences: the one place where something is padded. Private to model/:
-// includes torch.
+// Attention over token-packed sequences: the one place where something is padded. Private to
+// model/: includes torch.
 //
-// What a batch's layers share (who lies where, who sees whom) is made once for the batch; each layer
-// then is a gather, three products of [sequences, heads] matrices, and a gather back. Sequences of
-// like length are padded together, so that one long text among short ones costs little.
+// What a batch's layers share (who lies where, who sees whom) is made once for the batch; each
+// layer then is a gather, three products of [sequences, heads] matrices, and a gather back.
+// Sequences of like length are padded together, so that one long text among short ones costs
+// little.
 #pragma once
+
+#include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <vector>
-
-#include <ATen/core/Tensor.h>
 
 #include "model/t5/config.h"
 

@@ -50,9 +50,9 @@ class Classifier {
   virtual int64_t memory_bytes() const = 0;
 };
 
-// Opens a directory as a stranger's: config, tokenizer and every weight (present, of the right shape,
-// finite), and the manifest if there is one. What `tasuki-trainer --check` runs. Answers the number
-// of weights. Errors as in Classifier::Load, but a version without tasks is fine.
+// Opens a directory as a stranger's: config, tokenizer and every weight (present, of the right
+// shape, finite), and the manifest if there is one. What `tasuki-trainer --check` runs. Answers the
+// number of weights. Errors as in Classifier::Load, but a version without tasks is fine.
 absl::StatusOr<int64_t> CheckModelDirectory(const std::string& directory);
 
 }  // namespace tasuki

@@ -13,7 +13,7 @@ namespace tasuki {
 struct T5Config {
   int64_t vocab_size = 32128;  // rows of the embedding; may be more than the tokenizer's size
   int64_t d_model = 512;
-  int64_t d_kv = 64;    // of one head; num_heads * d_kv need not be d_model
+  int64_t d_kv = 64;  // of one head; num_heads * d_kv need not be d_model
   int64_t d_ff = 2048;
   int64_t num_layers = 6;
   int64_t num_decoder_layers = 6;
@@ -23,8 +23,8 @@ struct T5Config {
   double dropout_rate = 0.1;
   double layer_norm_epsilon = 1e-6;
   double initializer_factor = 1.0;
-  bool gated = false;                // feed_forward_proj "gated-gelu" (v1.1, mT5); else "relu" (v1.0)
-  bool tie_word_embeddings = true;   // the head is the embedding, its input scaled by d_model^-0.5
+  bool gated = false;  // feed_forward_proj "gated-gelu" (v1.1, mT5); else "relu" (v1.0)
+  bool tie_word_embeddings = true;  // the head is the embedding, its input scaled by d_model^-0.5
   int32_t pad_token_id = 0;
   int32_t eos_token_id = 1;
   int32_t decoder_start_token_id = 0;

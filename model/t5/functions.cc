@@ -1,16 +1,16 @@
 #include "model/t5/functions.h"
 
-#include <cmath>
-#include <cstring>
-#include <utility>
-#include <vector>
-
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/rms_norm.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
+
+#include <cmath>
+#include <cstring>
+#include <utility>
+#include <vector>
 
 namespace tasuki {
 namespace {
@@ -69,8 +69,7 @@ Tensor Normalise(const Tensor& x, const Tensor& weight, double epsilon, float* f
   const float* w = weight.const_data_ptr<float>();
   float* out = result.mutable_data_ptr<float>();
   for (int64_t row = 0; row < count; ++row, in += width, out += width) {
-    const float factor =
-        1.0f / std::sqrt(Dot(in, in, width) / width + static_cast<float>(epsilon));
+    const float factor = 1.0f / std::sqrt(Dot(in, in, width) / width + static_cast<float>(epsilon));
     for (int64_t i = 0; i < width; ++i) out[i] = in[i] * factor * w[i];
     if (factors != nullptr) factors[row] = factor;
   }

@@ -34,7 +34,8 @@ absl::StatusOr<json> ReadModelJson(const std::string& path, size_t max_bytes) {
   const auto check = [&](int depth, json::parse_event_t event, json& parsed) {
     if (event == json::parse_event_t::object_start) keys.emplace_back();
     if (event == json::parse_event_t::object_end) keys.pop_back();
-    if (event == json::parse_event_t::key && !keys.back().insert(parsed.get<std::string>()).second) {
+    if (event == json::parse_event_t::key &&
+        !keys.back().insert(parsed.get<std::string>()).second) {
       fault = "a key is there twice";
     }
     if (depth > kMaxDepth) fault = "nested too deep";

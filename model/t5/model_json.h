@@ -1,9 +1,8 @@
 // JSON files of a model directory, which come from strangers. Private to model/t5.
 #pragma once
 
-#include <string>
-
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"

@@ -31,6 +31,9 @@ class T5Scorer {
   // log p of each label of each input. No gradient; dropout off. Throws c10::Error.
   std::vector<std::vector<float>> Score(absl::Span<const Input> inputs) const;
 
+  // Bytes that the weights take.
+  int64_t memory_bytes() const;
+
  private:
   struct Prepared;
   std::unique_ptr<const Prepared> prepared_;

@@ -1,10 +1,5 @@
 #include "model/t5/t5.h"
 
-#include <algorithm>
-#include <cmath>
-#include <string>
-#include <utility>
-
 #include <ATen/ops/cat.h>
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/embedding.h>
@@ -12,6 +7,11 @@
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/relu.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "model/t5/attention.h"
@@ -36,8 +36,8 @@ struct Pass {
   Tensor Attend(const std::string& layer, const Tensor& x, const SelfAttention& attention) const {
     const std::string part = layer + "SelfAttention.";
     // One product for queries, keys and values.
-    const Tensor in = at::cat(
-        {Weight(part + "q.weight"), Weight(part + "k.weight"), Weight(part + "v.weight")});
+    const Tensor in =
+        at::cat({Weight(part + "q.weight"), Weight(part + "k.weight"), Weight(part + "v.weight")});
     const Tensor seen = attention(at::linear(Norm(layer, x), in), dropout);
     return Dropout(at::linear(seen, Weight(part + "o.weight")));
   }
@@ -55,10 +55,10 @@ struct Pass {
   Tensor FeedForward(const std::string& layer, const Tensor& x) const {
     const std::string part = layer + "DenseReluDense.";
     const Tensor normed = Norm(layer, x);
-    const Tensor hidden =
-        config.gated ? at::gelu(at::linear(normed, Weight(part + "wi_0.weight")), "tanh") *
-                           at::linear(normed, Weight(part + "wi_1.weight"))
-                     : at::relu(at::linear(normed, Weight(part + "wi.weight")));
+    const Tensor hidden = config.gated
+                              ? at::gelu(at::linear(normed, Weight(part + "wi_0.weight")), "tanh") *
+                                    at::linear(normed, Weight(part + "wi_1.weight"))
+                              : at::relu(at::linear(normed, Weight(part + "wi.weight")));
     return Dropout(at::linear(Dropout(hidden), Weight(part + "wo.weight")));
   }
 

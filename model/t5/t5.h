@@ -1,13 +1,14 @@
-// T5 (Raffel et al. 2020) for training, on a token-packed layout. Private to model/: includes torch.
+// T5 (Raffel et al. 2020) for training, on a token-packed layout. Private to model/: includes
+// torch.
 //
-// Read t5.cc from top to bottom: it is the network. Nothing is padded but inside attention. The names
-// of the weights, and so of the parts, are those of transformers' T5ForConditionalGeneration.
+// Read t5.cc from top to bottom: it is the network. Nothing is padded but inside attention. The
+// names of the weights, and so of the parts, are those of transformers' T5ForConditionalGeneration.
 #pragma once
+
+#include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <vector>
-
-#include <ATen/core/Tensor.h>
 
 #include "model/t5/config.h"
 #include "model/t5/weights.h"

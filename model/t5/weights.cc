@@ -1,16 +1,16 @@
 #include "model/t5/weights.h"
 
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/isfinite.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
 #include <set>
 #include <utility>
-
-#include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/isfinite.h>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -67,8 +67,9 @@ void AddStack(const std::string& stack, bool decoder, const T5Config& config,
   to.push_back({stack + ".final_layer_norm.weight", norm});
 }
 
-// Weights that files hold beside the expected ones: copies of the embedding, which transformers ties
-// again on loading, and a bias of cross-attention that T5's first checkpoints have and nobody uses.
+// Weights that files hold beside the expected ones: copies of the embedding, which transformers
+// ties again on loading, and a bias of cross-attention that T5's first checkpoints have and nobody
+// uses.
 bool IsIgnored(const std::string& name, const T5Config& config) {
   return name == "encoder.embed_tokens.weight" || name == "decoder.embed_tokens.weight" ||
          (name == "lm_head.weight" && config.tie_word_embeddings) ||
@@ -108,7 +109,8 @@ absl::StatusOr<std::set<std::string>> WeightFiles(const std::string& directory) 
   std::set<std::string> files;
   for (const auto& [weight, file] : weight_map->items()) {
     if (!file.is_string() || !IsModelFileName(file.get<std::string>())) {
-      return ModelInvalid(kIndex, absl::StrCat("the file of ", weight, " is not a shard's name"));
+      return ModelInvalid(kIndex,
+                          absl::StrCat("the file of ", Quote(weight), " is not a shard's name"));
     }
     files.insert(file.get<std::string>());
   }
@@ -185,7 +187,8 @@ absl::StatusOr<WeightMap> ReadWeights(const std::string& directory, const T5Conf
         if (!fault.empty()) faults.push_back(fault);
         missing.erase(expected);
       } else if (!IsIgnored(weight, config)) {
-        faults.push_back(absl::StrCat(weight, " is not a weight of this T5, or is there twice"));
+        faults.push_back(
+            absl::StrCat(Quote(weight), " is not a weight of this T5, or is there twice"));
       }
     }
   }
@@ -196,8 +199,9 @@ absl::StatusOr<WeightMap> ReadWeights(const std::string& directory, const T5Conf
   if (count > kShownFaults) faults.resize(kShownFaults);
   return ModelInvalid(
       files->size() == 1 ? *files->begin() : kIndex,
-      absl::StrCat(absl::StrJoin(faults, "; "),
-                   count > kShownFaults ? absl::StrCat("; and ", count - kShownFaults, " more") : ""));
+      absl::StrCat(
+          absl::StrJoin(faults, "; "),
+          count > kShownFaults ? absl::StrCat("; and ", count - kShownFaults, " more") : ""));
 }
 
 absl::Status WriteWeights(const std::string& directory, const WeightMap& weights) {

@@ -1,11 +1,11 @@
 // Weights by transformers' names, in and out of safetensors. Private to model/: includes torch.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <map>
 #include <string>
 #include <vector>
-
-#include <ATen/core/Tensor.h>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -13,7 +13,8 @@
 
 namespace tasuki {
 
-// "shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight", …: fp32, contiguous, on the CPU.
+// "shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight", …: fp32, contiguous, on the
+// CPU.
 using WeightMap = std::map<std::string, at::Tensor>;
 
 struct WeightShape {

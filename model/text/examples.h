@@ -29,10 +29,11 @@ inline constexpr size_t kMaxLabelBytes = 256;
 //
 // Errors (all INVALID_ARGUMENT): DATASET_EMPTY; COLUMN_MISSING (naming the columns there are);
 // UNSUPPORTED_FORMAT (gzip, zip, parquet, PDF, UTF-16 by their first bytes); ROWS_INVALID with the
-// first 20 bad rows and their number: row (1 is the first after the header) and line, column, cause,
-// value. Bad rows: wrong number of fields, unclosed quote, invalid UTF-8 (with byte offset), NUL,
-// text over kMaxTextBytes, missing or empty label, in JSONL also bad JSON, duplicate keys and values
-// that are not strings (numbers are taken for labels: 0 is "0"). Memory: one line. Not thread-safe.
+// first 20 bad rows and their number: row (1 is the first after the header) and line, column,
+// cause, value. Bad rows: wrong number of fields, unclosed quote, invalid UTF-8 (with byte offset),
+// NUL, text over kMaxTextBytes, missing or empty label, in JSONL also bad JSON, duplicate keys and
+// values that are not strings (numbers are taken for labels: 0 is "0"). Memory: one line. Not
+// thread-safe.
 class RowParser {
  public:
   using Sink = std::function<absl::Status(v1::Example)>;

@@ -10,9 +10,9 @@
 
 namespace tasuki {
 
-// Fills accuracy, macro and micro F1, precision and recall, majority_* and row_count of `evaluation`
-// from gold and predicted classes 0 … class_count - 1. Every class counts in the macro means, also
-// one that occurs nowhere. REQUIRES: equal lengths, at least one row, classes in range.
+// Fills accuracy, macro and micro F1, precision and recall, majority_* and row_count of
+// `evaluation` from gold and predicted classes 0 … class_count - 1. Every class counts in the macro
+// means, also one that occurs nowhere. REQUIRES: equal lengths, at least one row, classes in range.
 void FillFigures(absl::Span<const int> gold, absl::Span<const int> predicted, int class_count,
                  v1::Evaluation& evaluation);
 

@@ -42,7 +42,7 @@ class RowHandler {
     if (depth_ != 1) return true;
     if (!seen_.insert(key).second) return Fail(key, "comes twice in this row", "");
     key_ = key;
-    target_ = key == text_key_                            ? &row_.text
+    target_ = key == text_key_                           ? &row_.text
               : !label_key_.empty() && key == label_key_ ? &row_.label
                                                          : nullptr;
     if (target_ == nullptr) row_.other_keys.push_back(key);

@@ -6,15 +6,9 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "model/text/bad_rows.h"
 
 namespace tasuki {
-
-// What is wrong with a row, for a message.
-struct RowFault {
-  std::string column;  // empty if it is the row as a whole
-  std::string cause;   // such as "is empty"
-  std::string value;   // the value at fault, or the beginning of the row
-};
 
 struct JsonRow {
   std::optional<std::string> text;

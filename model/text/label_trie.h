@@ -21,9 +21,9 @@ class LabelTrie {
  public:
   // A decoder position: a prefix shared by two labels or more, or an ancestor of such a prefix.
   struct Row {
-    int32_t token;   // input token: pad (the decoder's start) at the root
-    int parent;      // index of the row before it; -1 at the root
-    int depth;       // position in the decoder; 0 at the root
+    int32_t token;  // input token: pad (the decoder's start) at the root
+    int parent;     // index of the row before it; -1 at the root
+    int depth;      // position in the decoder; 0 at the root
     // Where the row branches (two children or more), the children's tokens and, for each, a label
     // that ends there or -1. Empty for rows that only lead to others.
     std::vector<int32_t> child_tokens;

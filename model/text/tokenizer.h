@@ -1,9 +1,9 @@
 // SentencePiece (Kudo and Richardson 2018) as T5 uses it.
 //
-// Ids: those of spiece.model, then 100 sentinels <extra_id_99> … <extra_id_0> as transformers numbers
-// them (sentinel i is size - 1 - i, where size = pieces + 100), unless the model holds them as pieces
-// of its own. Encoding is that of transformers' T5Tokenizer with legacy=false on plain text: the
-// model's own normaliser, no sentinel or control piece ever arises from the text.
+// Ids: those of spiece.model, then 100 sentinels <extra_id_99> … <extra_id_0> as transformers
+// numbers them (sentinel i is size - 1 - i, where size = pieces + 100), unless the model holds them
+// as pieces of its own. Encoding is that of transformers' T5Tokenizer with legacy=false on plain
+// text: the model's own normaliser, no sentinel or control piece ever arises from the text.
 #pragma once
 
 #include <cstdint>
@@ -22,15 +22,16 @@ inline constexpr int kSentinelCount = 100;
 // Immutable after Load; thread-safe.
 class Tokenizer {
  public:
-  // Validates the bytes of the model before SentencePiece sees them (0.1.97 crashes on some: piece
-  // longer than 256 bytes, control bytes, non-finite scores, a normaliser whose trie leaves its
-  // bounds). INVALID_ARGUMENT, MODEL_INVALID; NOT_FOUND.
+  // Refuses what T5 does not use and what could do harm (see unigram.h and charsmap.h): a file of a
+  // stranger can be opened here. INVALID_ARGUMENT, MODEL_INVALID, naming the file and the piece;
+  // NOT_FOUND.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& path);
   virtual ~Tokenizer() = default;
 
   // Ids of the text, without </s>. Invalid UTF-8 is INVALID_ARGUMENT.
   virtual absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text) const = 0;
-  // Text of the ids; control and sentinel ids are left out.
+  // Text of the ids, as transformers' decode(…, skip_special_tokens=True): control, unknown and
+  // sentinel ids are left out, also ids beyond size(); spaces at the ends are removed.
   virtual std::string Decode(const std::vector<int32_t>& ids) const = 0;
 
   // Pieces and sentinels.
@@ -50,8 +51,10 @@ struct TokenizerTraining {
 };
 
 // Trains a unigram model with T5's control ids (pad 0, </s> 1, <unk> 2, no <s>), nmt_nfkc
-// normalisation and character coverage .9995, and writes it to `path`. The same texts give the same
-// bytes. INVALID_ARGUMENT if the texts are too few for any model.
+// normalisation and character coverage .9995, and writes it to `path`; other files come and go
+// beside it. Of more than 64 MiB of texts every k-th is taken. The same texts and options give the
+// same bytes. Runs `tasuki-tokenizer-trainer`, which must lie beside the running program.
+// INVALID_ARGUMENT if no model can be made of the texts, or none of so few pieces.
 absl::Status TrainTokenizer(const std::vector<std::string>& texts, const TokenizerTraining& options,
                             const std::string& path);
 

@@ -11,8 +11,10 @@ namespace {
 
 constexpr size_t kExcerptBytes = 24;
 
-// Length of the well-formed character at the front; 0 if there is none.
+}  // namespace
+
 size_t CharacterLength(absl::string_view text) {
+  if (text.empty()) return 0;
   const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
   const uint8_t first = byte(0);
   if (first < 0x80) return 1;
@@ -29,8 +31,6 @@ size_t CharacterLength(absl::string_view text) {
   const bool beyond = first == 0xF4 && byte(1) >= 0x90;
   return overlong || surrogate || beyond ? 0 : length;
 }
-
-}  // namespace
 
 size_t FirstInvalidUtf8(absl::string_view text) {
   size_t at = 0;

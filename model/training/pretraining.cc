@@ -1,5 +1,6 @@
 // Pre-training of a tokenizer and a new T5 on texts, by span corruption.
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <numeric>

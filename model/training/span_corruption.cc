@@ -34,7 +34,9 @@ CorruptedText CorruptSpans(absl::Span<const int32_t> tokens, const SpanCorruptio
   const int64_t spans =
       std::clamp<int64_t>(std::llround(noise / corruption.mean_span_tokens), 1, most_spans);
   const std::vector<int64_t> noise_lengths = RandomParts(noise, spans, random);
-  const std::vector<int64_t> kept_lengths = RandomParts(count - noise, spans, random);
+  std::vector<int64_t> kept_lengths = RandomParts(count - noise + 2, spans + 1, random);
+  --kept_lengths.front();  // before the first and after the last span there may be nothing
+  --kept_lengths.back();
 
   CorruptedText text;
   auto next = tokens.begin();
@@ -46,6 +48,7 @@ CorruptedText CorruptSpans(absl::Span<const int32_t> tokens, const SpanCorruptio
     text.target.insert(text.target.end(), next, next + noise_lengths[span]);
     next += noise_lengths[span];
   }
+  text.input.insert(text.input.end(), next, tokens.end());
   text.input.push_back(tokenizer.eos_id());
   text.target.push_back(tokenizer.eos_id());
   return text;

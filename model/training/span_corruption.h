@@ -2,8 +2,8 @@
 // sentinels, and the model writes the spans.
 //
 //   tokens   a b c d e f g h
-//   input    a b <extra_id_0> e f <extra_id_1> </s>
-//   target   <extra_id_0> c d <extra_id_1> g h </s>
+//   input    a b <extra_id_0> e f <extra_id_1> h </s>
+//   target   <extra_id_0> c d <extra_id_1> g </s>
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,10 @@ struct CorruptedText {
   std::vector<int32_t> target;  // with </s>
 };
 
-// Corrupts one segment. Kept and corrupted spans alternate, a kept one first, a corrupted one last;
-// every way of cutting the tokens into spans is equally likely. REQUIRES: two tokens or more.
+// Corrupts one segment. Two corrupted spans never touch; otherwise every way of placing them is
+// equally likely. (T5's own code begins every text with a kept span and ends it with a corrupted
+// one; in short texts, which have one span, that would be the end of the text always.)
+// REQUIRES: two tokens or more.
 CorruptedText CorruptSpans(absl::Span<const int32_t> tokens, const SpanCorruption& corruption,
                            const Tokenizer& tokenizer, Random& random);
 

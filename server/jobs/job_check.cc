@@ -55,7 +55,8 @@ class JobCheck {
     if (!absl::StartsWith(base, "models/")) return absl::OkStatus();  // ResolveJob says so
     const auto version = store_.models().GetVersion(base);
     if (absl::IsNotFound(version.status()) || absl::IsInvalidArgument(version.status())) {
-      faults_.Add(field, absl::StrCat(base, " does not exist; import or pre-train a model first, or "
+      faults_.Add(field, absl::StrCat(base,
+                                      " does not exist; import or pre-train a model first, or "
                                       "name one that ListModels shows"));
       return absl::OkStatus();
     }
@@ -70,11 +71,13 @@ class JobCheck {
   // `task` is null where labels do not matter.
   absl::Status CheckDataset(const std::string& field, const std::string& name,
                             const v1::Task* task) {
-    // Only names of the right form: ResolveJob has words for the others, and knows what is required.
+    // Only names of the right form: ResolveJob has words for the others, and knows what is
+    // required.
     if (!IsResourceId(absl::StripPrefix(name, "datasets/"))) return absl::OkStatus();
     const auto dataset = store_.datasets().Get(name);
     if (absl::IsNotFound(dataset.status()) || absl::IsInvalidArgument(dataset.status())) {
-      faults_.Add(field, absl::StrCat(name, " does not exist; upload it first, or name one that "
+      faults_.Add(field, absl::StrCat(name,
+                                      " does not exist; upload it first, or name one that "
                                       "ListDatasets shows"));
       return absl::OkStatus();
     }

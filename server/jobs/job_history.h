@@ -27,8 +27,8 @@ inline constexpr char kServerRestarted[] =
     "The server was started anew; the job goes on from its newest checkpoint.";
 
 struct JobHistory {
-  int deaths = 0;             // of trainers since the newest checkpoint
-  bool pause_asked = false;   // of the present attempt
+  int deaths = 0;            // of trainers since the newest checkpoint
+  bool pause_asked = false;  // of the present attempt
   // Why the job was queued last: by its death, by a restart, or else.
   bool queued_by_death = false;
   bool queued_by_restart = false;

@@ -157,8 +157,7 @@ void JobRun::WatchOver(TrainerProcess& process) {
       const auto over_or_due_changed = [this, due = kill_at_]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
         return ended_ || kill_at_ != due;
       };
-      const bool woken =
-          mutex_.AwaitWithDeadline(absl::Condition(&over_or_due_changed), kill_at_);
+      const bool woken = mutex_.AwaitWithDeadline(absl::Condition(&over_or_due_changed), kill_at_);
       if (ended_) {
         process_ = nullptr;
         return;
@@ -281,9 +280,8 @@ absl::Status JobRun::Change(const std::vector<Job::State>& expected, const Apply
 
 bool JobRun::WaitForNextTry() {
   absl::MutexLock lock(&mutex_);
-  const auto stopped = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
-    return (asked_ & kStop) != 0;
-  };
+  const auto stopped = [this]()
+                           ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return (asked_ & kStop) != 0; };
   return !mutex_.AwaitWithTimeout(absl::Condition(&stopped), kTryInterval);
 }
 

@@ -4,9 +4,9 @@
 //   run.Run();               // on the scheduler's thread; blocks until the attempt is over
 //   run.Ask(JobRun::kStop);  // from any thread
 //
-// Run() starts the trainer; a thread of its own reads the trainer's events into the store. While the
-// store cannot write, the trainer waits at its pipe. What a finished trainer made is published, then
-// the job is SUCCEEDED.
+// Run() starts the trainer; a thread of its own reads the trainer's events into the store. While
+// the store cannot write, the trainer waits at its pipe. What a finished trainer made is published,
+// then the job is SUCCEEDED.
 #pragma once
 
 #include <functional>
@@ -98,7 +98,7 @@ class JobRun {
   const JobContext& context_;
 
   // Of the thread that runs, or of the reader while that lives.
-  v1::TrainingJob job_;                // as it was when this attempt began
+  v1::TrainingJob job_;  // as it was when this attempt began
   std::unique_ptr<JobMetrics> metrics_;
   internal::TrainerEvent last_event_;  // finished, stopped or failed, if it came
   absl::Status stream_status_;         // of the event channel

@@ -128,11 +128,10 @@ void JobRun::ConcludeDeath(const std::string& cause) {
   const std::string lines =
       absl::StrJoin(LastLogLines(context_.data.job_log(job_.name()), kLogLinesShown), "\n");
   const Apply tell = [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
-    events.push_back(MessageEvent(job, v1::TrainingJobEvent::Message::ERROR,
-                                  absl::StrCat("The trainer died: ", cause,
-                                               lines.empty() ? ". It printed nothing."
-                                                             : ". Its last lines:\n",
-                                               lines)));
+    events.push_back(MessageEvent(
+        job, v1::TrainingJobEvent::Message::ERROR,
+        absl::StrCat("The trainer died: ", cause,
+                     lines.empty() ? ". It printed nothing." : ". Its last lines:\n", lines)));
   };
   if (deaths >= kMaxDeaths) {
     return Fail(StatusProto(MakeError(
@@ -142,15 +141,16 @@ void JobRun::ConcludeDeath(const std::string& cause) {
                                  ". See GetTrainingJobLog; its last lines:\n", lines))),
                 tell);
   }
-  const std::string reason = DeathReason(
-      absl::StrCat(cause, ". The job goes on from its newest checkpoint; it may die ",
-                   kMaxDeaths - deaths, " times more without a new one."));
+  const std::string reason =
+      DeathReason(absl::StrCat(cause, ". The job goes on from its newest checkpoint; it may die ",
+                               kMaxDeaths - deaths, " times more without a new one."));
   Leave(Asked(kPause) ? Job::PAUSED : Job::QUEUED, reason, tell);
 }
 
 void JobRun::Fail(const google::rpc::Status& error, const Apply& apply) {
   if (HasReason(error, v1::NON_FINITE_LOSS)) context_.metrics.CountNonFiniteLoss();
-  Leave(Job::FAILED, error.message(), [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
+  const std::string reason = error.message().substr(0, error.message().find('\n'));
+  Leave(Job::FAILED, reason, [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
     if (apply) apply(job, events);
     if (job.state() == Job::RUNNING) *job.mutable_error() = error;
   });

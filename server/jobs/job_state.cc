@@ -2,7 +2,6 @@
 
 #include <cstdlib>
 
-#include "google/protobuf/util/time_util.h"
 #include "spdlog/spdlog.h"
 
 namespace tasuki {
@@ -45,9 +44,6 @@ void EnterState(Job& job, Job::State to, absl::string_view reason,
     std::abort();
   }
   job.set_state(to);
-  if (HasEnded(to)) {
-    *job.mutable_end_time() = google::protobuf::util::TimeUtil::GetCurrentTime();
-  }
   events.push_back(StateEvent(job, to, reason));
 }
 

@@ -32,7 +32,7 @@ bool HasEnded(v1::TrainingJob::State state);
 v1::TrainingJobEvent StateEvent(const v1::TrainingJob& job, v1::TrainingJob::State state,
                                 absl::string_view reason);
 
-// Brings `job` into state `to`, sets its end time if it has ended, and appends the event.
+// Brings `job` into state `to` and appends the event; the store sets the times.
 // REQUIRES: MayBecome(job.state(), to); the process aborts otherwise.
 void EnterState(v1::TrainingJob& job, v1::TrainingJob::State to, absl::string_view reason,
                 std::vector<v1::TrainingJobEvent>& events);

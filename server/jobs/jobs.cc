@@ -42,7 +42,8 @@ std::string NewId() {
   return id;
 }
 
-// Hash of what the request says: equal requests have equal digests, in this and every other process.
+// Hash of what the request says: equal requests have equal digests, in this and every other
+// process.
 std::string DigestOf(const v1::CreateTrainingJobRequest& request) {
   std::string bytes;
   google::protobuf::io::StringOutputStream stream(&bytes);
@@ -231,7 +232,8 @@ absl::StatusOr<Job> Jobs::Impl::Create(const v1::CreateTrainingJobRequest& reque
   job.set_name(absl::StrCat("trainingJobs/", id.empty() ? NewId() : id));
   job.set_state(Job::QUEUED);
   if (request.validate_only()) return job;
-  auto created = table().Insert(job, request.request_id(), digest, StateEvent(job, Job::QUEUED, ""));
+  auto created =
+      table().Insert(job, request.request_id(), digest, StateEvent(job, Job::QUEUED, ""));
   if (!created.ok()) return created.status();
   context_.notify(created->name());
   WakeScheduler();
@@ -239,11 +241,12 @@ absl::StatusOr<Job> Jobs::Impl::Create(const v1::CreateTrainingJobRequest& reque
 }
 
 absl::StatusOr<Job> Jobs::Impl::Cancel(const std::string& name) {
-  auto job = Change(name, {.expected = {Job::QUEUED, Job::PAUSED, Job::RUNNING},
-                           .apply = [](Job& job, Events& events) {
-                             const bool running = job.state() == Job::RUNNING;
-                             EnterState(job, running ? Job::CANCELLING : Job::CANCELLED, "", events);
-                           }});
+  auto job = Change(
+      name,
+      {.expected = {Job::QUEUED, Job::PAUSED, Job::RUNNING}, .apply = [](Job& job, Events& events) {
+         const bool running = job.state() == Job::RUNNING;
+         EnterState(job, running ? Job::CANCELLING : Job::CANCELLED, "", events);
+       }});
   if (ReasonOf(job.status()) == v1::JOB_STATE) return table().Get(name);
   if (job.ok() && job->state() == Job::CANCELLING) Ask(name, JobRun::kCancel);
   return job;
@@ -285,8 +288,8 @@ absl::StatusOr<std::vector<std::string>> Jobs::Impl::Log(const std::string& name
 absl::Status Jobs::Impl::Delete(const std::string& name) {
   auto job = table().Get(name);
   if (!job.ok()) return job.status();
-  // The directory first: a job that has ended does not change, and if the server ends in between, the
-  // row is still there to be deleted again. Of a job that has not ended the table tells.
+  // The directory first: a job that has ended does not change, and if the server ends in between,
+  // the row is still there to be deleted again. Of a job that has not ended the table tells.
   if (HasEnded(job->state())) {
     if (absl::Status status = RemoveAll(data_.job(name)); !status.ok()) return status;
   }

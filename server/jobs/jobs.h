@@ -2,8 +2,8 @@
 //
 // One scheduler thread gives the oldest queued job the device and starts its trainer process
 // (trainer_process.h); one thread a trainer reads its events into the store. States and their legal
-// changes are in job_state.h. What a trainer made is published through a callback; only then does the
-// job say SUCCEEDED.
+// changes are in job_state.h. What a trainer made is published through a callback; only then does
+// the job say SUCCEEDED.
 #pragma once
 
 #include <functional>
@@ -44,7 +44,8 @@ class Jobs {
        Publish publish);
   ~Jobs();
 
-  // Takes up what an earlier server left (RUNNING → QUEUED, CANCELLING → CANCELLED), then schedules.
+  // Takes up what an earlier server left (RUNNING → QUEUED, CANCELLING → CANCELLED), then
+  // schedules.
   absl::Status Start();
   // Tells trainers to write a checkpoint and stop (their jobs are QUEUED again), and joins threads.
   void Stop();

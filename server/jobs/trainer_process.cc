@@ -82,7 +82,8 @@ struct Channels {
 std::vector<std::string> Environment(const std::map<std::string, std::string>& changes) {
   std::vector<std::string> variables;
   for (char** variable = environ; *variable != nullptr; ++variable) {
-    const std::pair<std::string, std::string> parts = absl::StrSplit(*variable, absl::MaxSplits('=', 1));
+    const std::pair<std::string, std::string> parts =
+        absl::StrSplit(*variable, absl::MaxSplits('=', 1));
     if (changes.count(parts.first) == 0) variables.push_back(*variable);
   }
   for (const auto& [name, value] : changes) variables.push_back(absl::StrCat(name, "=", value));

@@ -48,8 +48,8 @@ class TrainerProcess {
   TrainerProcess(const TrainerProcess&) = delete;
   TrainerProcess& operator=(const TrainerProcess&) = delete;
 
-  // Waits for the next event. nullopt once the process has closed the channel, most often by ending.
-  // DATA_LOSS if it does not keep to the protocol.
+  // Waits for the next event. nullopt once the process has closed the channel, most often by
+  // ending. DATA_LOSS if it does not keep to the protocol.
   absl::StatusOr<std::optional<internal::TrainerEvent>> ReadEvent();
   // Waits for the end of the process, and kills what is left of its group.
   TrainerExit Wait();

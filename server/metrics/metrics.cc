@@ -116,6 +116,10 @@ void Metrics::SetJobCount(absl::string_view state, int64_t count) {
   series_->jobs.Add({{"state", std::string(state)}}).Set(static_cast<double>(count));
 }
 
+void Metrics::ChangeJobCount(absl::string_view state, int64_t difference) {
+  series_->jobs.Add({{"state", std::string(state)}}).Increment(static_cast<double>(difference));
+}
+
 void Metrics::CountJobCreated() { series_->jobs_created.Increment(); }
 
 void Metrics::ObserveJobQueueWait(absl::Duration wait) {

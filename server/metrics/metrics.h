@@ -172,6 +172,7 @@ class Metrics {
   // Job counts, fed by the store. States and reasons are spelled as in the proto; an unknown reason
   // counts as "OTHER", an empty one as "NONE".
   void SetJobCount(absl::string_view state, int64_t count);
+  void ChangeJobCount(absl::string_view state, int64_t difference);
   void CountJobCreated();
   void ObserveJobQueueWait(absl::Duration wait);
   void CountJobFinished(absl::string_view state, absl::string_view reason, absl::Duration duration);

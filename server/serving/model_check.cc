@@ -27,6 +27,7 @@ namespace tasuki {
 namespace {
 
 constexpr size_t kMaxOutputBytes = 16 << 10;
+constexpr int kPatienceMs = 200;  // how late a cancellation or the limit may be noticed
 
 struct Pipe {
   int read = -1;
@@ -90,7 +91,9 @@ absl::Status Refused(absl::string_view why) {
 }  // namespace
 
 absl::StatusOr<int64_t> CheckInChildProcess(const std::string& trainer_path,
-                                            const std::string& directory, absl::Duration limit) {
+                                            const std::string& directory,
+                                            const std::function<bool()>& cancelled,
+                                            absl::Duration limit) {
   const absl::Time deadline = absl::Now() + limit;
   Pipe out, err;
   pid_t pid = -1;
@@ -109,19 +112,21 @@ absl::StatusOr<int64_t> CheckInChildProcess(const std::string& trainer_path,
 
   std::string output, complaint;
   pollfd polled[] = {{process, POLLIN, 0}, {out.read, POLLIN, 0}, {err.read, POLLIN, 0}};
-  bool late = false;
-  while ((polled[0].revents & POLLIN) == 0 && !late) {
-    const int64_t left = absl::ToInt64Milliseconds(deadline - absl::Now());
-    late = left <= 0;
-    if (!late) poll(polled, 3, static_cast<int>(std::min<int64_t>(left + 1, 60'000)));
+  absl::Status ended;
+  while ((polled[0].revents & POLLIN) == 0 && ended.ok()) {
+    poll(polled, 3, kPatienceMs);
     Drain(out.read, output);
     Drain(err.read, complaint);
     // An end that the child closed would wake poll for ever.
     for (int i : {1, 2}) {
       if (polled[i].revents & POLLHUP) polled[i].fd = -1;
     }
+    if (cancelled && cancelled()) ended = absl::CancelledError("The call was cancelled.");
+    if (absl::Now() > deadline) {
+      ended = Refused(absl::StrCat("it took longer than ", absl::FormatDuration(limit)));
+    }
   }
-  if (late) kill(-pid, SIGKILL);
+  if (!ended.ok()) kill(-pid, SIGKILL);
   int status = 0;
   while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
@@ -129,7 +134,7 @@ absl::StatusOr<int64_t> CheckInChildProcess(const std::string& trainer_path,
   Drain(err.read, complaint);
 
   absl::StripAsciiWhitespace(&complaint);
-  if (late) return Refused(absl::StrCat("it took longer than ", absl::FormatDuration(limit)));
+  if (!ended.ok()) return ended;
   if (WIFSIGNALED(status)) {
     return Refused(absl::StrCat("the checking process died of signal ", WTERMSIG(status), " (",
                                 strsignal(WTERMSIG(status)), "); a file is malformed or needs more "

@@ -48,12 +48,16 @@ absl::Status ModelRegistry::Start() {
   return absl::OkStatus();
 }
 
-void ModelRegistry::Stop() {
+void ModelRegistry::Drain() {
   {
     absl::MutexLock lock(&mutex_);
-    stopping_ = true;
+    draining_ = true;
   }
   states_.Stop();
+}
+
+void ModelRegistry::Stop() {
+  Drain();
   std::call_once(stopped_, [this] {
     if (loader_.joinable()) loader_.join();
     batcher_.Stop();
@@ -64,10 +68,10 @@ absl::StatusOr<v1::ModelVersion> ModelRegistry::Publish(const Publication& publi
   {
     absl::MutexLock lock(&mutex_);
     const auto my_turn = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return stopping_ || !publishing_.contains(publication.key);
+      return draining_ || !publishing_.contains(publication.key);
     };
     mutex_.Await(absl::Condition(&my_turn));
-    if (stopping_) return DrainingError();
+    if (draining_) return DrainingError();
     publishing_.insert(publication.key);
   }
   const auto cleanup = absl::MakeCleanup([&] {

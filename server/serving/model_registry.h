@@ -46,7 +46,10 @@ class ModelRegistry {
   // Learns from the store which versions exist, and loads in the background those that are to be
   // loaded. REQUIRES: called once, before everything else.
   absl::Status Start();
-  // Ends waiting calls with UNAVAILABLE (DRAINING), answers what is queued, and joins threads.
+  // Ends calls that wait for a load with UNAVAILABLE (DRAINING), now and later; what is loaded goes
+  // on answering.
+  void Drain();
+  // Drains, refuses new requests, answers what is queued, and joins threads.
   void Stop();
 
   // Publishes the next version of a model. Answers after it is loaded where `load` asks for that; a
@@ -89,7 +92,7 @@ class ModelRegistry {
 
   // Never held across the store, torch or a callback.
   absl::Mutex mutex_;
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   std::set<std::string> publishing_ ABSL_GUARDED_BY(mutex_);  // keys under way
 
   std::once_flag stopped_;

@@ -15,8 +15,10 @@ namespace {
 
 // Checks an import and writes its tasuki.json: tasks may come with it (an export of another server),
 // lineage may not, since the names would mean something else here.
-absl::Status Adopt(const std::string& directory, const std::string& trainer_path) {
-  const absl::StatusOr<int64_t> weights = CheckInChildProcess(trainer_path, directory);
+absl::Status Adopt(const Publication& publication, const std::string& trainer_path) {
+  const std::string& directory = publication.directory;
+  const absl::StatusOr<int64_t> weights =
+      CheckInChildProcess(trainer_path, directory, publication.cancelled);
   if (!weights.ok()) return weights.status();
   absl::StatusOr<internal::ModelManifest> manifest = ReadManifest(directory);
   if (absl::IsNotFound(manifest.status())) manifest = internal::ModelManifest();
@@ -68,7 +70,7 @@ absl::StatusOr<v1::ModelVersion> PublishVersion(ModelTable& table, const DataDir
   const std::string place = data.model_version(reserved->name);
   std::error_code error;
   if (!std::filesystem::exists(place, error)) {
-    absl::Status status = publication.check ? Adopt(publication.directory, trainer_path)
+    absl::Status status = publication.check ? Adopt(publication, trainer_path)
                                             : absl::OkStatus();
     if (status.ok()) status = MakeDirectories(std::filesystem::path(place).parent_path());
     if (status.ok()) status = PublishDirectory(publication.directory, place);

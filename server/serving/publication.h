@@ -7,6 +7,7 @@
 // for the key, and a directory in place is complete.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -25,6 +26,7 @@ struct Publication {
   std::string key;
   std::string digest;
   bool check = false;  // a stranger's files: run `tasuki-trainer --check` on them first
+  std::function<bool()> cancelled;  // ends the check; may be empty
   bool load = false;   // to be loaded, now and after restarts, if it has tasks
 };
 

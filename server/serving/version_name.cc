@@ -1,22 +1,11 @@
 #include "server/serving/version_name.h"
 
-#include <algorithm>
-
-#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "model/recipe/recipe.h"
 
 namespace tasuki {
-
-bool IsResourceId(absl::string_view id) {
-  if (id.empty() || id.size() > 63 || !absl::ascii_islower(id.front()) || id.back() == '-') {
-    return false;
-  }
-  return std::all_of(id.begin(), id.end(), [](unsigned char c) {
-    return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-';
-  });
-}
 
 bool IsModelName(absl::string_view name) {
   return absl::ConsumePrefix(&name, "models/") && IsResourceId(name);

@@ -9,9 +9,6 @@
 
 namespace tasuki {
 
-// `[a-z]([a-z0-9-]{0,61}[a-z0-9])?`: the id of a model or a training job.
-bool IsResourceId(absl::string_view id);
-
 // `models/{model}`.
 bool IsModelName(absl::string_view name);
 

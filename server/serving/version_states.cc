@@ -128,7 +128,6 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> VersionStates::Acquire(
     const std::string& name) {
   const auto exact = VersionName::Parse(name);
   absl::MutexLock lock(&mutex_);
-  if (stopping_) return DrainingError();
   if (exact.has_value()) {
     const Entry* entry = Find(*exact);
     if (entry == nullptr) return NotFound(name);

@@ -59,7 +59,7 @@ class VersionStates {
   void FillIn(v1::ModelVersion& version);
   std::vector<std::string> Loaded() const;
 
-  // Ends the waiting of all others.
+  // Ends all waiting, now and later.
   void Stop();
 
  private:

@@ -1,8 +1,9 @@
 // Training jobs and their events in the store. Part of Store; thread-safe.
 //
 // A job's row and its events change in one transaction. The store numbers the events and keeps the
-// job's last_sequence and update_time. A trainer's attempt number is the fence: a change that names
-// an older attempt than the row's changes nothing.
+// job's last_sequence and update_time, start_time and end_time (if not set), and the events'
+// create_time and attempt (if not set). A trainer's attempt number is the fence: a change that
+// names another attempt than the row's changes nothing.
 #pragma once
 
 #include <functional>
@@ -21,7 +22,8 @@ struct JobChange {
   std::vector<v1::TrainingJob::State> expected;
   // The attempt that makes the change; otherwise ABORTED. Unset: a change by the server itself.
   std::optional<int> fence;
-  // Changes the job; may append events. Called inside the transaction: no store calls from here.
+  // Changes the job; may append events. Called once, inside the transaction, with the writer's lock
+  // held: no store calls from here, and nothing slow.
   std::function<void(v1::TrainingJob& job, std::vector<v1::TrainingJobEvent>& events)> apply;
 };
 
@@ -29,9 +31,10 @@ class JobTable {
  public:
   explicit JobTable(Store& store) : store_(store) {}
 
-  // Inserts a job with its first event. If `request_id` is not empty and known: the job it made, if
-  // `request_digest` is the same, otherwise ALREADY_EXISTS, REQUEST_ID_REUSED. ALREADY_EXISTS,
-  // RESOURCE_EXISTS if the name is taken.
+  // Inserts a job with its first event. FAILED_PRECONDITION, RESOURCE_NOT_FOUND if a dataset or
+  // model version that it names is not there (any more). If `request_id` is not empty and known:
+  // the job it made, if `request_digest` is the same, otherwise ALREADY_EXISTS, REQUEST_ID_REUSED.
+  // ALREADY_EXISTS, RESOURCE_EXISTS if the name is taken.
   absl::StatusOr<v1::TrainingJob> Insert(const v1::TrainingJob& job, const std::string& request_id,
                                          const std::string& request_digest,
                                          const v1::TrainingJobEvent& first_event);
@@ -40,7 +43,7 @@ class JobTable {
   // The job that `request_id` made, if there is one.
   absl::StatusOr<std::optional<v1::TrainingJob>> FindByRequestId(const std::string& request_id,
                                                                  const std::string& request_digest);
-  // Newest first; `states` empty for all.
+  // Newest first; `states` empty for all. With queue positions.
   absl::StatusOr<Page<v1::TrainingJob>> List(const std::vector<v1::TrainingJob::State>& states,
                                              int page_size, const std::string& page_token);
   // Answers the job as it is afterwards.

@@ -24,19 +24,22 @@ class ModelTable {
   };
   // The next number of `model` (never one that was used before), or the one that `key` has already.
   // ALREADY_EXISTS, REQUEST_ID_REUSED if `digest` differs from that of the first call with `key`.
+  // An empty `key` is never known. A key is forgotten with its version.
   absl::StatusOr<Reservation> Reserve(const std::string& model, const std::string& key,
                                       const std::string& digest);
   // Stores the version (its `name` was reserved) and makes it visible. `load` is remembered:
   // whether it is to be loaded now and after a restart.
   absl::StatusOr<v1::ModelVersion> Publish(const v1::ModelVersion& version, bool load);
-  // Forgets a reservation that came to nothing.
+  // Forgets a reservation that came to nothing; its number is not given again. A published version
+  // stays.
   absl::Status Release(const std::string& name);
 
   // `models/{m}/versions/{n}`, or `models/{m}` for the newest. NOT_FOUND, RESOURCE_NOT_FOUND.
   absl::StatusOr<v1::ModelVersion> GetVersion(const std::string& name);
   absl::StatusOr<v1::Model> GetModel(const std::string& name);
+  // By name; models without a version are not listed.
   absl::StatusOr<Page<v1::Model>> ListModels(int page_size, const std::string& page_token);
-  // Newest first.
+  // Newest first. NOT_FOUND if the model has none.
   absl::StatusOr<Page<v1::ModelVersion>> ListVersions(const std::string& model, int page_size,
                                                       const std::string& page_token);
   // Whether the version is to be loaded, now and after a restart.

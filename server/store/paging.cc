@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
 
@@ -30,26 +32,31 @@ std::string Checksum(absl::string_view listing, absl::string_view key) {
 
 }  // namespace
 
-absl::StatusOr<int> PageSize(int page_size) {
-  if (page_size < 0) {
-    Faults faults;
-    faults.Add("page_size", absl::StrCat(page_size, " is negative; leave it out or ask for 1 to ",
-                                         kMaxPageSize));
-    return faults.ToStatus();
-  }
-  return page_size == 0 ? kDefaultPageSize : std::min(page_size, kMaxPageSize);
+long long PageStart::before() const {
+  long long number = 0;
+  return absl::SimpleAtoi(key, &number) ? number : std::numeric_limits<long long>::max();
 }
 
 std::string MakePageToken(absl::string_view listing, absl::string_view key) {
   return absl::WebSafeBase64Escape(absl::StrCat(Checksum(listing, key), key));
 }
 
-absl::StatusOr<std::string> KeyOfPageToken(absl::string_view listing, absl::string_view token) {
+absl::StatusOr<PageStart> StartOfPage(absl::string_view listing, int page_size,
+                                      absl::string_view page_token) {
+  if (page_size < 0) {
+    Faults faults;
+    faults.Add("page_size", absl::StrCat(page_size, " is negative; leave it out or ask for 1 to ",
+                                         kMaxPageSize));
+    return faults.ToStatus();
+  }
+  PageStart start;
+  start.size = page_size == 0 ? kDefaultPageSize : std::min(page_size, kMaxPageSize);
+  if (page_token.empty()) return start;
   std::string bytes;
-  if (absl::WebSafeBase64Unescape(token, &bytes) && bytes.size() >= kChecksumBytes) {
-    std::string key = bytes.substr(kChecksumBytes);
+  if (absl::WebSafeBase64Unescape(page_token, &bytes) && bytes.size() > kChecksumBytes) {
+    start.key = bytes.substr(kChecksumBytes);
     // Compared as text: base64 has several spellings of the same bytes.
-    if (MakePageToken(listing, key) == token) return key;
+    if (MakePageToken(listing, start.key) == page_token) return start;
   }
   return MakeError(absl::StatusCode::kInvalidArgument, v1::PAGE_TOKEN_INVALID,
                    "page_token was not made by this listing with these filters: leave it out to "

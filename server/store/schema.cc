@@ -81,9 +81,10 @@ void Migrate(soci::session& sql) {
   soci::indicator is_null = soci::i_null;
   sql << "SELECT MAX(version) FROM schema_version", soci::into(version, is_null);
   if (is_null != soci::i_ok) version = 0;
-  for (; version < NewestVersion(); ++version) {
+  while (version < NewestVersion()) {
     for (const char* statement : kMigrations[version]) sql << statement;
-    sql << "INSERT INTO schema_version (version) VALUES (:version)", soci::use(version + 1);
+    ++version;
+    sql << "INSERT INTO schema_version (version) VALUES (:version)", soci::use(version);
   }
 }
 

@@ -1,5 +1,8 @@
 // Connections and transactions of the store. Private to server/store.
 //
+// SOCI runs a statement at the end of the full expression, when the temporaries of that expression
+// are gone: what is given to soci::use must have a name.
+//
 // The bodies given to Read and Write are written with SOCI, which throws: whatever a body throws
 // rolls its transaction back and becomes a status here. A body that answers an error rolls back as
 // well.

@@ -37,6 +37,7 @@ absl::Status StatusOfException(const std::string& path) {
   } catch (const DamagedRow& error) {
     return Damaged(path, error.what());
   } catch (const soci::sqlite3_soci_error& error) {
+    // Its what() repeats the statement with all values; get_error_message() says what happened.
     // The low byte; the others of an extended code refine it.
     switch (error.result() & 0xFF) {
       case SQLITE_FULL:
@@ -45,14 +46,16 @@ absl::Status StatusOfException(const std::string& path) {
                                       ": free some on its volume and try again"));
       case SQLITE_CORRUPT:
       case SQLITE_NOTADB:
-        return Damaged(path, error.what());
+        return Damaged(path, error.get_error_message());
       default:
-        return MakeError(absl::StatusCode::kUnavailable, v1::STORE_UNAVAILABLE,
-                         absl::StrCat("the store ", path, " did not answer: ", error.what()));
+        return MakeError(
+            absl::StatusCode::kUnavailable, v1::STORE_UNAVAILABLE,
+            absl::StrCat("the store ", path, " did not answer: ", error.get_error_message()));
     }
   } catch (const soci::soci_error& error) {
-    return MakeError(absl::StatusCode::kUnavailable, v1::STORE_UNAVAILABLE,
-                     absl::StrCat("the store ", path, " did not answer: ", error.what()));
+    return MakeError(
+        absl::StatusCode::kUnavailable, v1::STORE_UNAVAILABLE,
+        absl::StrCat("the store ", path, " did not answer: ", error.get_error_message()));
   } catch (const std::exception& error) {
     return MakeError(absl::StatusCode::kInternal, v1::INTERNAL_ERROR, error.what());
   }

@@ -1,0 +1,82 @@
+#include "client/cli/job_views.h"
+
+#include <google/protobuf/text_format.h>
+
+#include <iostream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "client/cli/evaluations.h"
+#include "client/cli/names.h"
+#include "client/cli/table.h"
+#include "client/cli/text.h"
+#include "client/cli/watch_view.h"
+
+namespace tasuki::cli {
+namespace {
+
+// The fields that are set: "epochs 4, optimizer ADAMW".
+std::string FieldsOf(const google::protobuf::Message& message) {
+  std::vector<const google::protobuf::FieldDescriptor*> fields;
+  message.GetReflection()->ListFields(message, &fields);
+  return absl::StrJoin(fields, ", ", [&](std::string* out, const auto* field) {
+    std::string value;
+    google::protobuf::TextFormat::PrintFieldValueToString(message, field, -1, &value);
+    absl::StrAppend(out, field->name(), " ", value);
+  });
+}
+
+Table TasksOf(const v1::FineTuning& work) {
+  Table table({"TASK", "LABELS", "WEIGHT>", "TRAIN", "VALID", "TEST"});
+  for (const v1::Task& task : work.tasks()) {
+    const std::string labels = absl::StrJoin(
+        task.labels(), ", ",
+        [](std::string* out, const v1::Label& label) { absl::StrAppend(out, label.name()); });
+    table.Add({task.name(), Shorten(labels, 40),
+               absl::StrCat(task.has_weight() ? task.weight() : 1), ShortName(task.train_dataset()),
+               ShortName(task.valid_dataset()), ShortName(task.test_dataset())});
+  }
+  return table;
+}
+
+std::string StateOf(const v1::TrainingJob& job) {
+  std::string state = v1::TrainingJob::State_Name(job.state());
+  if (job.state() == v1::TrainingJob::QUEUED) {
+    absl::StrAppend(&state, ", ", job.queue_position(), " before it");
+  }
+  if (job.attempt() > 1) absl::StrAppend(&state, ", attempt ", job.attempt());
+  return state;
+}
+
+}  // namespace
+
+void PrintJob(const v1::TrainingJob& job) {
+  const bool fine_tuning = job.has_fine_tuning();
+  const v1::Recipe& recipe = fine_tuning ? job.fine_tuning().recipe() : job.pretraining().recipe();
+  const bool runs = job.state() == v1::TrainingJob::RUNNING;
+  std::cout << Details(
+      {{"name", job.name()},
+       {"display name", job.display_name()},
+       {"state", StateOf(job)},
+       {"progress", runs ? ProgressText(job.progress()) : ""},
+       {"work", fine_tuning ? "fine-tuning of " + ShortName(job.fine_tuning().base_model_version())
+                            : "pre-training, " + FieldsOf(job.pretraining().size())},
+       {"recipe", FieldsOf(recipe)},
+       {"model", ShortName(job.model_version().empty() ? job.model() : job.model_version())},
+       {"best step", job.best_step() > 0 ? Count(job.best_step()) : ""},
+       {"created", DateTime(job.create_time())},
+       {"started", job.has_start_time() ? DateTime(job.start_time()) : ""},
+       {"ended", job.has_end_time() ? DateTime(job.end_time()) : ""},
+       {"error", job.error().message()}});
+  if (fine_tuning) std::cout << "\n" << TasksOf(job.fine_tuning()).ToString();
+  const std::string evaluations = EvaluationTable(job.evaluations());
+  if (!evaluations.empty()) std::cout << "\n" << evaluations;
+}
+
+absl::Status PrintJobsJson(const std::vector<v1::TrainingJob>& jobs) {
+  v1::ListTrainingJobsResponse all;
+  for (const auto& job : jobs) *all.add_training_jobs() = job;
+  return PrintJson(all);
+}
+
+}  // namespace tasuki::cli

@@ -1,0 +1,192 @@
+#include <filesystem>
+#include <iostream>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "client/cli/commands.h"
+#include "client/cli/evaluations.h"
+#include "client/cli/names.h"
+#include "client/cli/table.h"
+#include "client/cli/text.h"
+
+namespace tasuki::cli {
+namespace {
+
+std::string TasksOf(const v1::ModelVersion& version) {
+  if (version.tasks().empty()) return "none (a base model)";
+  return absl::StrJoin(version.tasks(), ", ", [](std::string* out, const v1::Task& task) {
+    absl::StrAppend(out, task.name());
+  });
+}
+
+std::string OriginOf(const v1::ModelVersion& version) {
+  return version.training_job().empty() ? "import" : ShortName(version.training_job());
+}
+
+void PrintVersion(const v1::ModelVersion& version) {
+  std::cout << Details({{"name", version.name()},
+                        {"state", v1::ModelVersion::State_Name(version.state())},
+                        {"reason", version.state_reason()},
+                        {"tasks", TasksOf(version)},
+                        {"parameters", Count(version.parameter_count())},
+                        {"size", Bytes(version.size_bytes())},
+                        {"input tokens", Count(version.max_input_tokens())},
+                        {"made by", OriginOf(version)},
+                        {"made from", ShortName(version.base_model_version())},
+                        {"created", DateTime(version.create_time())}});
+  const std::string evaluations = EvaluationTable(version.evaluations());
+  if (!evaluations.empty()) std::cout << "\n" << evaluations;
+}
+
+absl::Status Answer(const Session& session, const absl::StatusOr<v1::ModelVersion>& version) {
+  if (!version.ok()) return version.status();
+  if (session.json()) return PrintJson(*version);
+  PrintVersion(*version);
+  return absl::OkStatus();
+}
+
+void AddImport(CLI::App& model, Session& session) {
+  CLI::App* command =
+      model.add_subcommand("import", "Imports a Hugging Face T5 directory as a new version")
+          ->footer("Example: tasuki model import ./t5-base-japanese --model t5-base");
+  auto directory = std::make_shared<std::string>();
+  auto name = std::make_shared<std::string>();
+  command
+      ->add_option("DIRECTORY", *directory, "Holds config.json, model.safetensors and spiece.model")
+      ->required();
+  command->add_option("--model", *name, "Name of the model (default: that of the directory)")
+      ->transform(Typed(ModelName));
+  command->callback([=, &session] {
+    std::string model_name = *name;
+    if (model_name.empty()) {
+      const auto path = (std::filesystem::absolute(*directory) / "").lexically_normal();
+      const auto typed = ModelName(path.parent_path().filename().string());
+      if (!typed.ok()) {
+        throw CLI::ValidationError(
+            absl::StrCat(typed.status().message(), "; name the model with --model"));
+      }
+      model_name = *typed;
+    }
+    session.action = [=, &session](Client& client) {
+      return Answer(session,
+                    client.ImportModelVersion(model_name, *directory, ShowTransfer("importing")));
+    };
+  });
+}
+
+void AddExport(CLI::App& model, Session& session) {
+  CLI::App* command =
+      model.add_subcommand("export", "Writes the files of a version into a new directory")
+          ->footer("Example: tasuki model export reviews@3 ./reviews-3");
+  auto name = std::make_shared<std::string>();
+  auto directory = std::make_shared<std::string>();
+  command->add_option("MODEL", *name, "The version, or a model for its newest")
+      ->required()
+      ->transform(Typed(ModelOrVersionName));
+  command->add_option("DIRECTORY", *directory, "Must be new or empty")->required();
+  session.Bind(command, [=, &session](Client& client) -> absl::Status {
+    const auto version = client.GetModelVersion(*name);
+    if (!version.ok()) return version.status();
+    const absl::Status status =
+        client.ExportModelVersion(version->name(), *directory, ShowTransfer("exporting"));
+    if (!status.ok()) return status;
+    if (session.json()) return PrintJson(*version);
+    std::cout << version->name() << " is in " << *directory << " (" << Bytes(version->size_bytes())
+              << ")\n";
+    return absl::OkStatus();
+  });
+}
+
+absl::Status ListModels(Client& client, const Session& session) {
+  const auto answer = client.ListModels();
+  if (!answer.ok()) return answer.status();
+  if (session.json()) {
+    v1::ListModelsResponse all;
+    for (const auto& row : *answer) *all.add_models() = row;
+    return PrintJson(all);
+  }
+  Table table({"MODEL", "VERSIONS>", "NEWEST", "CREATED"});
+  for (const auto& row : *answer) {
+    table.Add({ShortName(row.name()), Count(row.version_count()), ShortName(row.latest_version()),
+               DateTime(row.create_time())});
+  }
+  std::cout << table.ToString();
+  return absl::OkStatus();
+}
+
+absl::Status ListVersions(Client& client, const Session& session, const std::string& model) {
+  const auto answer = client.ListModelVersions(model);
+  if (!answer.ok()) return answer.status();
+  if (session.json()) {
+    v1::ListModelVersionsResponse all;
+    for (const auto& row : *answer) *all.add_model_versions() = row;
+    return PrintJson(all);
+  }
+  Table table({"VERSION", "STATE", "TASKS", "PARAMETERS>", "SIZE>", "MADE BY", "CREATED"});
+  for (const auto& row : *answer) {
+    table.Add({ShortName(row.name()), v1::ModelVersion::State_Name(row.state()),
+               Shorten(TasksOf(row), 40), Count(row.parameter_count()), Bytes(row.size_bytes()),
+               OriginOf(row), DateTime(row.create_time())});
+  }
+  std::cout << table.ToString();
+  return absl::OkStatus();
+}
+
+void AddList(CLI::App& model, Session& session) {
+  CLI::App* command =
+      model.add_subcommand("list", "Lists the models, or the versions of one, newest first")
+          ->footer("Examples: tasuki model list\n          tasuki model list reviews");
+  auto name = std::make_shared<std::string>();
+  command->add_option("MODEL", *name, "List its versions")->transform(Typed(ModelName));
+  session.Bind(command, [name, &session](Client& client) {
+    return name->empty() ? ListModels(client, session) : ListVersions(client, session, *name);
+  });
+}
+
+// Get, load, unload: a method that answers the version.
+void AddVerb(CLI::App& model, Session& session, const std::string& verb, const std::string& what,
+             absl::StatusOr<std::string> (*rule)(absl::string_view),
+             absl::StatusOr<v1::ModelVersion> (Client::*method)(const std::string&)) {
+  CLI::App* command = model.add_subcommand(verb, what)
+                          ->footer(absl::StrCat("Example: tasuki model ", verb, " reviews@3"));
+  auto name = std::make_shared<std::string>();
+  command
+      ->add_option("MODEL", *name,
+                   rule == VersionName ? "The version" : "The version, or a model for its newest")
+      ->required()
+      ->transform(Typed(rule));
+  session.Bind(command, [name, method, &session](Client& client) {
+    return Answer(session, (client.*method)(*name));
+  });
+}
+
+void AddDelete(CLI::App& model, Session& session) {
+  CLI::App* command = model.add_subcommand("delete", "Deletes a version and its files")
+                          ->footer("Example: tasuki model delete reviews@3");
+  auto name = std::make_shared<std::string>();
+  command->add_option("MODEL", *name, "The version")->required()->transform(Typed(VersionName));
+  session.Bind(command, [name, &session](Client& client) -> absl::Status {
+    if (absl::Status status = client.DeleteModelVersion(*name); !status.ok()) return status;
+    if (session.json()) return PrintJson(google::protobuf::Empty());
+    std::cout << "deleted " << *name << "\n";
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace
+
+void AddModelCommands(CLI::App& app, Session& session) {
+  CLI::App* model = app.add_subcommand("model", "Models and their versions")->require_subcommand(1);
+  AddImport(*model, session);
+  AddExport(*model, session);
+  AddList(*model, session);
+  AddVerb(*model, session, "get", "Shows a version", ModelOrVersionName, &Client::GetModelVersion);
+  AddVerb(*model, session, "load", "Loads a version for classification", ModelOrVersionName,
+          &Client::LoadModelVersion);
+  AddVerb(*model, session, "unload", "Takes a version out of service", VersionName,
+          &Client::UnloadModelVersion);
+  AddDelete(*model, session);
+}
+
+}  // namespace tasuki::cli

@@ -1,0 +1,71 @@
+#include "client/cli/run.h"
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <utility>
+
+#include "client/cli/commands.h"
+#include "client/cli/interrupts.h"
+#include "client/cli/session.h"
+#include "client/client.h"
+
+namespace tasuki::cli {
+namespace {
+
+int RunAction(const Session& session) {
+  ClientOptions options;
+  options.stop = session.stop;
+  auto client = Client::Connect(session.server, options);
+  if (!client.ok()) {
+    PrintError(client.status());
+    return kUsage;
+  }
+  const absl::Status status = session.action(*client);
+  if (status.ok()) return kOk;
+  if (session.stop.stop_requested()) {
+    std::cerr << "tasuki: interrupted\n";
+    return Interrupts::kExitCode;
+  }
+  PrintError(status);
+  return kFailure;
+}
+
+}  // namespace
+
+int Run(int argc, char** argv, std::stop_token stop) {
+  Session session;
+  session.stop = std::move(stop);
+  CLI::App app("Trains T5 text classifiers on a Tasuki server and classifies texts with them.",
+               "tasuki");
+  app.set_version_flag("--version", "tasuki " TASUKI_VERSION);
+  app.require_subcommand(1);
+  app.fallthrough();  // flags of every command may stand after it, too
+  app.add_option("--server", session.server,
+                 "Address of the server, HOST:PORT (default: 127.0.0.1:8500)")
+      ->envname("TASUKI_SERVER");
+  app.add_option("--output", session.output,
+                 "table for people (default), or json: one document, of streams one a line")
+      ->check(CLI::IsMember({"table", "json"}));
+  app.footer(
+      "Names may be short: nightly for trainingJobs/nightly, reviews@3 for "
+      "models/reviews/versions/3.\n"
+      "Exit code: 0 if what was asked for happened, 1 if not, 2 for a wrong command line, 130 if "
+      "interrupted.\n"
+      "Example: tasuki job submit --file job.yaml --wait");
+  AddDatasetCommands(app, session);
+  AddJobCommands(app, session);
+  AddModelCommands(app, session);
+  AddClassifyCommand(app, session);
+  AddServerCommands(app, session);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& asked) {  // --help, --version
+    return app.exit(asked);
+  } catch (const CLI::ParseError& error) {
+    std::cerr << "tasuki: " << error.what() << "\nTry --help after the command.\n";
+    return kUsage;
+  }
+  return RunAction(session);
+}
+
+}  // namespace tasuki::cli

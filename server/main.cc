@@ -1,0 +1,90 @@
+// tasukid: flags → server → wait for a signal → stop.
+
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <string>
+#include <thread>
+
+#include "server/options.h"
+#include "server/server.h"
+#include "spdlog/sinks/stdout_color_sinks.h"
+#include "spdlog/spdlog.h"
+
+namespace tasuki {
+namespace {
+
+constexpr char kGuard[] = "TASUKI_REEXECUTED";
+
+// The OpenMP library of LibTorch reads its environment before main: so the program starts itself
+// once more with the right one. A waiting thread must not spin, or it takes the cores of the trainer.
+void SetUpOpenMp(const Options& options, char** argv) {
+  if (getenv(kGuard) != nullptr) {
+    unsetenv(kGuard);
+    return;
+  }
+  setenv("OMP_NUM_THREADS", std::to_string(options.serving_threads).c_str(), 0);
+  setenv("OMP_WAIT_POLICY", "PASSIVE", 0);
+  setenv(kGuard, "1", 1);
+  execv(OwnPath().c_str(), argv);
+  std::perror("tasukid: cannot start itself again with OMP_NUM_THREADS set; going on without");
+  unsetenv(kGuard);
+}
+
+void SetUpLog(const std::string& level) {
+  auto logger = spdlog::stderr_color_mt("tasukid");
+  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %^%l%$ %v");
+  logger->set_level(spdlog::level::from_str(level));
+  logger->flush_on(spdlog::level::info);
+  spdlog::set_default_logger(std::move(logger));
+}
+
+// SIGTERM and SIGINT wait for sigwait, in every thread that comes after.
+sigset_t BlockSignals() {
+  signal(SIGPIPE, SIG_IGN);
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return signals;
+}
+
+int Run(const Options& options) {
+  const sigset_t signals = BlockSignals();
+  auto server = Server::Start(options);
+  if (!server.ok()) {
+    std::fprintf(stderr, "tasukid: %s.\n", std::string(server.status().message()).c_str());
+    return absl::IsFailedPrecondition(server.status()) ? kExitBadSetup : 1;
+  }
+  int signal = 0;
+  sigwait(&signals, &signal);
+  spdlog::info("{}: no new calls; those under way have {} s", strsignal(signal),
+               options.drain_seconds);
+  std::thread([signals] {
+    int second = 0;
+    sigwait(&signals, &second);
+    spdlog::warn("{} again: ending at once", strsignal(second));
+    _exit(1);
+  }).detach();
+  (*server)->Stop();
+  server->reset();
+  spdlog::info("stopped");
+  return 0;
+}
+
+}  // namespace
+}  // namespace tasuki
+
+int main(int argc, char** argv) {
+  const tasuki::ParsedOptions parsed = tasuki::ParseOptions(argc, argv);
+  if (parsed.finished) {
+    std::fputs(parsed.output.c_str(), parsed.exit_code == 0 ? stdout : stderr);
+    return parsed.exit_code;
+  }
+  tasuki::SetUpOpenMp(parsed.options, argv);
+  tasuki::SetUpLog(parsed.options.log_level);
+  return tasuki::Run(parsed.options);
+}

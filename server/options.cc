@@ -1,0 +1,147 @@
+#include "server/options.h"
+
+#include <limits.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <sstream>
+#include <thread>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace tasuki {
+namespace {
+
+std::string CheckAddress(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  uint32_t port = 0;
+  if (colon == std::string::npos || colon == 0 ||
+      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port > 65535) {
+    return absl::StrCat("\"", address, "\" is not HOST:PORT, such as 127.0.0.1:8500");
+  }
+  return "";
+}
+
+std::string CheckStore(const std::string& store) {
+  if (store == "sqlite") return "";
+  if (absl::StartsWith(store, "postgresql://") || absl::StartsWith(store, "postgres://")) {
+    return "PostgreSQL is not built yet; sqlite is the only store of this version";
+  }
+  return absl::StrCat("\"", store, "\" is not a store; sqlite is the only one of this version");
+}
+
+std::string CheckDevice(const std::string& device) {
+  if (device == "auto" || device == "cpu") return "";
+  if (absl::StartsWith(device, "cuda")) {
+    return "GPUs are not built yet; use auto or cpu";
+  }
+  return absl::StrCat("\"", device, "\" is not a device; use auto or cpu");
+}
+
+// Declares every flag; the help text gives unit and default, the name of the variable is added.
+void Declare(CLI::App& app, Options& options) {
+  const auto add = [&app](const std::string& name, auto& value, const std::string& help) {
+    std::string variable = "TASUKI_" + name;
+    for (char& c : variable) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    return app.add_option("--" + name, value, help)->envname(variable)->capture_default_str();
+  };
+  add("data_dir", options.data_dir, "Directory of everything that is stored; made if missing");
+  add("listen", options.listen, "HOST:PORT of the gRPC services; port 0 picks a free one")
+      ->check(CLI::Validator(CheckAddress, "HOST:PORT"));
+  add("metrics_listen", options.metrics_listen,
+      "HOST:PORT of /metrics for Prometheus; port 0 picks a free one, \"\" is none")
+      ->check(CLI::Validator([](const std::string& a) { return a.empty() ? "" : CheckAddress(a); },
+                             "HOST:PORT"));
+  add("health_listen", options.health_listen,
+      "HOST:PORT of a second gRPC server with nothing but health; default: none")
+      ->check(CLI::Validator([](const std::string& a) { return a.empty() ? "" : CheckAddress(a); },
+                             "HOST:PORT"));
+  add("store", options.store, "Where jobs, datasets and models are listed: sqlite")
+      ->check(CLI::Validator(CheckStore, "STORE"));
+  add("device", options.device, "Device of training and serving: auto or cpu")
+      ->check(CLI::Validator(CheckDevice, "DEVICE"));
+  add("serving_threads", options.serving_threads,
+      "Threads of a matrix product when classifying; 0 for the number of cores")
+      ->check(CLI::Range(0, 1024));
+  add("training_threads", options.training_threads,
+      "Threads of a matrix product when training; 0 for the number of cores")
+      ->check(CLI::Range(0, 1024));
+  add("max_batch_tokens", options.max_batch_tokens, "Tokens of one forward pass when classifying")
+      ->check(CLI::Range(1, 1 << 24));
+  add("max_queue_tokens", options.max_queue_tokens,
+      "Tokens that may wait for one model version; more is refused with RESOURCE_EXHAUSTED")
+      ->check(CLI::Range(1, 1 << 28));
+  add("max_rpc_threads", options.max_rpc_threads,
+      "Threads for calls that read or write the disk; more calls are refused")
+      ->check(CLI::Range(4, 10'000));
+  add("drain_seconds", options.drain_seconds,
+      "Seconds that calls may take to end after SIGTERM, and then trainers to save")
+      ->check(CLI::Range(0, 86'400));
+  add("trainer", options.trainer, "Path of tasuki-trainer; default: beside this program");
+  add("ready_file", options.ready_file,
+      "File that gets the real addresses, as JSON, once the server serves");
+  add("log_level", options.log_level, "Least grave line that is logged")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
+}
+
+// What depends on the machine. Answers a fault, or "".
+std::string Resolve(Options& options) {
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  if (options.serving_threads == 0) options.serving_threads = cores;
+  if (options.training_threads == 0) options.training_threads = cores;
+  options.device = "cpu";
+  std::error_code error;
+  if (options.data_dir.empty()) return "--data_dir is empty; name a directory";
+  options.data_dir = std::filesystem::absolute(options.data_dir, error).lexically_normal();
+  if (options.data_dir.size() > 1 && options.data_dir.back() == '/') options.data_dir.pop_back();
+  if (options.trainer.empty()) {
+    options.trainer = std::filesystem::path(OwnPath()).replace_filename("tasuki-trainer");
+  }
+  options.trainer = std::filesystem::absolute(options.trainer, error);
+  if (access(options.trainer.c_str(), X_OK) != 0) {
+    return absl::StrCat("there is no program ", options.trainer,
+                        "; install tasuki-trainer beside tasukid or name it with --trainer");
+  }
+  return "";
+}
+
+}  // namespace
+
+std::string OwnPath() {
+  char path[PATH_MAX];
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof(path));
+  return length > 0 ? std::string(path, length) : "tasukid";
+}
+
+ParsedOptions ParseOptions(int argc, const char* const* argv) {
+  ParsedOptions parsed;
+  CLI::App app("tasukid fine-tunes T5 text classifiers as managed jobs and serves them over gRPC.",
+               "tasukid");
+  app.set_version_flag("--version", std::string("tasukid ") + TASUKI_VERSION);
+  app.set_config("--config", "", "File with flags, one NAME=VALUE a line")->envname("TASUKI_CONFIG");
+  app.allow_config_extras(CLI::config_extras_mode::error);
+  app.footer("A flag on the command line is taken before the config file, that before the "
+             "environment, that before the default.");
+  Declare(app, parsed.options);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    std::ostringstream out;
+    parsed.finished = true;
+    parsed.exit_code = app.exit(error, out, out) == 0 ? 0 : kExitBadSetup;
+    parsed.output = out.str();
+    return parsed;
+  }
+  if (const std::string fault = Resolve(parsed.options); !fault.empty()) {
+    parsed.finished = true;
+    parsed.exit_code = kExitBadSetup;
+    parsed.output = absl::StrCat("tasukid: ", fault, ".\n");
+  }
+  return parsed;
+}
+
+}  // namespace tasuki

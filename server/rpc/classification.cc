@@ -1,0 +1,144 @@
+#include "server/rpc/classification.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "model/errors/errors.h"
+#include "model/text/examples.h"
+#include "server/rpc/names.h"
+
+namespace tasuki {
+namespace {
+
+absl::Status LimitExceeded(absl::string_view message) {
+  return MakeError(absl::StatusCode::kInvalidArgument, v1::LIMIT_EXCEEDED, message);
+}
+
+// Softmax in double: the probabilities of a task add up to 1 whatever the scores are.
+std::vector<double> Softmax(const std::vector<float>& log_probabilities) {
+  const double top = *std::max_element(log_probabilities.begin(), log_probabilities.end());
+  std::vector<double> result;
+  double sum = 0;
+  for (const float value : log_probabilities) sum += result.emplace_back(std::exp(value - top));
+  for (double& value : result) value /= sum;
+  return result;
+}
+
+}  // namespace
+
+absl::Status CheckClassifyRequest(const v1::ClassifyRequest& request) {
+  if (absl::Status status = CheckModelOrVersionName(request.model(), "model"); !status.ok()) {
+    return status;
+  }
+  if (request.texts().empty()) {
+    Faults faults;
+    faults.Add("texts", absl::StrCat("is empty; 1 to ", kMaxTexts, " texts are wanted"));
+    return faults.ToStatus();
+  }
+  if (request.texts_size() > kMaxTexts) {
+    return LimitExceeded(absl::StrCat("texts has ", request.texts_size(), " entries; at most ",
+                                      kMaxTexts, " go into one call."));
+  }
+  for (int i = 0; i < request.texts_size(); ++i) {
+    if (request.texts(i).size() > kMaxTextBytes) {
+      return LimitExceeded(absl::StrCat("texts[", i, "] has ", request.texts(i).size(),
+                                        " bytes; at most ", kMaxTextBytes, " are allowed."));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<int>> WantedTasks(const v1::ClassifyRequest& request,
+                                             const LoadedModel& model) {
+  const auto& known = model.classifier->manifest().tasks();
+  if (request.tasks().empty()) {
+    std::vector<int> all(known.size());
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+  }
+  std::vector<int> tasks;
+  for (const std::string& name : request.tasks()) {
+    const int task = model.classifier->TaskIndex(name);
+    if (task < 0) {
+      const std::string names =
+          absl::StrJoin(known, ", ", [](std::string* out, const v1::Task& each) {
+            absl::StrAppend(out, each.name());
+          });
+      return MakeError(absl::StatusCode::kInvalidArgument, v1::TASK_UNKNOWN,
+                       absl::StrCat(model.name, " has no task \"", name.substr(0, 100),
+                                    "\"; it has ", names, "."),
+                       {{"model_version", model.name}, {"tasks", names}});
+    }
+    if (std::find(tasks.begin(), tasks.end(), task) != tasks.end()) {
+      Faults faults;
+      faults.Add("tasks", absl::StrCat("\"", name, "\" is named twice"));
+      return faults.ToStatus();
+    }
+    tasks.push_back(task);
+  }
+  return tasks;
+}
+
+absl::StatusOr<std::vector<Classifier::Input>> PrepareInputs(const v1::ClassifyRequest& request,
+                                                             const LoadedModel& model,
+                                                             const std::vector<int>& tasks) {
+  std::vector<Classifier::Input> inputs;
+  inputs.reserve(static_cast<size_t>(request.texts_size()) * tasks.size());
+  for (int i = 0; i < request.texts_size(); ++i) {
+    for (const int task : tasks) {
+      absl::StatusOr<Classifier::Input> input = model.classifier->Prepare(task, request.texts(i));
+      if (!input.ok()) return Annotate(input.status(), absl::StrCat("texts[", i, "]: "));
+      inputs.push_back(*std::move(input));
+    }
+  }
+  return inputs;
+}
+
+void FillInputs(const LoadedModel& model, const std::vector<int>& tasks,
+                const std::vector<Classifier::Input>& inputs, v1::ClassifyResponse& response) {
+  response.set_model_version(model.name);
+  const auto& known = model.classifier->manifest().tasks();
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (i % tasks.size() == 0) response.add_results();
+    const int task = tasks[i % tasks.size()];
+    v1::Prediction& prediction =
+        *response.mutable_results(response.results_size() - 1)->add_predictions();
+    prediction.set_task(known[task].name());
+    prediction.set_token_count(inputs[i].token_count);
+    prediction.set_truncated(inputs[i].truncated);
+    model.metrics->ObserveInput(static_cast<int64_t>(inputs[i].tokens.size()),
+                                inputs[i].truncated);
+  }
+}
+
+void FillScores(const LoadedModel& model, const std::vector<int>& tasks,
+                const std::vector<std::vector<float>>& scores, v1::ClassifyResponse& response) {
+  const auto& known = model.classifier->manifest().tasks();
+  for (size_t i = 0; i < scores.size(); ++i) {
+    const size_t within = i % tasks.size();
+    const v1::Task& task = known[tasks[within]];
+    const std::vector<double> probabilities = Softmax(scores[i]);
+    std::vector<int> order(probabilities.size());
+    std::iota(order.begin(), order.end(), 0);
+    // Equal ones stay in the task's order.
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int a, int b) { return probabilities[a] > probabilities[b]; });
+    v1::Prediction& prediction =
+        *response.mutable_results(static_cast<int>(i / tasks.size()))
+             ->mutable_predictions(static_cast<int>(within));
+    for (const int label : order) {
+      v1::LabelScore& score = *prediction.add_scores();
+      score.set_label(task.labels(label).name());
+      score.set_probability(probabilities[label]);
+      score.set_log_probability(scores[i][label]);
+    }
+    prediction.set_label(task.labels(order[0]).name());
+    model.metrics->CountPrediction(tasks[within], order[0], probabilities[order[0]]);
+  }
+}
+
+}  // namespace tasuki

@@ -1,0 +1,88 @@
+#include "server/rpc/endpoint.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "grpc/support/log.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/generic/async_generic_service.h"
+#include "grpcpp/grpcpp.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/resource_quota.h"
+#include "server/rpc/observer.h"
+#include "spdlog/spdlog.h"
+
+namespace tasuki {
+namespace {
+
+constexpr int kMaxMessageBytes = 64 << 20;
+
+// Once a process. gRPC's own lines are for who looks for them: what matters comes as a status.
+void SetUpGrpc() {
+  static const bool done = [] {
+    gpr_set_log_function([](gpr_log_func_args* args) { spdlog::debug("grpc: {}", args->message); });
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    return true;
+  }();
+  static_cast<void>(done);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Endpoint>> Endpoint::Listen(const Options& options,
+                                                           Metrics& metrics) {
+  SetUpGrpc();
+  std::unique_ptr<Endpoint> endpoint(new Endpoint());
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port);
+  // Two servers on one port would share its callers.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 1000);
+  // A peer that vanished without a word is noticed after these; clients may ping every 10 s.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  grpc::ResourceQuota quota("tasukid");
+  quota.SetMaxThreads(options.max_threads);
+  builder.SetResourceQuota(quota);
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> observers;
+  observers.push_back(std::make_unique<CallObserver>(metrics));
+  builder.experimental().SetInterceptorCreators(std::move(observers));
+  for (grpc::Service* service : options.services) builder.RegisterService(service);
+  if (options.services.empty()) {
+    endpoint->nothing_ = std::make_unique<grpc::CallbackGenericService>();
+    builder.RegisterCallbackGenericService(endpoint->nothing_.get());
+  }
+  endpoint->server_ = builder.BuildAndStart();
+  if (endpoint->server_ == nullptr || port == 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(options.address, " cannot be listened on: it is in use or not an address of "
+                                      "this machine; choose another one"));
+  }
+  endpoint->address_ =
+      absl::StrCat(options.address.substr(0, options.address.rfind(':')), ":", port);
+  endpoint->SetServing(false);
+  return endpoint;
+}
+
+Endpoint::~Endpoint() {
+  if (server_ != nullptr) Shutdown(absl::Now());
+}
+
+void Endpoint::SetServing(bool serving) {
+  grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
+  for (const char* service : {"", "tasuki.v1.ClassificationService"}) {
+    health->SetServingStatus(service, serving);
+  }
+}
+
+void Endpoint::Shutdown(absl::Time deadline) { server_->Shutdown(absl::ToChronoTime(deadline)); }
+
+std::shared_ptr<grpc::Channel> Endpoint::InProcessChannel() {
+  return server_->InProcessChannel(grpc::ChannelArguments());
+}
+
+}  // namespace tasuki

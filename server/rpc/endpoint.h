@@ -1,0 +1,47 @@
+// A listening gRPC server.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "grpcpp/server.h"
+#include "server/metrics/metrics.h"
+
+namespace tasuki {
+
+// Serves health (grpc.health.v1) and reflection beside the services it is given. Thread-safe.
+class Endpoint {
+ public:
+  struct Options {
+    std::string address;    // HOST:PORT; port 0 picks a free one
+    int max_threads = 64;   // of synchronous methods; a call beyond them is RESOURCE_EXHAUSTED
+    std::vector<grpc::Service*> services;  // must outlive the endpoint; none: health only
+  };
+
+  // Health says NOT_SERVING until SetServing. FAILED_PRECONDITION if the address cannot be bound.
+  static absl::StatusOr<std::unique_ptr<Endpoint>> Listen(const Options& options,
+                                                          Metrics& metrics);
+  // Shuts down at once unless that was done.
+  ~Endpoint();
+
+  // HOST:PORT with the real port.
+  const std::string& address() const { return address_; }
+  // What health answers for "" and for "tasuki.v1.ClassificationService".
+  void SetServing(bool serving);
+  // Takes no new calls, waits for those under way, and cancels them at `deadline`.
+  void Shutdown(absl::Time deadline);
+  // For calls within the process.
+  std::shared_ptr<grpc::Channel> InProcessChannel();
+
+ private:
+  Endpoint() = default;
+  // Unregistered methods of a server without services: a gRPC server needs something to do.
+  std::unique_ptr<grpc::CallbackGenericService> nothing_;
+  std::unique_ptr<grpc::Server> server_;
+  std::string address_;
+};
+
+}  // namespace tasuki

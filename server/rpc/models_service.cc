@@ -1,0 +1,155 @@
+#include "server/rpc/models_service.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "model/errors/errors.h"
+#include "server/rpc/names.h"
+#include "server/rpc/random_id.h"
+#include "server/rpc/status.h"
+#include "server/serving/model_transfer.h"
+
+namespace tasuki {
+namespace {
+
+absl::Status HeaderFault(absl::string_view description) {
+  Faults faults;
+  faults.Add("header", description);
+  return faults.ToStatus();
+}
+
+}  // namespace
+
+ModelsService::ModelsService(ModelRegistry& registry, ModelTable& table, const DataDirectory& data)
+    : registry_(registry), table_(table), data_(data) {}
+
+absl::Status ModelsService::Import(grpc::ServerContext& context,
+                                   grpc::ServerReader<v1::ImportModelVersionRequest>& reader,
+                                   v1::ModelVersion* response) {
+  v1::ImportModelVersionRequest message;
+  if (!reader.Read(&message) || !message.has_header()) {
+    return HeaderFault("is missing: it is the first message of an import");
+  }
+  const v1::ImportModelVersionHeader header = std::move(*message.mutable_header());
+  auto upload = ModelUpload::Begin(header, data_);
+  if (!upload.ok()) return upload.status();
+  while (reader.Read(&message)) {
+    if (message.has_header()) return HeaderFault("came twice");
+    if (absl::Status status = (*upload)->Append(message.chunk()); !status.ok()) return status;
+  }
+  if (context.IsCancelled()) return absl::CancelledError("The client went away.");
+  if (absl::Status status = (*upload)->Finish(); !status.ok()) return status;
+  Publication publication;
+  publication.model = header.model();
+  publication.directory = (*upload)->directory();
+  publication.key = absl::StrCat(
+      "imports/", header.request_id().empty() ? RandomId() : header.request_id());
+  publication.digest = (*upload)->digest();
+  publication.check = true;
+  publication.cancelled = [&context] { return context.IsCancelled(); };
+  return Assign(registry_.Publish(publication), response);
+}
+
+grpc::Status ModelsService::ImportModelVersion(
+    grpc::ServerContext* context, grpc::ServerReader<v1::ImportModelVersionRequest>* reader,
+    v1::ModelVersion* response) {
+  return Answer([&] { return Import(*context, *reader, response); });
+}
+
+grpc::Status ModelsService::ExportModelVersion(
+    grpc::ServerContext*, const v1::ExportModelVersionRequest* request,
+    grpc::ServerWriter<v1::ExportModelVersionResponse>* writer) {
+  return Answer([&]() -> absl::Status {
+    if (absl::Status status = CheckVersionName(request->name()); !status.ok()) return status;
+    const auto version = table_.GetVersion(request->name());
+    if (!version.ok()) return version.status();
+    v1::ExportModelVersionResponse response;
+    return ReadModelFiles(
+        data_.model_version(version->name()), {version->files().begin(), version->files().end()},
+        [&](const v1::ModelFile& file) {
+          *response.mutable_file() = file;
+          return writer->Write(response);
+        },
+        [&](std::string bytes) {
+          response.set_chunk(std::move(bytes));
+          return writer->Write(response);
+        });
+  });
+}
+
+grpc::Status ModelsService::GetModel(grpc::ServerContext*, const v1::GetModelRequest* request,
+                                     v1::Model* response) {
+  return Answer([&] {
+    if (absl::Status status = CheckModelName(request->name()); !status.ok()) return status;
+    return Assign(table_.GetModel(request->name()), response);
+  });
+}
+
+grpc::Status ModelsService::ListModels(grpc::ServerContext*, const v1::ListModelsRequest* request,
+                                       v1::ListModelsResponse* response) {
+  return Answer([&] {
+    auto page = table_.ListModels(request->page_size(), request->page_token());
+    if (!page.ok()) return page.status();
+    response->mutable_models()->Assign(page->rows.begin(), page->rows.end());
+    response->set_next_page_token(page->next_page_token);
+    return absl::OkStatus();
+  });
+}
+
+grpc::Status ModelsService::GetModelVersion(grpc::ServerContext*,
+                                            const v1::GetModelVersionRequest* request,
+                                            v1::ModelVersion* response) {
+  return Answer([&] {
+    if (absl::Status status = CheckModelOrVersionName(request->name()); !status.ok()) return status;
+    return Assign(registry_.Get(request->name()), response);
+  });
+}
+
+grpc::Status ModelsService::ListModelVersions(grpc::ServerContext*,
+                                              const v1::ListModelVersionsRequest* request,
+                                              v1::ListModelVersionsResponse* response) {
+  return Answer([&] {
+    if (absl::Status status = CheckModelName(request->parent(), "parent"); !status.ok()) {
+      return status;
+    }
+    auto page =
+        registry_.ListVersions(request->parent(), request->page_size(), request->page_token());
+    if (!page.ok()) return page.status();
+    response->mutable_model_versions()->Assign(page->rows.begin(), page->rows.end());
+    response->set_next_page_token(page->next_page_token);
+    return absl::OkStatus();
+  });
+}
+
+grpc::Status ModelsService::LoadModelVersion(grpc::ServerContext* context,
+                                             const v1::LoadModelVersionRequest* request,
+                                             v1::ModelVersion* response) {
+  return Answer([&] {
+    if (absl::Status status = CheckModelOrVersionName(request->name()); !status.ok()) return status;
+    return Assign(registry_.Load(request->name(), absl::FromChrono(context->deadline())), response);
+  });
+}
+
+grpc::Status ModelsService::UnloadModelVersion(grpc::ServerContext*,
+                                               const v1::UnloadModelVersionRequest* request,
+                                               v1::ModelVersion* response) {
+  return Answer([&] {
+    if (absl::Status status = CheckVersionName(request->name()); !status.ok()) return status;
+    return Assign(registry_.Unload(request->name()), response);
+  });
+}
+
+grpc::Status ModelsService::DeleteModelVersion(grpc::ServerContext*,
+                                               const v1::DeleteModelVersionRequest* request,
+                                               google::protobuf::Empty*) {
+  return Answer([&] {
+    if (absl::Status status = CheckVersionName(request->name()); !status.ok()) return status;
+    return registry_.Delete(request->name());
+  });
+}
+
+}  // namespace tasuki

@@ -1,0 +1,114 @@
+#include "server/rpc/observer.h"
+
+#include <algorithm>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "google/protobuf/descriptor.h"
+#include "grpcpp/server_context.h"
+#include "spdlog/spdlog.h"
+#include "tasuki/v1/classification.pb.h"
+#include "tasuki/v1/datasets.pb.h"
+#include "tasuki/v1/models.pb.h"
+#include "tasuki/v1/server.pb.h"
+#include "tasuki/v1/training.pb.h"
+
+namespace tasuki {
+namespace {
+
+using grpc::experimental::InterceptionHookPoints;
+
+constexpr size_t kMaxLoggedBytes = 500;
+
+// Faults of ours are errors in the log, those of callers are worth a line for who looks for them.
+spdlog::level::level_enum LevelOf(grpc::StatusCode code) {
+  switch (code) {
+    case grpc::StatusCode::INTERNAL:
+    case grpc::StatusCode::UNKNOWN:
+    case grpc::StatusCode::DATA_LOSS:
+      return spdlog::level::err;
+    case grpc::StatusCode::UNAVAILABLE:
+    case grpc::StatusCode::RESOURCE_EXHAUSTED:
+      return spdlog::level::warn;
+    default:
+      return spdlog::level::info;
+  }
+}
+
+// One call, from its arrival to its end.
+class ObservedCall : public grpc::experimental::Interceptor {
+ public:
+  ObservedCall(grpc::experimental::ServerRpcInfo* info, MethodMetrics& metrics)
+      : info_(info), metrics_(metrics), start_(absl::Now()) {
+    metrics_.started.Increment();
+    metrics_.in_flight.Increment();
+  }
+
+  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
+      End(methods->GetSendStatus());
+    }
+    methods->Proceed();
+  }
+
+  // A call whose client went away may never send a status.
+  ~ObservedCall() override {
+    if (!ended_) End(grpc::Status(grpc::StatusCode::CANCELLED, "the client went away"));
+  }
+
+ private:
+  void End(const grpc::Status& status) {
+    ended_ = true;
+    const double seconds = absl::ToDoubleSeconds(absl::Now() - start_);
+    metrics_.in_flight.Decrement();
+    metrics_.handling_seconds.Observe(seconds);
+    metrics_.handled[std::clamp<int>(status.error_code(), 0, 16)]->Increment();
+    if (status.ok()) return;
+    spdlog::log(LevelOf(status.error_code()), "{} from {} failed after {:.3f} s with code {}: {}",
+                info_->method(), info_->server_context()->peer(), seconds,
+                static_cast<int>(status.error_code()),
+                absl::Utf8SafeCEscape(status.error_message().substr(0, kMaxLoggedBytes)));
+  }
+
+  grpc::experimental::ServerRpcInfo* const info_;
+  MethodMetrics& metrics_;
+  const absl::Time start_;
+  bool ended_ = false;
+};
+
+const char* TypeOf(const google::protobuf::MethodDescriptor& method) {
+  if (method.client_streaming()) {
+    return method.server_streaming() ? "bidi_stream" : "client_stream";
+  }
+  return method.server_streaming() ? "server_stream" : "unary";
+}
+
+}  // namespace
+
+CallObserver::CallObserver(Metrics& metrics) {
+  const google::protobuf::FileDescriptor* const files[] = {
+      v1::ClassifyRequest::descriptor()->file(), v1::Dataset::descriptor()->file(),
+      v1::Model::descriptor()->file(), v1::ServerInfo::descriptor()->file(),
+      v1::TrainingJob::descriptor()->file()};
+  for (const auto* file : files) {
+    for (int i = 0; i < file->service_count(); ++i) {
+      const auto& service = *file->service(i);
+      for (int j = 0; j < service.method_count(); ++j) {
+        const auto& method = *service.method(j);
+        methods_.emplace(absl::StrCat("/", service.full_name(), "/", method.name()),
+                         metrics.Method(TypeOf(method), service.full_name(), method.name()));
+      }
+    }
+  }
+}
+
+grpc::experimental::Interceptor* CallObserver::CreateServerInterceptor(
+    grpc::experimental::ServerRpcInfo* info) {
+  const auto method = methods_.find(info->method());
+  if (method == methods_.end()) return nullptr;  // health and reflection
+  return new ObservedCall(info, method->second);
+}
+
+}  // namespace tasuki

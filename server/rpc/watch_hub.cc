@@ -1,0 +1,177 @@
+#include "server/rpc/watch_hub.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/time/time.h"
+#include "server/rpc/status.h"
+#include "server/serving/batcher.h"
+#include "server/store/store.h"
+
+namespace tasuki {
+namespace {
+
+constexpr int kEventsOfOneRead = 64;
+// Should a wake-up ever be missed, this is how late an event may come.
+constexpr absl::Duration kSafetyTick = absl::Seconds(5);
+
+bool HasEnded(const v1::TrainingJob& job) {
+  return job.state() == v1::TrainingJob::SUCCEEDED || job.state() == v1::TrainingJob::FAILED ||
+         job.state() == v1::TrainingJob::CANCELLED;
+}
+
+}  // namespace
+
+// One stream. The hub's thread calls Write and Finish, gRPC the rest.
+class WatchHub::Watcher : public grpc::ServerWriteReactor<v1::WatchTrainingJobResponse> {
+ public:
+  Watcher(WatchHub& hub, std::string job, int64_t from_sequence)
+      : job(std::move(job)), next_sequence(from_sequence), hub_(hub) {}
+
+  void Write(std::vector<v1::TrainingJobEvent> events) {
+    next_sequence = events.back().sequence() + 1;
+    events_ = std::move(events);
+    position_ = 0;
+    WriteNext();
+  }
+  void OnWriteDone(bool ok) override {
+    if (ok && position_ < events_.size()) {
+      WriteNext();
+    } else {
+      hub_.Written(this, ok);
+    }
+  }
+  void OnCancel() override { hub_.Gone(this); }
+  void OnDone() override { delete this; }
+
+  const std::string job;
+  int64_t next_sequence;  // of the hub's thread
+
+ private:
+  void WriteNext() {
+    response_.mutable_event()->Swap(&events_[position_++]);
+    StartWrite(&response_);
+  }
+
+  WatchHub& hub_;
+  std::vector<v1::TrainingJobEvent> events_;
+  size_t position_ = 0;
+  v1::WatchTrainingJobResponse response_;
+};
+
+WatchHub::WatchHub(JobTable& jobs) : jobs_(jobs), thread_([this] { Run(); }) {}
+
+WatchHub::~WatchHub() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  thread_.join();
+}
+
+grpc::ServerWriteReactor<v1::WatchTrainingJobResponse>* WatchHub::Watch(const std::string& job,
+                                                                        int64_t from_sequence) {
+  auto* watcher = new Watcher(*this, job, std::max<int64_t>(1, from_sequence));
+  absl::MutexLock lock(&mutex_);
+  watchers_.emplace(watcher, State());
+  return watcher;
+}
+
+void WatchHub::Wake(const std::string& job) {
+  absl::MutexLock lock(&mutex_);
+  for (auto& [watcher, state] : watchers_) {
+    if (watcher->job == job) state.news = true;
+  }
+}
+
+void WatchHub::Drain() {
+  absl::MutexLock lock(&mutex_);
+  draining_ = true;
+}
+
+void WatchHub::Written(Watcher* watcher, bool ok) {
+  absl::MutexLock lock(&mutex_);
+  State& state = watchers_.at(watcher);  // it stays until this write is done
+  state.writing = false;
+  state.news = true;
+  state.gone |= !ok;
+}
+
+void WatchHub::Gone(Watcher* watcher) {
+  absl::MutexLock lock(&mutex_);
+  // It may have ended already: gRPC reports a cancellation until OnDone.
+  if (const auto found = watchers_.find(watcher); found != watchers_.end()) {
+    found->second.gone = true;
+  }
+}
+
+bool WatchHub::HasWork() const {
+  if (stopping_) return true;
+  for (const auto& [watcher, state] : watchers_) {
+    if (!state.writing && (state.news || state.gone || draining_)) return true;
+  }
+  return false;
+}
+
+std::vector<WatchHub::Watcher*> WatchHub::Ready() {
+  std::vector<Watcher*> ready;
+  for (auto& [watcher, state] : watchers_) {
+    if (!state.writing && (state.news || state.gone || draining_)) {
+      state.news = false;
+      ready.push_back(watcher);
+    }
+  }
+  return ready;
+}
+
+void WatchHub::Run() {
+  while (true) {
+    std::vector<Watcher*> ready;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (!mutex_.AwaitWithTimeout(absl::Condition(this, &WatchHub::HasWork), kSafetyTick)) {
+        for (auto& [watcher, state] : watchers_) state.news = true;
+      }
+      if (stopping_) return;
+      ready = Ready();
+    }
+    for (Watcher* watcher : ready) Serve(*watcher);
+  }
+}
+
+void WatchHub::Serve(Watcher& watcher) {
+  absl::Status over;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (watchers_.at(&watcher).gone) {
+      over = absl::CancelledError("The client went away.");
+    } else if (draining_) {
+      over = DrainingError();
+    }
+  }
+  if (!over.ok()) return End(watcher, over);
+  // The job first: if it had ended by then, the events that follow are all there will ever be.
+  const auto job = jobs_.Get(watcher.job);
+  if (!job.ok()) return End(watcher, job.status());
+  auto events = jobs_.ReadEvents(watcher.job, watcher.next_sequence, kEventsOfOneRead);
+  if (!events.ok()) return End(watcher, events.status());
+  if (events->empty()) {
+    if (HasEnded(*job)) End(watcher, absl::OkStatus());
+    return;
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    watchers_.at(&watcher).writing = true;
+  }
+  watcher.Write(*std::move(events));
+}
+
+void WatchHub::End(Watcher& watcher, const absl::Status& status) {
+  {
+    absl::MutexLock lock(&mutex_);
+    watchers_.erase(&watcher);
+  }
+  watcher.Finish(ToGrpcStatus(status));
+}
+
+}  // namespace tasuki

@@ -1,0 +1,67 @@
+// Streams of job events: every watcher is a cursor over the store, moved by one thread.
+//
+// The hub's thread reads the next events of a watcher whose last write is done and whose job has
+// news, and gives them to it; gRPC's threads write them out one by one. A slow client costs one batch
+// of events, however far behind it is. Only the hub's thread ends a stream, so a watcher outlives
+// everything that the hub does with it.
+#pragma once
+
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "grpcpp/support/server_callback.h"
+#include "server/store/job_table.h"
+#include "tasuki/v1/training.pb.h"
+
+namespace tasuki {
+
+// Thread-safe.
+class WatchHub {
+ public:
+  explicit WatchHub(JobTable& jobs);
+  // REQUIRES: Drain was called and the gRPC server has ended all calls.
+  ~WatchHub();
+
+  // Starts a stream of a job's events from `from_sequence` on; the reactor frees itself. NOT_FOUND
+  // if there is no such job. Ends with OK after the last event of an ended job. Never blocks.
+  grpc::ServerWriteReactor<v1::WatchTrainingJobResponse>* Watch(const std::string& job,
+                                                                int64_t from_sequence);
+  // The job has new events or is gone. Never blocks: this is Jobs::Listener.
+  void Wake(const std::string& job);
+  // Ends every stream with UNAVAILABLE (DRAINING), new ones too.
+  void Drain();
+
+ private:
+  class Watcher;
+  friend class Watcher;
+  struct State {
+    bool writing = false;  // a batch is on its way
+    bool news = true;      // there may be events that were not read
+    bool gone = false;     // the client is
+  };
+
+  void Run();
+  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<Watcher*> Ready() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Serve(Watcher& watcher) ABSL_LOCKS_EXCLUDED(mutex_);
+  void End(Watcher& watcher, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
+  // From the reactions.
+  void Written(Watcher* watcher, bool ok) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Gone(Watcher* watcher) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  JobTable& jobs_;
+
+  // Never held across the store or gRPC.
+  absl::Mutex mutex_;
+  std::map<Watcher*, State> watchers_ ABSL_GUARDED_BY(mutex_);
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+
+  std::thread thread_;
+};
+
+}  // namespace tasuki

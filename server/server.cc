@@ -1,0 +1,219 @@
+#include "server/server.h"
+
+#include <unistd.h>
+
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "google/protobuf/util/time_util.h"
+#include "model/files/durable.h"
+#include "model/t5/libtorch_version.h"
+#include "server/data_lock.h"
+#include "server/datasets/datasets.h"
+#include "server/jobs/jobs.h"
+#include "server/metrics/metrics.h"
+#include "server/rpc/classification_service.h"
+#include "server/rpc/datasets_service.h"
+#include "server/rpc/endpoint.h"
+#include "server/rpc/models_service.h"
+#include "server/rpc/server_service.h"
+#include "server/rpc/training_service.h"
+#include "server/rpc/watch_hub.h"
+#include "server/serving/model_registry.h"
+#include "server/store/data_directory.h"
+#include "server/store/store.h"
+#include "spdlog/spdlog.h"
+
+namespace tasuki {
+namespace {
+
+ServingOptions ServingOptionsOf(const Options& options) {
+  ServingOptions serving;
+  serving.threads = options.serving_threads;
+  serving.device = options.device;
+  serving.max_batch_tokens = options.max_batch_tokens;
+  serving.max_queue_tokens = options.max_queue_tokens;
+  serving.trainer_path = options.trainer;
+  return serving;
+}
+
+JobsOptions JobsOptionsOf(const Options& options) {
+  JobsOptions jobs;
+  jobs.trainer_path = options.trainer;
+  jobs.training_threads = options.training_threads;
+  jobs.device = options.device;
+  jobs.stop_grace = absl::Seconds(options.drain_seconds);
+  return jobs;
+}
+
+v1::ServerInfo InfoOf(const Options& options) {
+  v1::ServerInfo info;
+  info.set_version(TASUKI_VERSION);
+  *info.mutable_start_time() = google::protobuf::util::TimeUtil::GetCurrentTime();
+  info.set_device(options.device);
+  info.set_serving_threads(options.serving_threads);
+  info.set_training_threads(options.training_threads);
+  info.set_libtorch_version(LibtorchVersion());
+  info.set_store(options.store);
+  return info;
+}
+
+// The one place where the slow path meets the fast one.
+Jobs::Publish PublishInto(ModelRegistry& registry) {
+  return [&registry](const v1::TrainingJob& job,
+                     const std::string& result_directory) -> absl::StatusOr<std::string> {
+    Publication publication;
+    publication.model = job.model();
+    publication.directory = result_directory;
+    publication.key = job.name();
+    publication.load = job.has_fine_tuning();
+    const auto version = registry.Publish(publication);
+    if (!version.ok()) return version.status();
+    return version->name();
+  };
+}
+
+}  // namespace
+
+// In the order in which they start; destroyed the other way round.
+struct Server::Rooms {
+  explicit Rooms(const Options& options) : options(options), data(options.data_dir) {}
+
+  absl::Status OpenData();
+  absl::Status Serve();
+  absl::Status WriteReadyFile() const;
+
+  const Options options;
+  const DataDirectory data;
+  std::optional<DataLock> lock;
+  Metrics metrics;
+  std::string metrics_address;
+  std::unique_ptr<Store> store;
+  std::unique_ptr<Datasets> datasets;
+  std::unique_ptr<ModelRegistry> registry;
+  std::unique_ptr<Jobs> jobs;
+  std::unique_ptr<WatchHub> watchers;
+  std::unique_ptr<DatasetsService> datasets_service;
+  std::unique_ptr<TrainingService> training_service;
+  std::unique_ptr<ModelsService> models_service;
+  std::unique_ptr<ClassificationService> classification_service;
+  std::unique_ptr<ServerService> server_service;
+  std::unique_ptr<Endpoint> endpoint;
+  std::unique_ptr<Endpoint> health_endpoint;
+  bool stopped = false;
+};
+
+absl::Status Server::Rooms::OpenData() {
+  if (absl::Status status = MakeDirectories(data.root()); !status.ok()) return status;
+  absl::StatusOr<DataLock> taken = DataLock::Take(data.lock());
+  if (!taken.ok()) return taken.status();
+  lock.emplace(*std::move(taken));
+  if (!options.ready_file.empty()) {
+    if (absl::Status status = RemoveAll(options.ready_file); !status.ok()) return status;
+  }
+  // What an earlier server was making when it ended.
+  if (absl::Status status = RemoveAll(data.aside()); !status.ok()) return status;
+  if (absl::Status status = MakeDirectories(data.aside()); !status.ok()) return status;
+
+  metrics.SetBuildInfo(TASUKI_VERSION, LibtorchVersion());
+  metrics.WatchVolume("data", data.root());
+  absl::StatusOr<std::unique_ptr<Store>> opened = Store::Open(data.database(), metrics);
+  if (!opened.ok()) return opened.status();
+  store = *std::move(opened);
+  return absl::OkStatus();
+}
+
+absl::Status Server::Rooms::Serve() {
+  datasets = std::make_unique<Datasets>(*store, data);
+  registry = std::make_unique<ModelRegistry>(*store, data, ServingOptionsOf(options), metrics);
+  jobs = std::make_unique<Jobs>(*store, data, JobsOptionsOf(options), metrics,
+                                PublishInto(*registry));
+  watchers = std::make_unique<WatchHub>(store->jobs());
+  jobs->SetListener([hub = watchers.get()](const std::string& job) { hub->Wake(job); });
+
+  datasets_service = std::make_unique<DatasetsService>(*datasets, store->datasets());
+  training_service = std::make_unique<TrainingService>(*jobs, store->jobs(), *watchers);
+  models_service = std::make_unique<ModelsService>(*registry, store->models(), data);
+  classification_service = std::make_unique<ClassificationService>(*registry);
+  server_service = std::make_unique<ServerService>(InfoOf(options), *registry);
+
+  // Addresses before anything runs: a server that cannot be reached must not start trainers.
+  if (!options.metrics_listen.empty()) {
+    absl::StatusOr<std::string> address = metrics.Listen(options.metrics_listen);
+    if (!address.ok()) return absl::FailedPreconditionError(address.status().message());
+    metrics_address = *std::move(address);
+  }
+  if (!options.health_listen.empty()) {
+    absl::StatusOr<std::unique_ptr<Endpoint>> opened =
+        Endpoint::Listen({options.health_listen, options.max_rpc_threads, {}}, metrics);
+    if (!opened.ok()) return opened.status();
+    health_endpoint = *std::move(opened);
+  }
+  if (absl::Status status = registry->Start(); !status.ok()) return status;
+  absl::StatusOr<std::unique_ptr<Endpoint>> opened = Endpoint::Listen(
+      {options.listen,
+       options.max_rpc_threads,
+       {datasets_service.get(), training_service.get(), models_service.get(),
+        classification_service.get(), server_service.get()}},
+      metrics);
+  if (!opened.ok()) return opened.status();
+  endpoint = *std::move(opened);
+  if (absl::Status status = jobs->Start(); !status.ok()) return status;
+  endpoint->SetServing(true);
+  if (health_endpoint != nullptr) health_endpoint->SetServing(true);
+  return WriteReadyFile();
+}
+
+absl::Status Server::Rooms::WriteReadyFile() const {
+  if (options.ready_file.empty()) return absl::OkStatus();
+  return ReplaceFile(
+      options.ready_file,
+      absl::StrFormat("{\"listen\": \"%s\", \"metrics_listen\": \"%s\", \"health_listen\": \"%s\", "
+                      "\"pid\": %d}\n",
+                      endpoint->address(), metrics_address,
+                      health_endpoint != nullptr ? health_endpoint->address() : "", getpid()));
+}
+
+Server::Server(std::unique_ptr<Rooms> rooms) : rooms_(std::move(rooms)) {}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
+  std::unique_ptr<Server> server(new Server(std::make_unique<Rooms>(options)));
+  if (absl::Status status = server->rooms_->OpenData(); !status.ok()) return status;
+  if (absl::Status status = server->rooms_->Serve(); !status.ok()) return status;
+  spdlog::info("tasukid {} serves {} (metrics {}, health {}), data in {}, {} with {} + {} threads",
+               TASUKI_VERSION, server->listen(),
+               server->metrics_listen().empty() ? "off" : server->metrics_listen(),
+               server->health_listen().empty() ? "on the same port" : server->health_listen(),
+               options.data_dir, options.device, options.serving_threads,
+               options.training_threads);
+  return server;
+}
+
+Server::~Server() { Stop(); }
+
+void Server::Stop() {
+  Rooms& rooms = *rooms_;
+  if (std::exchange(rooms.stopped, true)) return;
+  rooms.metrics.SetDraining(true);
+  if (rooms.health_endpoint != nullptr) rooms.health_endpoint->SetServing(false);
+  if (rooms.endpoint != nullptr) {
+    rooms.endpoint->SetServing(false);
+    rooms.watchers->Drain();
+    rooms.registry->Drain();
+    rooms.endpoint->Shutdown(absl::Now() + absl::Seconds(rooms.options.drain_seconds));
+  }
+  if (rooms.jobs != nullptr) rooms.jobs->Stop();
+  if (rooms.registry != nullptr) rooms.registry->Stop();
+  if (!rooms.options.ready_file.empty()) RemoveAll(rooms.options.ready_file).IgnoreError();
+  // The rest goes the other way round, health last of what can be reached.
+}
+
+const std::string& Server::listen() const { return rooms_->endpoint->address(); }
+const std::string& Server::metrics_listen() const { return rooms_->metrics_address; }
+const std::string& Server::health_listen() const {
+  static const std::string none;
+  return rooms_->health_endpoint != nullptr ? rooms_->health_endpoint->address() : none;
+}
+
+}  // namespace tasuki

@@ -1,0 +1,223 @@
+#include "server/store/model_table.h"
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "google/protobuf/util/time_util.h"
+#include "model/errors/errors.h"
+#include "server/store/paging.h"
+#include "server/store/rows.h"
+#include "server/store/sessions.h"
+
+namespace tasuki {
+namespace {
+
+constexpr char kRead[] = "read_models";
+constexpr char kWrite[] = "write_models";
+constexpr char kListing[] = "models";
+
+absl::StatusOr<v1::ModelVersion> Find(soci::session& sql, const std::string& name) {
+  VersionKey key;
+  std::string json;
+  if (ParseVersionName(name, key)) {
+    sql << "SELECT message FROM model_versions WHERE model = :model AND number = :number AND "
+           "published = 1",
+        soci::use(key.model), soci::use(key.number), soci::into(json);
+  } else {
+    sql << "SELECT message FROM model_versions WHERE model = :model AND published = 1 "
+           "ORDER BY number DESC LIMIT 1",
+        soci::use(name), soci::into(json);
+  }
+  if (!sql.got_data()) return NoSuch(name);
+  return FromJson<v1::ModelVersion>(json);
+}
+
+// A model of which a version is published, from name, newest number, count, time of the first.
+v1::Model ModelOf(const std::string& name, long long newest, int count,
+                  const std::string& create_time) {
+  v1::Model model;
+  model.set_name(name);
+  model.set_latest_version(NameOf({name, newest}));
+  model.set_version_count(count);
+  if (!google::protobuf::util::TimeUtil::FromString(create_time, model.mutable_create_time())) {
+    throw DamagedRow(absl::StrCat("create_time of ", name, " is ", Quote(create_time)));
+  }
+  return model;
+}
+
+// The same of the rows of `SELECT models.name …`, joined with the published versions.
+constexpr char kSelectModels[] =
+    "SELECT models.name, CAST(MAX(number) AS TEXT), CAST(COUNT(*) AS TEXT), models.create_time "
+    "FROM models JOIN model_versions ON model = models.name AND published = 1 ";
+
+v1::Model ModelOf(const soci::row& row) {
+  return ModelOf(row.get<std::string>(0), std::stoll(row.get<std::string>(1)),
+                 std::stoi(row.get<std::string>(2)), row.get<std::string>(3));
+}
+
+}  // namespace
+
+absl::StatusOr<ModelTable::Reservation> ModelTable::Reserve(const std::string& model,
+                                                            const std::string& key,
+                                                            const std::string& digest) {
+  return store_.sessions_->Write(kWrite, [&](soci::session& sql) -> absl::StatusOr<Reservation> {
+    VersionKey version{model, 0};
+    std::string known_digest;
+    int published = 0;
+    sql << "SELECT model, number, reservation_digest, published FROM model_versions "
+           "WHERE reservation_key = :key",
+        soci::use(key), soci::into(version.model), soci::into(version.number),
+        soci::into(known_digest), soci::into(published);
+    if (sql.got_data()) {
+      if (known_digest == digest) return Reservation{NameOf(version), published == 1};
+      return MakeError(absl::StatusCode::kAlreadyExists, v1::REQUEST_ID_REUSED,
+                       absl::StrCat(Quote(key), " came before with another request (it made ",
+                                    NameOf(version), "): use a new request_id"));
+    }
+    sql << "INSERT INTO models (name, last_number) VALUES (:name, 0) ON CONFLICT DO NOTHING",
+        soci::use(model);
+    sql << "UPDATE models SET last_number = last_number + 1 WHERE name = :name", soci::use(model);
+    sql << "SELECT last_number FROM models WHERE name = :name", soci::use(model),
+        soci::into(version.number);
+    soci::indicator has_key = key.empty() ? soci::i_null : soci::i_ok;
+    sql << "INSERT INTO model_versions (model, number, reservation_key, reservation_digest, "
+           "published, to_load, message) VALUES (:model, :number, :key, :digest, 0, 0, '')",
+        soci::use(model), soci::use(version.number), soci::use(key, has_key), soci::use(digest);
+    version.model = model;
+    return Reservation{NameOf(version), false};
+  });
+}
+
+absl::StatusOr<v1::ModelVersion> ModelTable::Publish(const v1::ModelVersion& version, bool load) {
+  return store_.sessions_->Write(
+      kWrite, [&](soci::session& sql) -> absl::StatusOr<v1::ModelVersion> {
+        VersionKey key;
+        int published = 0;
+        if (!ParseVersionName(version.name(), key)) return NoSuch(version.name());
+        sql << "SELECT published FROM model_versions WHERE model = :model AND number = :number",
+            soci::use(key.model), soci::use(key.number), soci::into(published);
+        if (!sql.got_data()) return NoSuch(version.name());
+        if (published == 1) return Find(sql, version.name());
+        v1::ModelVersion row = version;
+        if (!row.has_create_time()) *row.mutable_create_time() = Now();
+        const std::string json = ToJson(row);
+        const int to_load = load ? 1 : 0;
+        sql << "UPDATE model_versions SET published = 1, to_load = :load, message = :message "
+               "WHERE model = :model AND number = :number",
+            soci::use(to_load), soci::use(json), soci::use(key.model), soci::use(key.number);
+        const std::string time = google::protobuf::util::TimeUtil::ToString(row.create_time());
+        sql << "UPDATE models SET create_time = :time WHERE name = :name AND create_time IS NULL",
+            soci::use(time), soci::use(key.model);
+        return row;
+      });
+}
+
+absl::Status ModelTable::Release(const std::string& name) {
+  return store_.sessions_->Write(kWrite, [&](soci::session& sql) -> absl::Status {
+    VersionKey key;
+    if (!ParseVersionName(name, key)) return NoSuch(name);
+    sql << "DELETE FROM model_versions WHERE model = :model AND number = :number AND "
+           "published = 0",
+        soci::use(key.model), soci::use(key.number);
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<v1::ModelVersion> ModelTable::GetVersion(const std::string& name) {
+  return store_.sessions_->Read(kRead, [&](soci::session& sql) { return Find(sql, name); });
+}
+
+absl::StatusOr<v1::Model> ModelTable::GetModel(const std::string& name) {
+  return store_.sessions_->Read(kRead, [&](soci::session& sql) -> absl::StatusOr<v1::Model> {
+    soci::rowset<soci::row> rows =
+        (sql.prepare << absl::StrCat(kSelectModels,
+                                     "WHERE models.name = :name "
+                                     "GROUP BY models.name, models.create_time"),
+         soci::use(name));
+    for (const soci::row& row : rows) return ModelOf(row);
+    return NoSuch(name);
+  });
+}
+
+absl::StatusOr<Page<v1::Model>> ModelTable::ListModels(int page_size,
+                                                       const std::string& page_token) {
+  const auto start = StartOfPage(kListing, page_size, page_token);
+  if (!start.ok()) return start.status();
+  return store_.sessions_->Read(kRead, [&](soci::session& sql) -> absl::StatusOr<Page<v1::Model>> {
+    const size_t limit = start->size + 1;
+    soci::rowset<soci::row> rows =
+        (sql.prepare << absl::StrCat(kSelectModels,
+                                     "WHERE models.name > :after GROUP BY models.name, "
+                                     "models.create_time ORDER BY models.name LIMIT :limit"),
+         soci::use(start->key), soci::use(limit));
+    return CutPage<v1::Model>(kListing, *start, rows,
+                              [](const soci::row& row) { return ModelOf(row); });
+  });
+}
+
+absl::StatusOr<Page<v1::ModelVersion>> ModelTable::ListVersions(const std::string& model,
+                                                                int page_size,
+                                                                const std::string& page_token) {
+  const std::string listing = model + "/versions";
+  const auto start = StartOfPage(listing, page_size, page_token);
+  if (!start.ok()) return start.status();
+  return store_.sessions_->Read(
+      kRead, [&](soci::session& sql) -> absl::StatusOr<Page<v1::ModelVersion>> {
+        if (auto newest = Find(sql, model); !newest.ok()) return newest.status();
+        const long long before = start->before();
+        const size_t limit = start->size + 1;
+        soci::rowset<soci::row> rows =
+            (sql.prepare << "SELECT CAST(number AS TEXT), message FROM model_versions "
+                            "WHERE model = :model AND number < :before AND published = 1 "
+                            "ORDER BY number DESC LIMIT :limit",
+             soci::use(model), soci::use(before), soci::use(limit));
+        return CutPage<v1::ModelVersion>(listing, *start, rows, [](const soci::row& row) {
+          return FromJson<v1::ModelVersion>(row.get<std::string>(1));
+        });
+      });
+}
+
+absl::Status ModelTable::SetLoad(const std::string& name, bool load) {
+  return store_.sessions_->Write(kWrite, [&](soci::session& sql) -> absl::Status {
+    VersionKey key;
+    if (!ParseVersionName(name, key) || !Exists(sql, name)) return NoSuch(name);
+    const int to_load = load ? 1 : 0;
+    sql << "UPDATE model_versions SET to_load = :load WHERE model = :model AND number = :number",
+        soci::use(to_load), soci::use(key.model), soci::use(key.number);
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<std::vector<v1::ModelVersion>> ModelTable::ToLoad() {
+  return store_.sessions_->Read(
+      kRead, [&](soci::session& sql) -> absl::StatusOr<std::vector<v1::ModelVersion>> {
+        std::vector<v1::ModelVersion> versions;
+        soci::rowset<std::string> rows =
+            (sql.prepare << "SELECT message FROM model_versions WHERE published = 1 AND "
+                            "to_load = 1 ORDER BY model, number");
+        for (const std::string& json : rows) versions.push_back(FromJson<v1::ModelVersion>(json));
+        return versions;
+      });
+}
+
+absl::Status ModelTable::DeleteVersion(const std::string& name) {
+  return store_.sessions_->Write(kWrite, [&](soci::session& sql) -> absl::Status {
+    VersionKey key;
+    int to_load = 0;
+    if (!ParseVersionName(name, key)) return NoSuch(name);
+    sql << "SELECT to_load FROM model_versions WHERE model = :model AND number = :number AND "
+           "published = 1",
+        soci::use(key.model), soci::use(key.number), soci::into(to_load);
+    if (!sql.got_data()) return NoSuch(name);
+    if (to_load == 1) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, v1::RESOURCE_IN_USE,
+                       absl::StrCat(name, " is loaded for classification: unload it first"),
+                       {{"resource", name}});
+    }
+    if (absl::Status status = CheckUnused(sql, name); !status.ok()) return status;
+    sql << "DELETE FROM model_versions WHERE model = :model AND number = :number",
+        soci::use(key.model), soci::use(key.number);
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace tasuki

@@ -1,0 +1,60 @@
+#include "server/store/rows.h"
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "google/protobuf/util/time_util.h"
+#include "model/errors/errors.h"
+#include "tasuki/v1/training.pb.h"
+
+namespace tasuki {
+
+absl::Status NoSuch(absl::string_view name) {
+  return MakeError(absl::StatusCode::kNotFound, v1::RESOURCE_NOT_FOUND,
+                   absl::StrCat(Quote(name), " does not exist"), {{"resource", std::string(name)}});
+}
+
+google::protobuf::Timestamp Now() {
+  return google::protobuf::util::TimeUtil::MicrosecondsToTimestamp(absl::ToUnixMicros(absl::Now()));
+}
+
+absl::Status CheckUnused(soci::session& sql, const std::string& name) {
+  std::string job;
+  sql << absl::StrCat(
+      "SELECT jobs.name FROM job_references JOIN jobs ON jobs.name = job_references.job "
+      "WHERE job_references.name = :name AND jobs.state NOT IN (",
+      v1::TrainingJob::SUCCEEDED, ", ", v1::TrainingJob::FAILED, ", ", v1::TrainingJob::CANCELLED,
+      ") ORDER BY jobs.seq LIMIT 1"),
+      soci::use(name), soci::into(job);
+  if (!sql.got_data()) return absl::OkStatus();
+  return MakeError(
+      absl::StatusCode::kFailedPrecondition, v1::RESOURCE_IN_USE,
+      absl::StrCat(name, " is used by ", job, ", which has not ended: wait for it or cancel it"),
+      {{"resource", name}, {"used_by", job}});
+}
+
+bool ParseVersionName(absl::string_view name, VersionKey& key) {
+  const size_t at = name.find("/versions/");
+  if (!absl::StartsWith(name, "models/") || at == absl::string_view::npos) return false;
+  key.model = std::string(name.substr(0, at));
+  return absl::SimpleAtoi(name.substr(at + 10), &key.number) && NameOf(key) == name;
+}
+
+std::string NameOf(const VersionKey& key) {
+  return absl::StrCat(key.model, "/versions/", key.number);
+}
+
+bool Exists(soci::session& sql, const std::string& name) {
+  int count = 0;
+  if (VersionKey key; ParseVersionName(name, key)) {
+    sql << "SELECT COUNT(*) FROM model_versions WHERE model = :model AND number = :number "
+           "AND published = 1",
+        soci::use(key.model), soci::use(key.number), soci::into(count);
+  } else {
+    sql << "SELECT COUNT(*) FROM datasets WHERE name = :name", soci::use(name), soci::into(count);
+  }
+  return count > 0;
+}
+
+}  // namespace tasuki

@@ -1,0 +1,37 @@
+// What the tables share about rows. Private to server/store. The functions that take a session run
+// inside a transaction and may throw.
+#pragma once
+
+#include <soci/soci.h>
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "google/protobuf/timestamp.pb.h"
+
+namespace tasuki {
+
+// NOT_FOUND, RESOURCE_NOT_FOUND: `"datasets/x" does not exist`.
+absl::Status NoSuch(absl::string_view name);
+
+// Microseconds since the epoch, as every time in the store.
+google::protobuf::Timestamp Now();
+
+// FAILED_PRECONDITION, RESOURCE_IN_USE, if a job that has not ended refers to `name` (a dataset or
+// a model version); the message names the job.
+absl::Status CheckUnused(soci::session& sql, const std::string& name);
+
+// A model version's name in its two parts.
+struct VersionKey {
+  std::string model;  // `models/{model}`
+  long long number = 0;
+};
+// False if `name` is not `models/{model}/versions/{number}` in its one spelling.
+bool ParseVersionName(absl::string_view name, VersionKey& key);
+std::string NameOf(const VersionKey& key);
+
+// Whether the dataset, or the published model version, exists.
+bool Exists(soci::session& sql, const std::string& name);
+
+}  // namespace tasuki

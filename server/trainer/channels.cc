@@ -1,0 +1,52 @@
+#include "server/trainer/channels.h"
+
+#include <unistd.h>
+
+#include <thread>
+
+#include "google/protobuf/io/zero_copy_stream_impl.h"
+#include "google/protobuf/util/delimited_message_util.h"
+#include "spdlog/spdlog.h"
+
+namespace tasuki {
+namespace {
+
+[[noreturn]] void EndWithoutServer() {
+  spdlog::warn("The server is gone; ending at once. It goes on from the newest checkpoint.");
+  _exit(kExitServerGone);  // nothing of this process is worth tidying up
+}
+
+// A later, stronger request replaces an earlier one, never the other way round.
+void Request(StopSignal& stop, int request) {
+  int before = stop.request.load();
+  while (before < request && !stop.request.compare_exchange_weak(before, request)) {
+  }
+}
+
+void ReadCommands(int fd, StopSignal& stop) {
+  google::protobuf::io::FileInputStream stream(fd);
+  internal::TrainerCommand command;
+  while (google::protobuf::util::ParseDelimitedFromZeroCopyStream(&command, &stream, nullptr)) {
+    if (command.action() == internal::TrainerCommand::STOP) {
+      spdlog::info("Told to write a checkpoint and stop.");
+      Request(stop, StopSignal::kStop);
+    } else if (command.action() == internal::TrainerCommand::ABANDON) {
+      spdlog::info("Told to stop without a checkpoint.");
+      Request(stop, StopSignal::kAbandon);
+    }
+    command.Clear();
+  }
+  EndWithoutServer();
+}
+
+}  // namespace
+
+void ListenForCommands(int fd, StopSignal& stop) {
+  std::thread([fd, &stop] { ReadCommands(fd, stop); }).detach();
+}
+
+void WriteEvent(int fd, const internal::TrainerEvent& event) {
+  if (!google::protobuf::util::SerializeDelimitedToFileDescriptor(event, fd)) EndWithoutServer();
+}
+
+}  // namespace tasuki

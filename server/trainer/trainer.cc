@@ -1,0 +1,217 @@
+#include "server/trainer/trainer.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "model/errors/errors.h"
+#include "model/errors/status_proto.h"
+#include "model/files/durable.h"
+#include "model/files/model_directory.h"
+#include "model/files/sha256.h"
+#include "model/t5/classifier.h"
+#include "model/training/training.h"
+#include "server/trainer/channels.h"
+#include "spdlog/sinks/stdout_sinks.h"
+#include "spdlog/spdlog.h"
+#include "tasuki/internal/trainer.pb.h"
+
+namespace tasuki {
+namespace {
+
+// The trainer of an earlier attempt ends as soon as it notices that its server is gone.
+constexpr absl::Duration kLockPatience = absl::Seconds(20);
+constexpr absl::Duration kLockInterval = absl::Milliseconds(50);
+constexpr absl::Duration kProgressLogInterval = absl::Seconds(10);
+
+// Lives as long as the process: the thread of the commands and the signal handler refer to it.
+StopSignal stop_signal;
+
+void StopOnSignal(int) { stop_signal.request.store(StopSignal::kStop); }
+
+// Sends what happens to the server and prints it for people.
+class Reporter : public TrainingObserver {
+ public:
+  void OnProgress(const v1::Progress& progress) override {
+    internal::TrainerEvent event;
+    *event.mutable_progress() = progress;
+    WriteEvent(kEventsFd, event);
+    const absl::Time now = absl::Now();
+    if (progress.phase() == phase_ && now - logged_ < kProgressLogInterval) return;
+    phase_ = progress.phase();
+    logged_ = now;
+    spdlog::info("{}: step {} of {}, loss {:.4f}, {:.1f} examples/s",
+                 v1::Progress::Phase_Name(phase_), progress.step(), progress.total_steps(),
+                 progress.loss(), progress.examples_per_second());
+  }
+  void OnEvaluation(const v1::Evaluation& evaluation) override {
+    internal::TrainerEvent event;
+    *event.mutable_evaluation() = evaluation;
+    WriteEvent(kEventsFd, event);
+    spdlog::info(
+        "Evaluation of {} at step {} ({}, {}, {} rows): loss {:.4f}, accuracy {:.4f}, "
+        "macro F1 {:.4f}",
+        evaluation.task().empty() ? "the model" : evaluation.task(), evaluation.step(),
+        v1::Evaluation::Split_Name(evaluation.split()),
+        v1::Evaluation::Method_Name(evaluation.method()), evaluation.row_count(), evaluation.loss(),
+        evaluation.accuracy(), evaluation.macro_f1());
+  }
+  void OnCheckpoint(int64_t step, bool best) override {
+    internal::TrainerEvent event;
+    event.mutable_checkpoint_written()->set_step(step);
+    event.mutable_checkpoint_written()->set_best(best);
+    WriteEvent(kEventsFd, event);
+    spdlog::info("Checkpoint of step {}{}", step, best ? ", the best so far" : "");
+  }
+  void OnMessage(v1::TrainingJobEvent::Message::Severity severity,
+                 const std::string& text) override {
+    internal::TrainerEvent event;
+    event.mutable_message()->set_severity(severity);
+    event.mutable_message()->set_text(text);
+    WriteEvent(kEventsFd, event);
+    spdlog::info("{}: {}", v1::TrainingJobEvent::Message::Severity_Name(severity), text);
+  }
+
+ private:
+  v1::Progress::Phase phase_ = v1::Progress::PHASE_UNSPECIFIED;  // logged last
+  absl::Time logged_;
+};
+
+// Takes the job's lock for the rest of the process.
+bool LockJob(const std::string& job_dir) {
+  const std::string path = job_dir + "/lock";
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+  if (fd < 0) {
+    spdlog::error("{}: {}", path, std::strerror(errno));
+    return false;
+  }
+  const absl::Time deadline = absl::Now() + kLockPatience;
+  while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    if (absl::Now() > deadline) {
+      spdlog::error("{}: another trainer has the job still, after {}", path,
+                    absl::FormatDuration(kLockPatience));
+      return false;
+    }
+    absl::SleepFor(kLockInterval);
+  }
+  return true;
+}
+
+absl::Status Changed(absl::string_view message) {
+  return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED, message);
+}
+
+// Training must not start from other bytes than those that were named.
+absl::Status CheckInputs(const internal::TrainerSpec& spec) {
+  for (const auto& dataset : spec.datasets()) {
+    const auto sha256 = Sha256OfFile(dataset.path());
+    if (absl::IsNotFound(sha256.status())) {
+      return Changed(absl::StrCat("The file of ", dataset.name(), " is missing."));
+    }
+    if (!sha256.ok()) return sha256.status();
+    if (*sha256 != dataset.sha256()) {
+      return Changed(absl::StrCat("The file of ", dataset.name(), " was changed: its SHA-256 is ",
+                                  *sha256, ", not ", dataset.sha256(), "."));
+    }
+  }
+  if (spec.base_dir().empty()) return absl::OkStatus();
+  const auto manifest = ReadManifest(spec.base_dir());
+  if (absl::IsNotFound(manifest.status())) {
+    return Changed(
+        absl::StrCat(spec.job().fine_tuning().base_model_version(), " has lost its tasuki.json."));
+  }
+  if (!manifest.ok()) return manifest.status();
+  return CheckFiles(spec.base_dir(), {manifest->files().begin(), manifest->files().end()});
+}
+
+absl::StatusOr<TrainingOutcome> TrainAsSpecified(const internal::TrainerSpec& spec) {
+  if (absl::Status status = CheckInputs(spec); !status.ok()) return status;
+  TrainingPlaces places;
+  places.base_directory = spec.base_dir();
+  for (const auto& dataset : spec.datasets()) places.datasets[dataset.name()] = dataset.path();
+  places.checkpoints_directory = spec.job_dir() + "/checkpoints";
+  places.result_directory = spec.job_dir() + "/result";
+  places.training_job = spec.job().name();
+  Reporter reporter;
+  return Train(spec.job(), places, {.threads = spec.threads(), .device = spec.device()},
+               stop_signal, reporter);
+}
+
+// Tells the end of the attempt and answers the exit code.
+int Conclude(const absl::StatusOr<TrainingOutcome>& outcome) {
+  internal::TrainerEvent event;
+  if (!outcome.ok()) {
+    spdlog::error("{}", outcome.status().ToString(absl::StatusToStringMode::kWithNoExtraData));
+    // Without a reason it may be a passing trouble: dying of it has the job tried again.
+    if (ReasonOf(outcome.status()) == v1::ERROR_REASON_UNSPECIFIED) return kExitSoftware;
+    *event.mutable_failed() = StatusProto(outcome.status());
+    WriteEvent(kEventsFd, event);
+    return kExitData;
+  }
+  if (outcome->finished) {
+    spdlog::info("Finished after step {}; the weights of step {} are published.", outcome->step,
+                 outcome->best_step);
+    event.mutable_finished()->set_best_step(outcome->best_step);
+    event.mutable_finished()->mutable_evaluations()->Assign(outcome->evaluations.begin(),
+                                                            outcome->evaluations.end());
+  } else {
+    spdlog::info("Stopped after step {}, as told.", outcome->step);
+    event.mutable_stopped()->set_step(outcome->step);
+  }
+  WriteEvent(kEventsFd, event);
+  return 0;
+}
+
+void LogToStandardOutput() {
+  auto logger = std::make_shared<spdlog::logger>("trainer",
+                                                 std::make_shared<spdlog::sinks::stdout_sink_mt>());
+  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
+  logger->flush_on(spdlog::level::trace);
+  spdlog::set_default_logger(std::move(logger));
+}
+
+}  // namespace
+
+const char* TrainerVersion() { return TASUKI_VERSION; }
+
+int TrainJob(const std::string& spec_path) {
+  LogToStandardOutput();
+  signal(SIGPIPE, SIG_IGN);
+  signal(SIGTERM, StopOnSignal);
+  signal(SIGINT, StopOnSignal);
+  if (fcntl(kEventsFd, F_GETFD) < 0) {
+    spdlog::error("File descriptor 3 is not open: a trainer is started by tasukid.");
+    return kExitUsage;
+  }
+  internal::TrainerSpec spec;
+  if (absl::Status status = ReadJson(spec_path, spec); !status.ok()) {
+    return Conclude(Annotate(status, absl::StrCat(spec_path, ": ")));
+  }
+  spdlog::info("tasuki-trainer {}: attempt {} of {} ({}), {} threads, device {}", TASUKI_VERSION,
+               spec.attempt(), spec.job().name(),
+               spec.job().has_pretraining() ? "pre-training" : "fine-tuning", spec.threads(),
+               spec.device());
+  ListenForCommands(kCommandsFd, stop_signal);
+  if (!LockJob(spec.job_dir())) return kExitLocked;
+  return Conclude(TrainAsSpecified(spec));
+}
+
+int CheckDirectory(const std::string& directory) {
+  const auto weights = CheckModelDirectory(directory);
+  if (!weights.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(weights.status().message()).c_str());
+    return kExitData;
+  }
+  std::printf("%lld\n", static_cast<long long>(*weights));
+  return 0;
+}
+
+}  // namespace tasuki

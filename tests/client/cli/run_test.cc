@@ -1,0 +1,346 @@
+// Runs the built `tasuki` against a server that answers from scripts.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "tests/client/fake_server.h"
+
+namespace tasuki::cli {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+std::string Read(const std::string& path) {
+  std::ostringstream bytes;
+  bytes << std::ifstream(path, std::ios::binary).rdbuf();
+  return bytes.str();
+}
+
+class Command {
+ public:
+  // Starts `tasuki ARGUMENTS…` with these bytes on stdin.
+  Command(const FakeServer& server, std::vector<std::string> arguments,
+          const std::string& input = "") {
+    std::ofstream(scratch_ / "in") << input;
+    arguments.insert(arguments.begin(), TASUKI_BINARY_DIR "/bin/tasuki");
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    const std::string environment = "TASUKI_SERVER=" + server.address();
+    char* envp[] = {const_cast<char*>(environment.c_str()), nullptr};
+    const std::string in = scratch_ / "in", out = scratch_ / "out", err = scratch_ / "err";
+    pid_ = vfork();
+    if (pid_ == 0) {
+      dup2(open(in.c_str(), O_RDONLY), 0);
+      dup2(open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), 1);
+      dup2(open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), 2);
+      execve(argv[0], argv.data(), envp);
+      _exit(127);
+    }
+  }
+  ~Command() { exit_code(); }
+
+  int exit_code() {
+    if (pid_ > 0) {
+      int status = 0;
+      waitpid(pid_, &status, 0);
+      pid_ = 0;
+      code_ = WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+    }
+    return code_;
+  }
+  std::string out() { return exit_code(), Read(scratch_ / "out"); }
+  std::string err() { return exit_code(), Read(scratch_ / "err"); }
+  void Interrupt() const { kill(pid_, SIGINT); }
+
+ private:
+  ScratchDirectory scratch_;
+  pid_t pid_ = 0;
+  int code_ = -1;
+};
+
+// A server with one job, which ended so.
+void ScriptJob(FakeServer& server, v1::TrainingJob::State state) {
+  v1::TrainingJob job;
+  job.set_name("trainingJobs/nightly");
+  server.create_job = [job](int, const auto&, v1::TrainingJob* answer) {
+    *answer = job;
+    answer->set_state(v1::TrainingJob::QUEUED);
+    return grpc::Status::OK;
+  };
+  server.watch_job = [](int, const v1::WatchTrainingJobRequest& request, auto&, auto& writer) {
+    for (int64_t i = request.from_sequence(); i <= 3; ++i) writer.Write(MessageEvent(i));
+    return grpc::Status::OK;
+  };
+  job.set_state(state);
+  if (state == v1::TrainingJob::SUCCEEDED) {
+    job.set_model_version("models/m/versions/1");
+    auto* evaluation = job.add_evaluations();
+    evaluation->set_task("sentiment");
+    evaluation->set_macro_f1(.8765);
+  }
+  if (state == v1::TrainingJob::FAILED) {
+    job.mutable_error()->set_code(13);
+    job.mutable_error()->set_message("the trainer died three times\nlast line");
+  }
+  server.get_job = [job](int, const auto&, v1::TrainingJob* answer) {
+    *answer = job;
+    return grpc::Status::OK;
+  };
+}
+
+const std::vector<std::string> kSubmitAndWait = {
+    "job",   "submit",    "--file", TASUKI_SOURCE_DIR "/client/cli/examples/pretrain-tiny.yaml",
+    "--set", "TEXTS=d-1", "--wait"};
+
+TEST(Run, ExitsWithTwoForAWrongCommandLine) {
+  FakeServer server;
+  const std::vector<std::string> lines[] = {
+      {},
+      {"job"},
+      {"nonsense"},
+      {"job", "get"},
+      {"job", "get", "a/b/c"},
+      {"job", "get", "a", "--nonsense"},
+      {"--output", "xml", "server", "info"},
+      {"--server", "nowhere", "server", "info"},
+      {"dataset", "upload", "rows.bin"},
+      {"dataset", "upload", "-"},
+      {"model", "delete", "reviews"},
+      {"classify", "text"},
+      {"classify", "--model", "m", "--file", "in.txt", "text"},
+      {"job", "submit", "--file", "job.yaml", "--set", "NOTHING"},
+  };
+  for (const auto& line : lines) {
+    Command command(server, line);
+    EXPECT_EQ(command.exit_code(), 2) << testing::PrintToString(line) << command.err();
+    EXPECT_THAT(command.err(), testing::StartsWith("tasuki: "));
+    EXPECT_THAT(command.out(), IsEmpty());
+  }
+}
+
+TEST(Run, HelpsEveryCommandWithAnExample) {
+  FakeServer server;
+  const std::vector<std::string> lines[] = {{"dataset", "upload"},
+                                            {"dataset", "list"},
+                                            {"dataset", "get"},
+                                            {"dataset", "inspect"},
+                                            {"dataset", "delete"},
+                                            {"job", "submit"},
+                                            {"job", "list"},
+                                            {"job", "get"},
+                                            {"job", "watch"},
+                                            {"job", "logs"},
+                                            {"job", "compare"},
+                                            {"job", "cancel"},
+                                            {"job", "pause"},
+                                            {"job", "resume"},
+                                            {"job", "delete"},
+                                            {"model", "import"},
+                                            {"model", "export"},
+                                            {"model", "list"},
+                                            {"model", "get"},
+                                            {"model", "load"},
+                                            {"model", "unload"},
+                                            {"model", "delete"},
+                                            {"server", "info"},
+                                            {"classify"},
+                                            {}};
+  for (std::vector<std::string> line : lines) {
+    line.push_back("--help");
+    Command command(server, line);
+    EXPECT_EQ(command.exit_code(), 0);
+    EXPECT_THAT(command.out(), testing::ContainsRegex("Examples?: tasuki ")) << line[0];
+  }
+  EXPECT_THAT(Command(server, {"--version"}).out(), testing::MatchesRegex("tasuki [0-9.]+\n"));
+}
+
+TEST(Run, TellsTheEndOfAJobByItsExitCode) {
+  for (const auto& [state, code] : {std::pair{v1::TrainingJob::SUCCEEDED, 0},
+                                    {v1::TrainingJob::FAILED, 1},
+                                    {v1::TrainingJob::CANCELLED, 1},
+                                    {v1::TrainingJob::PAUSED, 1}}) {
+    FakeServer server;
+    ScriptJob(server, state);
+    for (const auto& line : {kSubmitAndWait, {"job", "watch", "nightly"}}) {
+      Command command(server, line);
+      EXPECT_EQ(command.exit_code(), code) << v1::TrainingJob::State_Name(state) << command.err();
+      EXPECT_THAT(command.out(), HasSubstr("event 1\n"));
+      if (state == v1::TrainingJob::SUCCEEDED) {
+        EXPECT_THAT(command.out(), HasSubstr("0.8765"));
+        EXPECT_THAT(command.out(), HasSubstr("models/m/versions/1"));
+      }
+      if (state == v1::TrainingJob::FAILED) {
+        EXPECT_THAT(command.err(), HasSubstr("died three times\nlast line\n  (INTERNAL)"));
+      }
+    }
+  }
+}
+
+TEST(Run, PrintsOneDocumentOrOneALine) {
+  FakeServer server;
+  ScriptJob(server, v1::TrainingJob::SUCCEEDED);
+  auto submit = kSubmitAndWait;
+  submit.insert(submit.begin(), {"--output", "json"});
+  EXPECT_EQ(nlohmann::json::parse(Command(server, submit).out())["state"], "SUCCEEDED");
+  const auto compared = nlohmann::json::parse(
+      Command(server, {"job", "compare", "nightly", "nightly", "--output", "json"}).out());
+  EXPECT_EQ(compared["training_jobs"][1]["evaluations"][0]["macro_f1"], .8765);
+
+  std::istringstream watched(
+      Command(server, {"job", "watch", "nightly", "--output", "json", "--from", "2"}).out());
+  std::vector<std::string> sequences;
+  for (std::string line; std::getline(watched, line);) {
+    sequences.push_back(nlohmann::json::parse(line)["sequence"]);
+  }
+  EXPECT_THAT(sequences, testing::ElementsAre("2", "3"));
+}
+
+TEST(Run, LeavesTheJobRunningWhenAWatchIsInterrupted) {
+  FakeServer server;
+  ScriptJob(server, v1::TrainingJob::RUNNING);
+  std::atomic<bool> watching{false};
+  server.watch_job = [&](int, const auto&, grpc::ServerContext& context, auto& writer) {
+    writer.Write(MessageEvent(1));
+    watching = true;
+    while (!context.IsCancelled()) std::this_thread::yield();
+    return grpc::Status::CANCELLED;
+  };
+  Command command(server, {"job", "watch", "nightly"});
+  while (!watching) std::this_thread::yield();
+  command.Interrupt();
+  EXPECT_EQ(command.exit_code(), 130);
+  EXPECT_THAT(command.err(), HasSubstr("tasuki job watch nightly --from "));
+}
+
+TEST(Run, PrintsTheFaultsOfARequestOneALine) {
+  FakeServer server;
+  server.create_job = [](int, const auto&, auto*) {
+    google::rpc::BadRequest faults;
+    for (const char* field : {"model", "pretraining.datasets[0]"}) {
+      auto* violation = faults.add_field_violations();
+      violation->set_field(field);
+      violation->set_description("is \x1b[31mwrong");
+    }
+    return ServerError(grpc::StatusCode::INVALID_ARGUMENT, "all; and 3 more", "FIELD_INVALID",
+                       faults);
+  };
+  Command command(server, kSubmitAndWait);
+  EXPECT_EQ(command.exit_code(), 1);
+  EXPECT_EQ(command.err(),
+            "tasuki: the server refused the request:\n"
+            "  model: is  [31mwrong\n"
+            "  pretraining.datasets[0]: is  [31mwrong\n"
+            "  and 3 more\n"
+            "  (INVALID_ARGUMENT, FIELD_INVALID)\n");
+  EXPECT_THAT(command.out(), IsEmpty());
+}
+
+TEST(Run, UploadsWithTheFormatOfTheFilesName) {
+  FakeServer server;
+  FakeServer::Received received;
+  server.upload_dataset = [&](int, const FakeServer::Received& upload, v1::Dataset* answer) {
+    received = upload;
+    answer->set_name("datasets/d-1");
+    return grpc::Status::OK;
+  };
+  ScratchDirectory scratch;
+  std::ofstream(scratch / "学習.tsv") << "text\tlabel\n良い\t1\n";
+  Command command(server, {"--output", "json", "dataset", "upload", scratch / "学習.tsv",
+                           "--label-column", "label", "--quoting", "none"});
+  EXPECT_EQ(command.exit_code(), 0) << command.err();
+  EXPECT_EQ(nlohmann::json::parse(command.out())["name"], "datasets/d-1");
+  EXPECT_THAT(command.err(), IsEmpty());  // no progress bar in a pipe
+  EXPECT_EQ(received.dataset.display_name(), "学習");
+  EXPECT_EQ(received.dataset.format().kind(), v1::DatasetFormat::TSV);
+  EXPECT_EQ(received.dataset.format().quoting(), v1::DatasetFormat::NONE);
+  EXPECT_EQ(received.dataset.format().label_column(), "label");
+  EXPECT_EQ(received.bytes, "text\tlabel\n良い\t1\n");
+
+  Command from_stdin(server, {"dataset", "upload", "-", "--format", "jsonl", "--texts-only"},
+                     "{\"text\":\"a\"}\n");
+  EXPECT_EQ(from_stdin.exit_code(), 0) << from_stdin.err();
+  EXPECT_EQ(received.bytes, "{\"text\":\"a\"}\n");
+  EXPECT_TRUE(received.dataset.format().texts_only());
+}
+
+// Answers each text with its own number of bytes as the label.
+void ScriptClassify(FakeServer& server, std::vector<int>* sizes = nullptr) {
+  server.classify = [=](int, const v1::ClassifyRequest& request, v1::ClassifyResponse* answer) {
+    if (sizes != nullptr) sizes->push_back(request.texts_size());
+    if (request.model() == "models/none") {
+      return ServerError(grpc::StatusCode::NOT_FOUND, "no such model", "RESOURCE_NOT_FOUND");
+    }
+    answer->set_model_version("models/m/versions/7");
+    for (const auto& text : request.texts()) {
+      auto* prediction = answer->add_results()->add_predictions();
+      prediction->set_task(request.tasks_size() > 0 ? request.tasks(0) : "length");
+      prediction->set_label(std::to_string(text.size()));
+      prediction->add_scores()->set_probability(.5);
+      prediction->set_truncated(text.size() > 5);
+    }
+    return grpc::Status::OK;
+  };
+}
+
+TEST(Run, ClassifiesTextsIntoATable) {
+  FakeServer server;
+  ScriptClassify(server);
+  Command command(server,
+                  {"classify", "--model", "m", "--task", "t", "--", "良い", "dataset", "-x"});
+  EXPECT_EQ(command.exit_code(), 0) << command.err();
+  EXPECT_EQ(command.out(),
+            "TEXT     TASK  LABEL  PROBABILITY\n"
+            "良い     t     6           0.5000  truncated\n"
+            "dataset  t     7           0.5000  truncated\n"
+            "-x       t     2           0.5000\n");
+  Command missing(server, {"classify", "--model", "none", "x"});
+  EXPECT_EQ(missing.exit_code(), 1);
+  EXPECT_EQ(missing.err(), "tasuki: no such model\n  (NOT_FOUND, RESOURCE_NOT_FOUND)\n");
+}
+
+TEST(Run, ClassifiesAFileOfAnyLengthIntoJsonLines) {
+  FakeServer server;
+  std::vector<int> sizes;
+  ScriptClassify(server, &sizes);
+  ScratchDirectory scratch;
+  std::string input;
+  for (int i = 0; i < 600; ++i) input += std::string(i % 9, 'x') + "\r\n";
+  Command command(server, {"classify", "--model", "m@7", "--out", scratch / "out.jsonl"}, input);
+  EXPECT_EQ(command.exit_code(), 0) << command.err();
+  EXPECT_THAT(sizes, testing::ElementsAre(256, 256, 88));
+  std::ifstream out(scratch / "out.jsonl");
+  int count = 0;
+  for (std::string line; std::getline(out, line); ++count) {
+    const auto json = nlohmann::json::parse(line);
+    EXPECT_EQ(json["text"], std::string(count % 9, 'x'));
+    EXPECT_EQ(json["predictions"][0]["label"], std::to_string(count % 9));
+  }
+  EXPECT_EQ(count, 600);
+  // What was written can be read again.
+  Command again(server,
+                {"classify", "--model", "m", "--file", scratch / "out.jsonl", "--output", "json"});
+  EXPECT_EQ(nlohmann::json::parse(again.out())["results"].size(), 600) << again.err();
+}
+
+TEST(Run, KeepsTheOldAnswersIfClassifyingFails) {
+  FakeServer server;
+  ScriptClassify(server);
+  ScratchDirectory scratch;
+  std::ofstream(scratch / "out.jsonl") << "old";
+  Command command(server, {"classify", "--model", "none", "--out", scratch / "out.jsonl"}, "x\n");
+  EXPECT_EQ(command.exit_code(), 1);
+  EXPECT_EQ(Read(scratch / "out.jsonl"), "old");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(scratch.path()), {}), 1);
+}
+
+}  // namespace
+}  // namespace tasuki::cli

@@ -1,0 +1,130 @@
+#include "model/t5/scorer.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <set>
+
+#include "gtest/gtest.h"
+#include "model/t5/t5.h"
+#include "tests/model/t5/tiny_t5.h"
+
+namespace tasuki {
+namespace {
+
+using at::Tensor;
+
+const std::vector<std::vector<std::string>>& LabelSets() {
+  static const std::vector<std::vector<std::string>> kSets = {
+      {"a", "b", "c"},                            // the root alone branches
+      {"ab", "abc", "b"},                         // a prefix of another
+      {"xyab", "xyac", "xyacd", "xyb", "xybaaa"}  // several rows before and after branches
+  };
+  return kSets;
+}
+
+// log p of each label by T5's own decoder: at each position where labels with the same beginning go
+// on differently, log-softmax over their next tokens.
+std::vector<double> ByFullDecoding(const T5& t5, const std::vector<int32_t>& input,
+                                   const LabelTrie& trie) {
+  const at::NoGradGuard no_grad;
+  const PackedTokens packed = PackedTokens::Of({input}, at::kCPU);
+  const Tensor encoded = t5.Encode(packed, 0);
+  std::vector<double> scores;
+  for (int label = 0; label < trie.label_count(); ++label) {
+    const std::vector<int32_t>& target = trie.target(label);
+    const Tensor logits = t5.Logits(t5.Decode(
+        PackedTokens::Of({ShiftRight(target, t5.config())}, at::kCPU), encoded, packed, 0));
+    double score = 0;
+    for (size_t position = 0; position < target.size(); ++position) {
+      std::set<int32_t> next;
+      for (int other = 0; other < trie.label_count(); ++other) {
+        const std::vector<int32_t>& tokens = trie.target(other);
+        if (tokens.size() > position &&
+            std::equal(target.begin(), target.begin() + position, tokens.begin())) {
+          next.insert(tokens[position]);
+        }
+      }
+      double sum = 0;
+      for (int32_t token : next) sum += std::exp(logits[position][token].item<double>());
+      if (next.size() > 1) {
+        score += logits[position][target[position]].item<double>() - std::log(sum);
+      }
+    }
+    scores.push_back(score);
+  }
+  return scores;
+}
+
+class T5ScorerTest : public ::testing::TestWithParam<bool> {
+ protected:
+  T5ScorerTest()
+      : config_(TinyConfig(GetParam())),
+        weights_(TinyWeights(config_)),
+        scorer_(config_, weights_) {}
+  const T5Config config_;
+  const WeightMap weights_;
+  const T5Scorer scorer_;
+};
+
+INSTANTIATE_TEST_SUITE_P(T5, T5ScorerTest, ::testing::Bool(),
+                         [](const auto& info) { return info.param ? "GatedUntied" : "ReluTied"; });
+
+TEST_P(T5ScorerTest, AgreesWithFullDecodingByT5) {
+  const T5 t5(config_, TinyWeights(config_));
+  std::mt19937 random(8);
+  for (const std::vector<std::string>& labels : LabelSets()) {
+    const LabelTrie trie = TrieOf(labels);
+    for (const int length : {1, 6, 50}) {
+      const std::vector<int32_t> input = RandomTokens(length, random);
+      const std::vector<double> expected = ByFullDecoding(t5, input, trie);
+      const std::vector<float> scores = scorer_.Score({{&input, &trie}})[0];
+      ASSERT_EQ(scores.size(), expected.size());
+      double sum = 0;
+      for (size_t i = 0; i < scores.size(); ++i) {
+        EXPECT_NEAR(scores[i], expected[i], 1e-4) << labels[i];
+        sum += std::exp(scores[i]);
+      }
+      EXPECT_NEAR(sum, 1, 1e-5);
+    }
+  }
+}
+
+TEST_P(T5ScorerTest, AnswersATextTheSameAloneAndInAnyBatch) {
+  std::vector<LabelTrie> tries;
+  for (const std::vector<std::string>& labels : LabelSets()) tries.push_back(TrieOf(labels));
+  std::mt19937 random(9);
+  std::vector<std::vector<int32_t>> texts;
+  std::vector<T5Scorer::Input> inputs;
+  for (int i = 0; i < 40; ++i) {
+    texts.push_back(RandomTokens(1 + static_cast<int>(random() % (i % 8 == 0 ? 200 : 40)), random));
+  }
+  for (int i = 0; i < 40; ++i) inputs.push_back({&texts[i], &tries[i % tries.size()]});
+  std::vector<std::vector<float>> alone;
+  for (const T5Scorer::Input& input : inputs) alone.push_back(scorer_.Score({input})[0]);
+
+  for (int round = 0; round < 30; ++round) {
+    std::vector<size_t> chosen(1 + random() % inputs.size());
+    std::vector<T5Scorer::Input> batch;
+    for (size_t& index : chosen) batch.push_back(inputs[index = random() % inputs.size()]);
+    const std::vector<std::vector<float>> together = scorer_.Score(batch);
+    ASSERT_EQ(together.size(), batch.size());
+    for (size_t i = 0; i < chosen.size(); ++i) {
+      ASSERT_EQ(together[i].size(), alone[chosen[i]].size());
+      for (size_t label = 0; label < together[i].size(); ++label) {
+        EXPECT_NEAR(together[i][label], alone[chosen[i]][label], 1e-4);
+      }
+    }
+  }
+}
+
+TEST_P(T5ScorerTest, AnswersNothingForNothing) { EXPECT_TRUE(scorer_.Score({}).empty()); }
+
+TEST_P(T5ScorerTest, CountsTheBytesOfItsWeights) {
+  int64_t numbers = 0;
+  for (const auto& [name, weight] : weights_) numbers += weight.numel();
+  EXPECT_EQ(scorer_.memory_bytes(), 4 * numbers);
+}
+
+}  // namespace
+}  // namespace tasuki

@@ -1,0 +1,75 @@
+#include "model/training/loss.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "model/training/optimizer.h"
+
+namespace tasuki {
+namespace {
+
+T5Config Config() {
+  T5Config config;
+  config.vocab_size = 40;
+  config.d_model = 16;
+  config.d_kv = 8;
+  config.d_ff = 32;
+  config.num_layers = config.num_decoder_layers = 1;
+  config.num_heads = 2;
+  return config;
+}
+
+// Sum over the tokens of one example's cross-entropy.
+double LossOf(const T5& model, const std::vector<int32_t>& input,
+              const std::vector<int32_t>& target) {
+  at::NoGradGuard no_grad;
+  const at::Tensor log_p = TargetLogits(model, {input}, {target}, 0).log_softmax(-1);
+  double loss = 0;
+  for (size_t t = 0; t < target.size(); ++t) {
+    loss -= log_p[static_cast<int64_t>(t)][target[t]].item<double>();
+  }
+  return loss;
+}
+
+TEST(Backward, WeighsEachExampleByItsOwnTaskAndDividesByAllTargetTokens) {
+  const T5 model(Config(), InitialWeights(Config(), 1));
+  const Batch batch{.inputs = {{5, 6, 7, 1}, {8, 1}, {9, 10, 11, 12, 13, 1}},
+                    .targets = {{20, 1}, {21, 22, 23, 1}, {24, 1}},
+                    .weights = {0.7f, 0.3f, 2.0f}};
+  double expected = 0;
+  for (int i = 0; i < 3; ++i) {
+    expected += batch.weights[i] * LossOf(model, batch.inputs[i], batch.targets[i]);
+  }
+  EXPECT_NEAR(Backward(model, batch, 0), expected / 8, 1e-5);
+}
+
+TEST(Backward, GivesTheGradientOfTheWholeBatchHoweverItIsCut) {
+  // 40 examples of 100 tokens are several parts; the same weights see them one by one.
+  Batch batch;
+  for (int i = 0; i < 40; ++i) {
+    std::vector<int32_t> input(99, 2 + i % 30);
+    input.push_back(1);
+    batch.inputs.push_back(input);
+    batch.targets.push_back({3 + i % 20, 1});
+    batch.weights.push_back(i % 2 == 0 ? 1.0f : 0.5f);
+  }
+  ASSERT_GT(batch.input_tokens(), kTokensAtOnce);
+  const T5 whole(Config(), InitialWeights(Config(), 1));
+  const T5 single(Config(), InitialWeights(Config(), 1));
+  double sum = 0;
+  for (int64_t i = 0; i < batch.size(); ++i) {
+    sum += Backward(single, {{batch.inputs[i]}, {batch.targets[i]}, {batch.weights[i]}}, 0);
+  }
+  EXPECT_NEAR(Backward(whole, batch, 0), sum / 40, 1e-5);
+  for (const auto& [name, weight] : whole.weights()) {
+    const at::Tensor other = single.weights().at(name).grad() / 40;
+    EXPECT_LT((weight.grad() - other).abs().max().item<double>(),
+              1e-5 * (1 + other.abs().max().item<double>()))
+        << name;
+  }
+}
+
+}  // namespace
+}  // namespace tasuki

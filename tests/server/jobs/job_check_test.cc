@@ -1,0 +1,120 @@
+#include "server/jobs/job_check.h"
+
+#include <gmock/gmock.h>
+
+#include "model/recipe/recipe.h"
+#include "model/text/tokenizer.h"
+#include "tests/server/jobs/job_fixture.h"
+
+namespace tasuki {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+
+class JobCheckTest : public JobFixture {
+ protected:
+  JobCheckTest() {
+    AddDataset("d-stars", {{"good", 6}, {"bad", 3}, {"ugly", 1}});
+    AddDataset("d-train", {{"good", 7}, {"bad", 3}});
+    for (int i = 0; i < 2; ++i) PublishBase();
+  }
+
+  // A version of models/base with a tokenizer that knows Latin letters.
+  void PublishBase() {
+    const auto reserved =
+        store_->models().Reserve("models/base", absl::StrCat("key", ++versions_), "").value();
+    const std::string directory = data_->model_version(reserved.name);
+    ASSERT_TRUE(MakeDirectories(directory).ok());
+    std::vector<std::string> texts;
+    for (int i = 0; i < 200; ++i) {
+      texts.push_back(absl::StrCat("a good day and a bad night, number ", i * 7919));
+    }
+    ASSERT_TRUE(
+        TrainTokenizer(texts, {.vocabulary_size = 200, .threads = 1}, directory + "/spiece.model")
+            .ok());
+    v1::ModelVersion version;
+    version.set_name(reserved.name);
+    ASSERT_TRUE(store_->models().Publish(version, false).ok());
+  }
+
+  static Job FineTuningJob() {
+    Job job;
+    job.set_model("models/m");
+    auto& work = *job.mutable_fine_tuning();
+    work.set_base_model_version("models/base");
+    auto& task = *work.add_tasks();
+    task.set_name("sentiment");
+    task.add_labels()->set_name("good");
+    task.add_labels()->set_name("bad");
+    task.set_train_dataset("datasets/d-train");
+    return job;
+  }
+  // Message of all faults; empty if there is none.
+  std::string FaultsOf(Job& job) {
+    Faults faults;
+    ResolveJob(job, faults);
+    const absl::Status status = CheckJob(*store_, *data_, job, faults);
+    EXPECT_TRUE(status.ok()) << status;
+    return std::string(faults.ToStatus().message());
+  }
+
+ private:
+  int versions_ = 0;
+};
+
+TEST_F(JobCheckTest, TakesAGoodJobAndNamesTheNewestVersionOfItsBase) {
+  Job job = FineTuningJob();
+  EXPECT_EQ(FaultsOf(job), "");
+  EXPECT_EQ(job.fine_tuning().base_model_version(), "models/base/versions/2");
+  job.mutable_fine_tuning()->set_base_model_version("models/base/versions/1");
+  EXPECT_EQ(FaultsOf(job), "");
+  EXPECT_EQ(job.fine_tuning().base_model_version(), "models/base/versions/1");
+}
+
+TEST_F(JobCheckTest, NamesAllThatTheStoreLacksAtOnce) {
+  Job job = FineTuningJob();
+  job.mutable_fine_tuning()->set_base_model_version("models/nothing");
+  auto& task = *job.mutable_fine_tuning()->mutable_tasks(0);
+  task.set_train_dataset("datasets/d-absent");
+  task.set_valid_dataset("datasets/d-texts");
+  EXPECT_THAT(
+      FaultsOf(job),
+      AllOf(HasSubstr("fine_tuning.base_model_version: models/nothing does not exist"),
+            HasSubstr("fine_tuning.tasks[0].train_dataset: datasets/d-absent does not exist"),
+            HasSubstr("fine_tuning.tasks[0].valid_dataset: datasets/d-texts has texts only")));
+}
+
+TEST_F(JobCheckTest, SaysAMalformedNameOnce) {
+  Job job = FineTuningJob();
+  job.mutable_fine_tuning()->mutable_tasks(0)->set_train_dataset("reviews.tsv");
+  EXPECT_THAT(FaultsOf(job), Not(HasSubstr("does not exist")));
+}
+
+TEST_F(JobCheckTest, NamesLabelValuesThatNoLabelMeans) {
+  Job job = FineTuningJob();
+  job.mutable_fine_tuning()->mutable_tasks(0)->set_train_dataset("datasets/d-stars");
+  EXPECT_THAT(FaultsOf(job), AllOf(HasSubstr("fine_tuning.tasks[0].train_dataset"),
+                                   HasSubstr("\"ugly\" (1 rows)"), Not(HasSubstr("\"good\""))));
+  auto& bad = *job.mutable_fine_tuning()->mutable_tasks(0)->mutable_labels(1);
+  bad.add_values("ugly");
+  EXPECT_EQ(FaultsOf(job), "");
+}
+
+TEST_F(JobCheckTest, RefusesATargetTextThatTheBaseCannotWrite) {
+  Job job = FineTuningJob();
+  job.mutable_fine_tuning()->mutable_tasks(0)->mutable_labels(0)->set_target_text("\u826f\u3044");
+  EXPECT_THAT(FaultsOf(job),
+              AllOf(HasSubstr("fine_tuning.tasks[0].labels"), HasSubstr("\u826f\u3044")));
+}
+
+TEST_F(JobCheckTest, LooksAtTheDatasetsOfPretraining) {
+  Job job = RequestOf("").training_job();
+  EXPECT_EQ(FaultsOf(job), "");
+  job.mutable_pretraining()->add_datasets("datasets/d-absent");
+  EXPECT_THAT(FaultsOf(job), HasSubstr("pretraining.datasets[1]: datasets/d-absent does not"));
+}
+
+}  // namespace
+}  // namespace tasuki

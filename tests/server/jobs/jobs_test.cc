@@ -1,0 +1,364 @@
+#include "server/jobs/jobs.h"
+
+#include <gmock/gmock.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "google/rpc/error_details.pb.h"
+#include "model/errors/errors.h"
+#include "server/jobs/job_history.h"
+#include "server/jobs/job_state.h"
+#include "tests/server/jobs/job_fixture.h"
+
+namespace tasuki {
+namespace {
+
+using testing::Contains;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+class JobsTest : public JobFixture {
+ protected:
+  // Reason of the newest state.
+  std::string LastReason(const std::string& name) {
+    std::string reason;
+    for (const auto& event : Events(name)) {
+      if (event.has_state_changed()) reason = event.state_changed().reason();
+    }
+    return reason;
+  }
+  std::string ErrorReason(const Job& job) {
+    google::rpc::ErrorInfo info;
+    for (const auto& detail : job.error().details()) detail.UnpackTo(&info);
+    return info.reason();
+  }
+  // Stores a job as an earlier server left it, without any trainer.
+  std::string LeaveRunning() {
+    Job job = RequestOf("finish").training_job();
+    job.set_name("trainingJobs/left");
+    job.set_state(Job::QUEUED);
+    EXPECT_TRUE(store_->jobs().Insert(job, "", "", StateEvent(job, Job::QUEUED, "")).ok());
+    EXPECT_TRUE(store_->jobs().ClaimOldestQueued().value().has_value());
+    return job.name();
+  }
+  void Change(const std::string& name,
+              std::function<void(Job&, std::vector<v1::TrainingJobEvent>&)> apply) {
+    ASSERT_TRUE(
+        store_->jobs().Change(name, {.expected = {Job::RUNNING}, .apply = std::move(apply)}).ok());
+  }
+};
+
+TEST_F(JobsTest, PublishesWhatATrainerFinishedThenSaysSucceeded) {
+  std::string published;
+  publish_ = [&](const Job& job, const std::string& result) {
+    EXPECT_EQ(Get(job.name()).state(), Job::RUNNING);
+    EXPECT_EQ(Get(job.name()).best_step(), 7);
+    published = ReadFile(result + "/made_by_attempt").value();
+    return "models/m/versions/4";
+  };
+  StartJobs();
+  const Job job =
+      AwaitState(Create("progress evaluation message checkpoint finish"), Job::SUCCEEDED);
+  EXPECT_EQ(published, "1");
+  EXPECT_EQ(job.model_version(), "models/m/versions/4");
+  EXPECT_EQ(job.attempt(), 1);
+  EXPECT_EQ(job.best_step(), 7);
+  ASSERT_EQ(job.evaluations_size(), 1);
+  EXPECT_EQ(job.evaluations(0).accuracy(), .75);
+  EXPECT_TRUE(job.has_end_time());
+
+  std::string history;
+  for (const auto& event : Events(job.name())) {
+    absl::StrAppend(&history, event.sequence(), ":", event.attempt(), ":", event.event_case(), " ");
+  }
+  // State, state, progress, evaluation, message, checkpoint, progress (publishing), state.
+  EXPECT_EQ(history, "1:0:4 2:1:4 3:1:5 4:1:6 5:1:8 6:1:7 7:1:5 8:1:4 ");
+}
+
+TEST_F(JobsTest, RunsOneJobAtATimeTheOldestFirst) {
+  StartJobs();
+  const std::string first = Create("progress wait");
+  const std::string second = Create("finish");
+  AwaitWord(first);
+  EXPECT_EQ(Get(second).state(), Job::QUEUED);
+  ASSERT_TRUE(jobs_->Pause(first).ok());
+  AwaitState(second, Job::SUCCEEDED);
+  EXPECT_EQ(Get(first).state(), Job::PAUSED);
+}
+
+TEST_F(JobsTest, TriesAJobAgainWhoseTrainerDied) {
+  StartJobs();
+  const Job job = AwaitState(Create("say:hello progress kill | finish"), Job::SUCCEEDED);
+  EXPECT_EQ(job.attempt(), 2);
+  EXPECT_THAT(States(job.name()),
+              ElementsAre(Job::QUEUED, Job::RUNNING, Job::QUEUED, Job::RUNNING, Job::SUCCEEDED));
+  std::vector<std::string> messages;
+  for (const auto& event : Events(job.name())) {
+    if (event.has_message()) messages.push_back(event.message().text());
+  }
+  ASSERT_EQ(messages.size(), 1);
+  EXPECT_THAT(messages[0], HasSubstr("signal 9 (Killed)"));
+  EXPECT_THAT(messages[0], HasSubstr("\nhello"));
+}
+
+TEST_F(JobsTest, EndsACrashLoopAfterThreeDeathsWithoutACheckpoint) {
+  StartJobs();
+  const Job job = AwaitState(Create("say:alas exit:1"), Job::FAILED);
+  EXPECT_EQ(job.attempt(), 3);
+  EXPECT_EQ(job.error().code(), static_cast<int>(absl::StatusCode::kInternal));
+  EXPECT_EQ(ErrorReason(job), "CRASH_LOOP");
+  EXPECT_THAT(job.error().message(), HasSubstr("it exited with code 1"));
+  EXPECT_THAT(job.error().message(), HasSubstr("alas"));
+}
+
+TEST_F(JobsTest, ACheckpointMakesDeathsForgotten) {
+  StartJobs();
+  const Job job = AwaitState(Create("abort|abort|checkpoint abort|abort|finish"), Job::SUCCEEDED);
+  EXPECT_EQ(job.attempt(), 5);
+}
+
+TEST_F(JobsTest, TakesANonsenseEventForADeath) {
+  StartJobs();
+  const Job job = AwaitState(Create("garbage|finish"), Job::SUCCEEDED);
+  EXPECT_EQ(job.attempt(), 2);
+}
+
+TEST_F(JobsTest, AMissingTrainerIsACrashLoopThatNamesIt) {
+  options_.trainer_path = "/nonexistent/tasuki-trainer";
+  StartJobs();
+  const Job job = AwaitState(Create("finish"), Job::FAILED);
+  EXPECT_THAT(job.error().message(), HasSubstr("/nonexistent/tasuki-trainer"));
+}
+
+TEST_F(JobsTest, DoesNotTryAFailureAgain) {
+  StartJobs();
+  const Job job = AwaitState(Create("fail"), Job::FAILED);
+  EXPECT_EQ(job.attempt(), 1);
+  EXPECT_EQ(ErrorReason(job), "NON_FINITE_LOSS");
+  EXPECT_EQ(LastReason(job.name()), "The loss is NaN.");
+}
+
+TEST_F(JobsTest, AResultThatCannotBePublishedFailsTheJob) {
+  publish_ = [](const Job&, const std::string&) {
+    return MakeError(absl::StatusCode::kInvalidArgument, v1::MODEL_INVALID, "No weights.");
+  };
+  StartJobs();
+  const Job job = AwaitState(Create("finish"), Job::FAILED);
+  EXPECT_EQ(ErrorReason(job), "MODEL_INVALID");
+}
+
+TEST_F(JobsTest, PublishesAgainWhileTheStoreDoesNotAnswer) {
+  int calls = 0;
+  publish_ = [&](const Job&, const std::string&) -> absl::StatusOr<std::string> {
+    if (++calls == 1) return absl::UnavailableError("not now");
+    return "models/m/versions/1";
+  };
+  StartJobs();
+  AwaitState(Create("finish"), Job::SUCCEEDED);
+  EXPECT_EQ(calls, 2);
+}
+
+TEST_F(JobsTest, PausesAndResumes) {
+  StartJobs();
+  const std::string name = Create("progress wait | finish");
+  AwaitWord(name);
+  ASSERT_TRUE(jobs_->Pause(name).ok());
+  AwaitState(name, Job::PAUSED);
+  EXPECT_EQ(jobs_->Pause(name).value().state(), Job::PAUSED);
+  EXPECT_EQ(jobs_->Resume(name).value().state(), Job::QUEUED);
+  EXPECT_EQ(AwaitState(name, Job::SUCCEEDED).attempt(), 2);
+  EXPECT_EQ(ReasonOf(jobs_->Resume(name).status()), v1::JOB_STATE);
+  EXPECT_EQ(ReasonOf(jobs_->Pause(name).status()), v1::JOB_STATE);
+}
+
+TEST_F(JobsTest, CancelsARunningJob) {
+  StartJobs();
+  const std::string name = Create("progress wait");
+  AwaitWord(name);
+  EXPECT_EQ(jobs_->Cancel(name).value().state(), Job::CANCELLING);
+  EXPECT_TRUE(AwaitState(name, Job::CANCELLED).has_end_time());
+  EXPECT_EQ(jobs_->Cancel(name).value().state(), Job::CANCELLED);
+}
+
+TEST_F(JobsTest, CancelsQueuedAndPausedJobsAtOnce) {
+  StartJobs();
+  const std::string running = Create("progress wait");
+  const std::string queued = Create("finish");
+  const std::string paused = Create("finish");
+  AwaitWord(running);
+  EXPECT_EQ(jobs_->Pause(paused).value().state(), Job::PAUSED);
+  EXPECT_EQ(jobs_->Cancel(queued).value().state(), Job::CANCELLED);
+  EXPECT_EQ(jobs_->Cancel(paused).value().state(), Job::CANCELLED);
+  EXPECT_EQ(Get(running).state(), Job::RUNNING);
+}
+
+TEST_F(JobsTest, KillsATrainerThatDoesNotStop) {
+  options_.stop_grace = absl::Milliseconds(100);
+  StartJobs();
+  const std::string cancelled = Create("progress deaf");
+  AwaitWord(cancelled);
+  ASSERT_TRUE(jobs_->Cancel(cancelled).ok());
+  AwaitState(cancelled, Job::CANCELLED);
+
+  const std::string paused = Create("progress deaf");
+  AwaitWord(paused);
+  ASSERT_TRUE(jobs_->Pause(paused).ok());
+  AwaitState(paused, Job::PAUSED);
+  EXPECT_THAT(LastReason(paused), HasSubstr("did not stop within 100ms and was killed"));
+}
+
+TEST_F(JobsTest, KillsATrainerThatLingersAfterItsLastWord) {
+  options_.stop_grace = absl::Milliseconds(100);
+  StartJobs();
+  EXPECT_EQ(AwaitState(Create("finish linger"), Job::SUCCEEDED).attempt(), 1);
+}
+
+TEST_F(JobsTest, ACancellationDuringPublishingWinsAndNamesTheVersion) {
+  publish_ = [&](const Job& job, const std::string&) {
+    EXPECT_EQ(jobs_->Cancel(job.name()).value().state(), Job::CANCELLING);
+    return "models/m/versions/9";
+  };
+  StartJobs();
+  const Job job = AwaitState(Create("finish"), Job::CANCELLED);
+  EXPECT_EQ(job.model_version(), "");
+  std::string last_message;
+  for (const auto& event : Events(job.name())) {
+    if (event.has_message()) last_message = event.message().text();
+  }
+  EXPECT_THAT(last_message, HasSubstr("models/m/versions/9"));
+}
+
+TEST_F(JobsTest, StoppingTheServerQueuesTheJobAndTheNextOneGoesOn) {
+  StartJobs();
+  const std::string name = Create("progress wait | finish");
+  AwaitWord(name);
+  jobs_->Stop();
+  EXPECT_EQ(Get(name).state(), Job::QUEUED);
+  EXPECT_EQ(LastReason(name), "The server stopped.");
+  StartJobs();
+  EXPECT_EQ(AwaitState(name, Job::SUCCEEDED).attempt(), 2);
+}
+
+TEST_F(JobsTest, StoppingTheServerTooLateForATrainerIsNoDeath) {
+  options_.stop_grace = absl::Milliseconds(50);
+  StartJobs();
+  const std::string name = Create("progress deaf");
+  for (int i = 1; i <= 4; ++i) {
+    Await(name, [i](const Job& job) { return job.attempt() == i && job.has_progress(); });
+    StartJobs();
+  }
+  EXPECT_FALSE(HasEnded(Get(name).state()));
+}
+
+TEST_F(JobsTest, TakesUpWhatAnEarlierServerRan) {
+  const std::string name = LeaveRunning();
+  StartJobs();
+  const Job job = AwaitState(name, Job::SUCCEEDED);
+  EXPECT_EQ(job.attempt(), 2);
+  EXPECT_THAT(States(name),
+              ElementsAre(Job::QUEUED, Job::RUNNING, Job::QUEUED, Job::RUNNING, Job::SUCCEEDED));
+  EXPECT_EQ(ReadJobHistory(store_->jobs(), job).value().deaths, 0);
+}
+
+TEST_F(JobsTest, EndsWhatAnEarlierServerWasCancelling) {
+  const std::string name = LeaveRunning();
+  Change(name, [](Job& job, auto& events) { EnterState(job, Job::CANCELLING, "", events); });
+  StartJobs();
+  EXPECT_EQ(Get(name).state(), Job::CANCELLED);
+}
+
+TEST_F(JobsTest, PausesWhatAnEarlierServerWasAskedToPause) {
+  const std::string name = LeaveRunning();
+  Change(name, [](Job& job, auto& events) { events.push_back(PauseAskedEvent(job)); });
+  StartJobs();
+  EXPECT_EQ(Get(name).state(), Job::PAUSED);
+}
+
+TEST_F(JobsTest, PublishesWhatAnEarlierServerDidNotWithoutATrainer) {
+  const std::string name = LeaveRunning();
+  Change(name, [](Job& job, auto&) { job.set_best_step(7); });
+  options_.trainer_path = "/nonexistent/tasuki-trainer";
+  StartJobs();
+  EXPECT_EQ(AwaitState(name, Job::SUCCEEDED).model_version(), "models/m/versions/1");
+}
+
+TEST_F(JobsTest, TheSameRequestAgainIsTheSameJob) {
+  StartJobs();
+  v1::CreateTrainingJobRequest request = RequestOf("progress wait");
+  request.set_request_id("0d7c3b8e-6f0d-4b52-9a3c-2f4f5f9d1e11");
+  const Job first = jobs_->Create(request).value();
+  EXPECT_EQ(jobs_->Create(request).value().name(), first.name());
+  request.mutable_training_job()->set_display_name("finish");
+  EXPECT_EQ(ReasonOf(jobs_->Create(request).status()), v1::REQUEST_ID_REUSED);
+  EXPECT_EQ(store_->jobs().List({}, 0, "").value().rows.size(), 1);
+}
+
+TEST_F(JobsTest, UsesTheIdThatWasGivenOnce) {
+  StartJobs();
+  v1::CreateTrainingJobRequest request = RequestOf("finish");
+  request.set_training_job_id("my-job");
+  EXPECT_EQ(jobs_->Create(request).value().name(), "trainingJobs/my-job");
+  EXPECT_EQ(ReasonOf(jobs_->Create(request).status()), v1::RESOURCE_EXISTS);
+}
+
+TEST_F(JobsTest, NamesEveryFaultOfARequestAndStoresNothing) {
+  StartJobs();
+  v1::CreateTrainingJobRequest request = RequestOf("finish");
+  request.set_training_job_id("My Job");
+  request.mutable_training_job()->set_model("m");
+  request.mutable_training_job()->mutable_pretraining()->add_datasets("datasets/d-absent");
+  const absl::Status status = jobs_->Create(request).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("training_job_id: \"My Job\""));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("model: \"m\""));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("datasets/d-absent does not exist"));
+  EXPECT_THAT(store_->jobs().List({}, 0, "").value().rows, IsEmpty());
+}
+
+TEST_F(JobsTest, ValidateOnlyAnswersTheResolvedJobAndStoresNothing) {
+  StartJobs();
+  v1::CreateTrainingJobRequest request = RequestOf("finish");
+  request.set_validate_only(true);
+  request.mutable_training_job()->set_attempt(99);  // output only: ignored
+  const Job job = jobs_->Create(request).value();
+  EXPECT_EQ(job.pretraining().vocabulary_size(), 8000);
+  EXPECT_EQ(job.attempt(), 0);
+  EXPECT_THAT(store_->jobs().List({}, 0, "").value().rows, IsEmpty());
+}
+
+TEST_F(JobsTest, AnswersTheLastLinesThatTrainersPrinted) {
+  StartJobs();
+  const std::string name = Create("say:one bytes kill | say:two finish");
+  AwaitState(name, Job::SUCCEEDED);
+  EXPECT_THAT(jobs_->Log(name, 0).value(),
+              ElementsAre("attempt 1", "one", "bad \xEF\xBF\xBD byte", "attempt 2", "two"));
+  EXPECT_THAT(jobs_->Log(name, 1).value(), ElementsAre("two"));
+  EXPECT_TRUE(absl::IsInvalidArgument(jobs_->Log(name, -1).status()));
+  EXPECT_TRUE(absl::IsNotFound(jobs_->Log("trainingJobs/../../etc/passwd", 1).status()));
+}
+
+TEST_F(JobsTest, DeletesAnEndedJobWithItsDirectoryOnly) {
+  StartJobs();
+  const std::string ended = Create("finish");
+  const std::string running = Create("progress wait");
+  AwaitState(ended, Job::SUCCEEDED);
+  AwaitWord(running);
+  EXPECT_EQ(ReasonOf(jobs_->Delete(running)), v1::JOB_STATE);
+  EXPECT_TRUE(ReadFile(data_->job_spec(running)).ok());
+  EXPECT_TRUE(ReadFile(data_->job_spec(ended)).ok());
+  ASSERT_TRUE(jobs_->Delete(ended).ok());
+  EXPECT_TRUE(absl::IsNotFound(ListDirectory(data_->job(ended)).status()));
+  EXPECT_TRUE(absl::IsNotFound(jobs_->Delete(ended)));
+}
+
+TEST_F(JobsTest, ShowsARunningJobInTheMetrics) {
+  StartJobs();
+  const std::string name = Create("progress wait");
+  AwaitWord(name);
+  EXPECT_THAT(metrics_.Text(), HasSubstr(absl::StrCat("job=\"", name, "\"")));
+}
+
+}  // namespace
+}  // namespace tasuki
