@@ -41,7 +41,7 @@ TEST(RmsNorm, AgreesWithItsDefinitionAndItsGradients) {
       EXPECT_TRUE(at::allclose(result.to(at::kDouble), exact, 1e-5, 1e-5));
       EXPECT_TRUE(at::allclose(x.grad().to(at::kDouble), exact_x.grad(), 1e-5, 1e-5));
       EXPECT_TRUE(at::allclose(weight.grad().to(at::kDouble), exact_weight.grad(), 1e-5, 1e-4));
-      const at::NoGradGuard no_grad;
+      const c10::NoGradGuard no_grad;
       EXPECT_TRUE(at::equal(RmsNorm(x, weight, 1e-6), result));
     }
   }

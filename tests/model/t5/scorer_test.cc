@@ -27,7 +27,7 @@ const std::vector<std::vector<std::string>>& LabelSets() {
 // on differently, log-softmax over their next tokens.
 std::vector<double> ByFullDecoding(const T5& t5, const std::vector<int32_t>& input,
                                    const LabelTrie& trie) {
-  const at::NoGradGuard no_grad;
+  const c10::NoGradGuard no_grad;
   const PackedTokens packed = PackedTokens::Of({input}, at::kCPU);
   const Tensor encoded = t5.Encode(packed, 0);
   std::vector<double> scores;

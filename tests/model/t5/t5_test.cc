@@ -92,7 +92,7 @@ TEST_P(T5Test, GradientsAgreeWithFiniteDifferences) {
   const Tensor loss = Loss(t5_, batch.inputs, batch.targets);
   loss.backward();
   const WeightMap gradients = Gradients(t5_);
-  const at::NoGradGuard no_grad;
+  const c10::NoGradGuard no_grad;
   for (const auto& [name, gradient] : gradients) {
     const double norm = gradient.norm().item<double>();
     ASSERT_GT(norm, 0) << name;
@@ -146,7 +146,7 @@ TEST_P(T5Test, RepeatsItsDropoutAndGradientsToTheBit) {
 
 TEST_P(T5Test, KeepsTheExpectedLossNearUnderDropout) {
   const Batch batch = RandomBatch();
-  const at::NoGradGuard no_grad;
+  const c10::NoGradGuard no_grad;
   const double exact = Loss(t5_, batch.inputs, batch.targets).item<double>();
   double sum = 0;
   for (int i = 0; i < 20; ++i) {

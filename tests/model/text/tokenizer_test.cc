@@ -120,8 +120,8 @@ TEST(Tokenizer, DecodesWhatItEncodes) {
 
 TEST(Tokenizer, LeavesSpecialAndUnknownIdsOutOfTheText) {
   const auto tokenizer = Trained();
-  std::vector<int32_t> ids = {0};
-  for (const int32_t id : *tokenizer->Encode("映画")) ids.push_back(id);
+  std::vector<int32_t> ids = *tokenizer->Encode("映画");
+  ids.insert(ids.begin(), 0);
   for (const int32_t id : {1, 2, tokenizer->sentinel_id(0), tokenizer->size() + 28, -1}) {
     ids.push_back(id);
   }
