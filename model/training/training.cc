@@ -239,7 +239,7 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
       saved_step = step;
       observer.OnCheckpoint(step, state.best_step() == step);
     }
-    if (request == StopSignal::kStop) return stopped();
+    if (stop.requested() && step == saved_step) return stopped();
     if (last) break;
 
     progress.Enter(v1::Progress::TRAINING);

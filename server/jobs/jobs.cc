@@ -1,7 +1,6 @@
 #include "server/jobs/jobs.h"
 
 #include <memory>
-#include <random>
 #include <thread>
 #include <utility>
 
@@ -9,14 +8,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
-#include "google/protobuf/io/coded_stream.h"
-#include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "model/errors/errors.h"
 #include "model/files/durable.h"
-#include "model/files/sha256.h"
-#include "model/recipe/recipe.h"
-#include "server/jobs/job_check.h"
 #include "server/jobs/job_history.h"
+#include "server/jobs/job_request.h"
 #include "server/jobs/job_run.h"
 #include "server/jobs/job_state.h"
 #include "server/jobs/trainer_log.h"
@@ -29,40 +24,8 @@ using Job = v1::TrainingJob;
 using Events = std::vector<v1::TrainingJobEvent>;
 
 constexpr absl::Duration kClaimInterval = absl::Seconds(1);  // while the store does not answer
-constexpr size_t kMaxRequestIdBytes = 128;
 constexpr int kDefaultLogLines = 100;
 constexpr int kMaxLogLines = 10'000;
-
-std::string NewId() {
-  constexpr absl::string_view kDigits = "0123456789abcdefghijklmnopqrstuvwxyz";
-  std::random_device random;
-  std::uniform_int_distribution<size_t> digit(0, kDigits.size() - 1);
-  std::string id = "j-";
-  for (int i = 0; i < 12; ++i) id += kDigits[digit(random)];
-  return id;
-}
-
-// Hash of what the request says: equal requests have equal digests, in this and every other
-// process.
-std::string DigestOf(const v1::CreateTrainingJobRequest& request) {
-  std::string bytes;
-  google::protobuf::io::StringOutputStream stream(&bytes);
-  google::protobuf::io::CodedOutputStream coded(&stream);
-  coded.SetSerializationDeterministic(true);
-  request.SerializeToCodedStream(&coded);
-  coded.Trim();
-  return Sha256Of(bytes);
-}
-
-// What a client may set; the rest is ours.
-Job InputOf(const Job& given) {
-  Job job;
-  job.set_display_name(given.display_name());
-  job.set_model(given.model());
-  if (given.has_fine_tuning()) *job.mutable_fine_tuning() = given.fine_tuning();
-  if (given.has_pretraining()) *job.mutable_pretraining() = given.pretraining();
-  return job;
-}
 
 }  // namespace
 
@@ -214,26 +177,11 @@ absl::StatusOr<Job> Jobs::Impl::Create(const v1::CreateTrainingJobRequest& reque
     if (known->has_value()) return **std::move(known);
   }
 
-  Faults faults;
-  const std::string& id = request.training_job_id();
-  if (!id.empty() && !IsResourceId(id)) {
-    faults.Add("training_job_id",
-               absl::StrCat(Quote(id), " is not of the form [a-z]([a-z0-9-]{0,61}[a-z0-9])?"));
-  }
-  if (request.request_id().size() > kMaxRequestIdBytes) {
-    faults.Add("request_id", absl::StrCat("has ", request.request_id().size(), " bytes; ",
-                                          kMaxRequestIdBytes, " are allowed, a UUID has 36"));
-  }
-  Job job = InputOf(request.training_job());
-  ResolveJob(job, faults);
-  if (absl::Status s = CheckJob(context_.store, data_, job, faults); !s.ok()) return s;
-  if (absl::Status s = faults.ToStatus(); !s.ok()) return s;
-
-  job.set_name(absl::StrCat("trainingJobs/", id.empty() ? NewId() : id));
-  job.set_state(Job::QUEUED);
+  auto job = MakeJob(context_.store, data_, request);
+  if (!job.ok()) return job.status();
   if (request.validate_only()) return job;
   auto created =
-      table().Insert(job, request.request_id(), digest, StateEvent(job, Job::QUEUED, ""));
+      table().Insert(*job, request.request_id(), digest, StateEvent(*job, Job::QUEUED, ""));
   if (!created.ok()) return created.status();
   context_.notify(created->name());
   WakeScheduler();

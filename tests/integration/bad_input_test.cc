@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
 
 #include "tests/integration/world.h"
 
@@ -100,7 +101,7 @@ TEST_F(BadInput, UnknownNamesAreNotFound) {
   ExpectError(tasukid_.training->GetTrainingJob(&job_context, job, &found_job), grpc::NOT_FOUND,
               v1::RESOURCE_NOT_FOUND);
   v1::GetDatasetRequest dataset;
-  dataset.set_name("datasets/d-nothing");
+  dataset.set_name("datasets/d-0123456789abcdef");
   v1::Dataset found_dataset;
   ExpectError(tasukid_.datasets->GetDataset(&dataset_context, dataset, &found_dataset),
               grpc::NOT_FOUND, v1::RESOURCE_NOT_FOUND);
@@ -164,14 +165,28 @@ TEST_F(BadInput, ARequestIdIsNotUsedForTwoRequests) {
   EXPECT_TRUE(tasukid_.training->DeleteTrainingJob(&delete_context, remove, &empty).ok());
 }
 
-// A server whose data directory is a volume of 16 MiB in a mount namespace of its own.
+TEST(ChangedFile, FailsTheJobThatNeedsIt) {
+  Tasukid tasukid(TheWorld().data_dir);
+  const std::string dataset = tasukid.UploadRows("short-lived", "a\tpositive\nb\tnegative\n");
+  v1::TrainingJob job = LongJob("models/unmade");
+  job.mutable_fine_tuning()->mutable_tasks(0)->set_train_dataset(dataset);
+  std::ofstream(TheWorld().data_dir + "/" + dataset + ".jsonl", std::ios::app) << "{}\n";
+  job = tasukid.AwaitEnd(tasukid.Submit(job));
+  EXPECT_EQ(job.state(), v1::TrainingJob::FAILED);
+  EXPECT_EQ(job.attempt(), 1);
+  EXPECT_EQ(job.error().code(), grpc::DATA_LOSS);
+  EXPECT_THAT(job.error().message(), HasSubstr(dataset));
+}
+
+// A server whose data directory is a volume of 80 MiB in a mount namespace of its own; it keeps
+// 64 MiB for jobs.
 TEST(FullDisk, AnUploadIsRefusedAndNothingOfItRemains) {
   const TemporaryDirectory volume;
   std::vector<std::string> wrapper = {"unshare", "--mount"};
   if (geteuid() != 0) wrapper.push_back("--map-root-user");
   wrapper.insert(
       wrapper.end(),
-      {"sh", "-c", "mount -t tmpfs -o size=16m tmpfs \"$0\" && exec \"$@\"", volume.path()});
+      {"sh", "-c", "mount -t tmpfs -o size=80m tmpfs \"$0\" && exec \"$@\"", volume.path()});
   Tasukid tasukid({.data_dir = volume.path(), .wrapper = wrapper});
 
   v1::UploadDatasetHeader header;

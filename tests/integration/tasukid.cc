@@ -9,12 +9,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <iostream>
 #include <optional>
 #include <sstream>
+#include <stdexcept>
 #include <thread>
 
 #include "google/rpc/error_details.pb.h"
@@ -30,10 +31,8 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kPatience = std::chrono::seconds(60);  // far beyond what anything here takes
 constexpr size_t kChunkBytes = 1 << 20;
 
-[[noreturn]] void Die(const std::string& sentence) {
-  std::cerr << sentence << std::endl;
-  std::abort();
-}
+// Ends the test, and on the way out of it what it started.
+[[noreturn]] void Die(const std::string& sentence) { throw std::runtime_error(sentence); }
 
 // Asks again and again until there is an answer: for what other processes do.
 template <typename T>
@@ -90,11 +89,18 @@ Tasukid::Tasukid(const Options& options) {
                              "--serving_threads=1", "--log_level=warning"});
   words.insert(words.end(), options.flags.begin(), options.flags.end());
   pid_ = Spawn(words);
-  const std::string json = Await<std::string>("tasukid to serve", [&]() {
-    if (waitpid(pid_, nullptr, WNOHANG) != 0) Die("tasukid ended before it served");
-    std::string text = ReadAll(ready_file);
-    return text.empty() ? std::nullopt : std::optional(text);
-  });
+  std::string json;
+  try {
+    json = Await<std::string>("tasukid to serve", [&]() -> std::optional<std::string> {
+      if (waitpid(pid_, nullptr, WNOHANG) != 0) Die("tasukid ended before it served");
+      std::string text = ReadAll(ready_file);
+      if (text.empty()) return std::nullopt;
+      return text;
+    });
+  } catch (...) {
+    kill(pid_, SIGKILL);  // the destructor will not come
+    throw;
+  }
   metrics_address_ = Field(json, "metrics_listen");
   const auto channel =
       grpc::CreateChannel(Field(json, "listen"), grpc::InsecureChannelCredentials());
@@ -117,6 +123,12 @@ int Tasukid::Wait() {
 }
 
 int Tasukid::Terminate() {
+  // An idle client looks at its connection only every 5 s, and the server waits for it to be
+  // closed.
+  datasets.reset();
+  training.reset();
+  models.reset();
+  classification.reset();
   kill(pid_, SIGTERM);
   return Wait();
 }

@@ -1,5 +1,5 @@
 // A real tasukid as a child process, with the stubs to talk to it. For tests only: what goes wrong
-// here ends the test program with a sentence.
+// here ends the test by an exception.
 #pragma once
 
 #include <sys/types.h>

@@ -83,15 +83,16 @@ v1::TrainingJob MultiTaskJob(const World& world) {
 
 const World& TheWorld() {
   if (world != nullptr) return *world;
-  world = std::make_unique<World>();
-  world->data_dir = world->directory.path() + "/data";
-  Tasukid tasukid(world->data_dir);
-  world->counterfactual = tasukid.UploadRows("counterfactual", CounterfactualRows());
-  world->sentiment = tasukid.UploadRows("sentiment", SentimentRows());
-  world->pretraining = tasukid.AwaitEnd(tasukid.Submit(PretrainingJob(*world)));
-  EXPECT_EQ(world->pretraining.model_version(), kBase) << world->pretraining.DebugString();
-  world->multi_task = tasukid.AwaitEnd(tasukid.Submit(MultiTaskJob(*world)));
-  EXPECT_EQ(world->multi_task.model_version(), kReviews) << world->multi_task.DebugString();
+  auto made = std::make_unique<World>();
+  made->data_dir = made->directory.path() + "/data";
+  Tasukid tasukid(made->data_dir);
+  made->counterfactual = tasukid.UploadRows("counterfactual", CounterfactualRows());
+  made->sentiment = tasukid.UploadRows("sentiment", SentimentRows());
+  made->pretraining = tasukid.AwaitEnd(tasukid.Submit(PretrainingJob(*made)));
+  EXPECT_EQ(made->pretraining.model_version(), kBase) << made->pretraining.DebugString();
+  made->multi_task = tasukid.AwaitEnd(tasukid.Submit(MultiTaskJob(*made)));
+  EXPECT_EQ(made->multi_task.model_version(), kReviews) << made->multi_task.DebugString();
+  world = std::move(made);
   return *world;
 }
 

@@ -1,6 +1,7 @@
 #include "model/t5/functions.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include "gtest/gtest.h"
 

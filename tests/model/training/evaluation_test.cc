@@ -1,6 +1,7 @@
 #include "model/training/evaluation.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
 #include <cmath>
@@ -19,6 +20,7 @@ class EvaluationTest : public ::testing::Test {
       : tokenizer_(MakeTokenizer(folder_ / "tokenizer")),
         labels_(*LabelTrie::Build(MoodTask(), *tokenizer_)),
         model_(TinyConfig(*tokenizer_), InitialWeights(TinyConfig(*tokenizer_), 5)) {
+    at::set_num_threads(1);
     for (const v1::Example& example : Opinions()) {
       if (rows_.inputs.size() == 19) break;  // two batches of eight and a rest
       std::vector<int32_t> tokens = *tokenizer_->Encode(example.text());

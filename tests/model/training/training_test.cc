@@ -109,7 +109,7 @@ class TrainTest : public ::testing::Test {
   }
 
   absl::StatusOr<TrainingOutcome> Run(const v1::TrainingJob& job) {
-    return Train(job, places_, {.threads = 2}, stop_, recorder_);
+    return Train(job, places_, {.threads = 1}, stop_, recorder_);
   }
 
   // The job's weights when nothing interrupts it.
@@ -279,13 +279,13 @@ TEST_F(TrainTest, PretrainsToTheSameBytesAfterAStop) {
 TEST_F(TrainTest, ResumesWithTheThreadsItBeganWith) {
   v1::TrainingJob job = Job();
   recorder_.on_checkpoint = [this](int64_t) { stop_.request = StopSignal::kStop; };
-  ASSERT_TRUE(Train(job, places_, {.threads = 2}, stop_, recorder_).ok());
+  ASSERT_TRUE(Train(job, places_, {.threads = 1}, stop_, recorder_).ok());
   recorder_ = Recorder();
   stop_.request = StopSignal::kNone;
-  ASSERT_TRUE(Train(job, places_, {.threads = 1}, stop_, recorder_).ok());
+  ASSERT_TRUE(Train(job, places_, {.threads = 2}, stop_, recorder_).ok());
   internal::CheckpointManifest manifest;
   ASSERT_TRUE(ReadJson(folder_ / "checkpoints/step-30/checkpoint.json", manifest).ok());
-  EXPECT_EQ(manifest.state().threads(), 2);
+  EXPECT_EQ(manifest.state().threads(), 1);
 }
 
 TEST_F(TrainTest, MakesUpForAnEvaluationThatAStopCutShort) {
@@ -302,7 +302,7 @@ TEST_F(TrainTest, MakesUpForAnEvaluationThatAStopCutShort) {
     StopSignal* stop;
   } impatient;
   impatient.stop = &stop_;
-  absl::StatusOr<TrainingOutcome> outcome = Train(job, places_, {.threads = 2}, stop_, impatient);
+  absl::StatusOr<TrainingOutcome> outcome = Train(job, places_, {.threads = 1}, stop_, impatient);
   ASSERT_TRUE(outcome.ok()) << outcome.status();
   EXPECT_EQ(outcome->step, 12);
   EXPECT_THAT(impatient.evaluations, IsEmpty());
