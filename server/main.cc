@@ -19,7 +19,8 @@ namespace {
 constexpr char kGuard[] = "TASUKI_REEXECUTED";
 
 // The OpenMP library of LibTorch reads its environment before main: so the program starts itself
-// once more with the right one. A waiting thread must not spin, or it takes the cores of the trainer.
+// once more with the right one. A waiting thread must not spin, or it takes the cores of the
+// trainer.
 void SetUpOpenMp(const Options& options, char** argv) {
   if (getenv(kGuard) != nullptr) {
     unsetenv(kGuard);

@@ -122,10 +122,12 @@ ParsedOptions ParseOptions(int argc, const char* const* argv) {
   CLI::App app("tasukid fine-tunes T5 text classifiers as managed jobs and serves them over gRPC.",
                "tasukid");
   app.set_version_flag("--version", std::string("tasukid ") + TASUKI_VERSION);
-  app.set_config("--config", "", "File with flags, one NAME=VALUE a line")->envname("TASUKI_CONFIG");
+  app.set_config("--config", "", "File with flags, one NAME=VALUE a line")
+      ->envname("TASUKI_CONFIG");
   app.allow_config_extras(CLI::config_extras_mode::error);
-  app.footer("A flag on the command line is taken before the config file, that before the "
-             "environment, that before the default.");
+  app.footer(
+      "A flag on the command line is taken before the config file, that before the "
+      "environment, that before the default.");
   Declare(app, parsed.options);
   try {
     app.parse(argc, argv);

@@ -127,8 +127,8 @@ absl::Status Server::Rooms::OpenData() {
 absl::Status Server::Rooms::Serve() {
   datasets = std::make_unique<Datasets>(*store, data);
   registry = std::make_unique<ModelRegistry>(*store, data, ServingOptionsOf(options), metrics);
-  jobs = std::make_unique<Jobs>(*store, data, JobsOptionsOf(options), metrics,
-                                PublishInto(*registry));
+  jobs =
+      std::make_unique<Jobs>(*store, data, JobsOptionsOf(options), metrics, PublishInto(*registry));
   watchers = std::make_unique<WatchHub>(store->jobs());
   jobs->SetListener([hub = watchers.get()](const std::string& job) { hub->Wake(job); });
 
@@ -151,12 +151,12 @@ absl::Status Server::Rooms::Serve() {
     health_endpoint = *std::move(opened);
   }
   if (absl::Status status = registry->Start(); !status.ok()) return status;
-  absl::StatusOr<std::unique_ptr<Endpoint>> opened = Endpoint::Listen(
-      {options.listen,
-       options.max_rpc_threads,
-       {datasets_service.get(), training_service.get(), models_service.get(),
-        classification_service.get(), server_service.get()}},
-      metrics);
+  absl::StatusOr<std::unique_ptr<Endpoint>> opened =
+      Endpoint::Listen({options.listen,
+                        options.max_rpc_threads,
+                        {datasets_service.get(), training_service.get(), models_service.get(),
+                         classification_service.get(), server_service.get()}},
+                       metrics);
   if (!opened.ok()) return opened.status();
   endpoint = *std::move(opened);
   if (absl::Status status = jobs->Start(); !status.ok()) return status;
@@ -185,8 +185,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
                TASUKI_VERSION, server->listen(),
                server->metrics_listen().empty() ? "off" : server->metrics_listen(),
                server->health_listen().empty() ? "on the same port" : server->health_listen(),
-               options.data_dir, options.device, options.serving_threads,
-               options.training_threads);
+               options.data_dir, options.device, options.serving_threads, options.training_threads);
   return server;
 }
 

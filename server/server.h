@@ -1,7 +1,8 @@
 // The composition root: the only place that sees every room.
 //
 //   start: data directory → metrics → store → datasets → model registry → jobs → gRPC → health
-//   stop:  health says no → no new calls, those under way end → jobs (checkpoints) → registry → store
+//   stop:  health says no → no new calls, those under way end → jobs (checkpoints) → registry →
+//   store
 #pragma once
 
 #include <memory>
@@ -15,8 +16,8 @@ namespace tasuki {
 // A running server. Start and Stop on one thread.
 class Server {
  public:
-  // Answers once it serves. FAILED_PRECONDITION if the data directory is in use or an address cannot
-  // be bound; else what the store met.
+  // Answers once it serves. FAILED_PRECONDITION if the data directory is in use or an address
+  // cannot be bound; else what the store met.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options);
   ~Server();
 

@@ -32,6 +32,7 @@ WeightMap InitialWeights(const T5Config& config, int64_t seed);
 // Reads model.safetensors, or the shards that model.safetensors.index.json names; F32, F16 and BF16
 // become fp32. INVALID_ARGUMENT, MODEL_INVALID: a weight missing, unexpected, of another shape than
 // the config's, of another dtype, or not finite; the first ten are named.
+// Throws c10::Error if memory does not suffice.
 absl::StatusOr<WeightMap> ReadWeights(const std::string& directory, const T5Config& config);
 
 // Writes model.safetensors (F32, metadata format=pt) into `directory` and syncs it.

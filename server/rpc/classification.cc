@@ -64,10 +64,9 @@ absl::StatusOr<std::vector<int>> WantedTasks(const v1::ClassifyRequest& request,
   for (const std::string& name : request.tasks()) {
     const int task = model.classifier->TaskIndex(name);
     if (task < 0) {
-      const std::string names =
-          absl::StrJoin(known, ", ", [](std::string* out, const v1::Task& each) {
-            absl::StrAppend(out, each.name());
-          });
+      const std::string names = absl::StrJoin(
+          known, ", ",
+          [](std::string* out, const v1::Task& each) { absl::StrAppend(out, each.name()); });
       return MakeError(absl::StatusCode::kInvalidArgument, v1::TASK_UNKNOWN,
                        absl::StrCat(model.name, " has no task \"", name.substr(0, 100),
                                     "\"; it has ", names, "."),
@@ -110,8 +109,7 @@ void FillInputs(const LoadedModel& model, const std::vector<int>& tasks,
     prediction.set_task(known[task].name());
     prediction.set_token_count(inputs[i].token_count);
     prediction.set_truncated(inputs[i].truncated);
-    model.metrics->ObserveInput(static_cast<int64_t>(inputs[i].tokens.size()),
-                                inputs[i].truncated);
+    model.metrics->ObserveInput(static_cast<int64_t>(inputs[i].tokens.size()), inputs[i].truncated);
   }
 }
 
@@ -127,9 +125,8 @@ void FillScores(const LoadedModel& model, const std::vector<int>& tasks,
     // Equal ones stay in the task's order.
     std::stable_sort(order.begin(), order.end(),
                      [&](int a, int b) { return probabilities[a] > probabilities[b]; });
-    v1::Prediction& prediction =
-        *response.mutable_results(static_cast<int>(i / tasks.size()))
-             ->mutable_predictions(static_cast<int>(within));
+    v1::Prediction& prediction = *response.mutable_results(static_cast<int>(i / tasks.size()))
+                                      ->mutable_predictions(static_cast<int>(within));
     for (const int label : order) {
       v1::LabelScore& score = *prediction.add_scores();
       score.set_label(task.labels(label).name());

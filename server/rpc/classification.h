@@ -1,5 +1,5 @@
-// From a ClassifyRequest to inputs of a model, and from its scores to a ClassifyResponse. Values only;
-// any thread.
+// From a ClassifyRequest to inputs of a model, and from its scores to a ClassifyResponse. Values
+// only; any thread.
 #pragma once
 
 #include <memory>
@@ -14,7 +14,8 @@ namespace tasuki {
 
 inline constexpr int kMaxTexts = 256;
 
-// Name of the model, number and size of the texts. INVALID_ARGUMENT, FIELD_INVALID or LIMIT_EXCEEDED.
+// Name of the model, number and size of the texts. INVALID_ARGUMENT, FIELD_INVALID or
+// LIMIT_EXCEEDED.
 absl::Status CheckClassifyRequest(const v1::ClassifyRequest& request);
 
 // Indices of the wanted tasks. INVALID_ARGUMENT: TASK_UNKNOWN, naming those the model has, or

@@ -25,8 +25,8 @@ ModelMetrics::Result ResultOf(const absl::Status& status) {
   return ModelMetrics::Result::kError;
 }
 
-// One call: prepared on the thread it came on (or on the thread of large requests), finished once, on
-// the batcher's thread or wherever it failed.
+// One call: prepared on the thread it came on (or on the thread of large requests), finished once,
+// on the batcher's thread or wherever it failed.
 class ClassifyCall : public grpc::ServerUnaryReactor {
  public:
   ClassifyCall(grpc::CallbackServerContext* context, const v1::ClassifyRequest* request,

@@ -8,9 +8,8 @@
 namespace tasuki {
 
 // Classify is a callback method whose reactions never block. Thread-safe.
-class ClassificationService final
-    : public v1::ClassificationService::WithCallbackMethod_Classify<
-          v1::ClassificationService::Service> {
+class ClassificationService final : public v1::ClassificationService::WithCallbackMethod_Classify<
+                                        v1::ClassificationService::Service> {
  public:
   explicit ClassificationService(ModelRegistry& registry);
   grpc::ServerUnaryReactor* Classify(grpc::CallbackServerContext* context,

@@ -42,8 +42,7 @@ grpc::Status DatasetsService::UploadDataset(grpc::ServerContext* context,
   return Answer([&] { return Upload(*context, *reader, response); });
 }
 
-grpc::Status DatasetsService::GetDataset(grpc::ServerContext*,
-                                         const v1::GetDatasetRequest* request,
+grpc::Status DatasetsService::GetDataset(grpc::ServerContext*, const v1::GetDatasetRequest* request,
                                          v1::Dataset* response) {
   return Answer([&] {
     if (absl::Status status = CheckDatasetName(request->name()); !status.ok()) return status;

@@ -59,8 +59,9 @@ absl::StatusOr<std::unique_ptr<Endpoint>> Endpoint::Listen(const Options& option
   endpoint->server_ = builder.BuildAndStart();
   if (endpoint->server_ == nullptr || port == 0) {
     return absl::FailedPreconditionError(
-        absl::StrCat(options.address, " cannot be listened on: it is in use or not an address of "
-                                      "this machine; choose another one"));
+        absl::StrCat(options.address,
+                     " cannot be listened on: it is in use or not an address of "
+                     "this machine; choose another one"));
   }
   endpoint->address_ =
       absl::StrCat(options.address.substr(0, options.address.rfind(':')), ":", port);

@@ -16,14 +16,13 @@ namespace tasuki {
 class Endpoint {
  public:
   struct Options {
-    std::string address;    // HOST:PORT; port 0 picks a free one
-    int max_threads = 64;   // of synchronous methods; a call beyond them is RESOURCE_EXHAUSTED
+    std::string address;   // HOST:PORT; port 0 picks a free one
+    int max_threads = 64;  // of synchronous methods; a call beyond them is RESOURCE_EXHAUSTED
     std::vector<grpc::Service*> services;  // must outlive the endpoint; none: health only
   };
 
   // Health says NOT_SERVING until SetServing. FAILED_PRECONDITION if the address cannot be bound.
-  static absl::StatusOr<std::unique_ptr<Endpoint>> Listen(const Options& options,
-                                                          Metrics& metrics);
+  static absl::StatusOr<std::unique_ptr<Endpoint>> Listen(const Options& options, Metrics& metrics);
   // Shuts down at once unless that was done.
   ~Endpoint();
 

@@ -46,8 +46,8 @@ absl::Status ModelsService::Import(grpc::ServerContext& context,
   Publication publication;
   publication.model = header.model();
   publication.directory = (*upload)->directory();
-  publication.key = absl::StrCat(
-      "imports/", header.request_id().empty() ? RandomId() : header.request_id());
+  publication.key =
+      absl::StrCat("imports/", header.request_id().empty() ? RandomId() : header.request_id());
   publication.digest = (*upload)->digest();
   publication.check = true;
   publication.cancelled = [&context] { return context.IsCancelled(); };

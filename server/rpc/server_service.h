@@ -10,8 +10,7 @@ namespace tasuki {
 class ServerService final : public v1::ServerService::Service {
  public:
   ServerService(v1::ServerInfo info, const ModelRegistry& registry);
-  grpc::Status GetServerInfo(grpc::ServerContext* context,
-                             const v1::GetServerInfoRequest* request,
+  grpc::Status GetServerInfo(grpc::ServerContext* context, const v1::GetServerInfoRequest* request,
                              v1::ServerInfo* response) override;
 
  private:

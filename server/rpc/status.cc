@@ -88,10 +88,10 @@ void Fit(google::rpc::Status& proto) {
 absl::Status Hide(const absl::Status& status) {
   const std::string id = RandomId().substr(0, 12);
   spdlog::error("error {}: {}", id, absl::Utf8SafeCEscape(status.ToString()));
-  return MakeError(absl::StatusCode::kInternal, v1::INTERNAL_ERROR,
-                   absl::StrCat("The server met an error of its own; its log has the cause under ",
-                                id, "."),
-                   {{"error_id", id}});
+  return MakeError(
+      absl::StatusCode::kInternal, v1::INTERNAL_ERROR,
+      absl::StrCat("The server met an error of its own; its log has the cause under ", id, "."),
+      {{"error_id", id}});
 }
 
 }  // namespace

@@ -16,7 +16,8 @@ class TrainingService final : public v1::TrainingService::WithCallbackMethod_Wat
   grpc::Status CreateTrainingJob(grpc::ServerContext* context,
                                  const v1::CreateTrainingJobRequest* request,
                                  v1::TrainingJob* response) override;
-  grpc::Status GetTrainingJob(grpc::ServerContext* context, const v1::GetTrainingJobRequest* request,
+  grpc::Status GetTrainingJob(grpc::ServerContext* context,
+                              const v1::GetTrainingJobRequest* request,
                               v1::TrainingJob* response) override;
   grpc::Status ListTrainingJobs(grpc::ServerContext* context,
                                 const v1::ListTrainingJobsRequest* request,

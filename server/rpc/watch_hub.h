@@ -1,9 +1,9 @@
 // Streams of job events: every watcher is a cursor over the store, moved by one thread.
 //
 // The hub's thread reads the next events of a watcher whose last write is done and whose job has
-// news, and gives them to it; gRPC's threads write them out one by one. A slow client costs one batch
-// of events, however far behind it is. Only the hub's thread ends a stream, so a watcher outlives
-// everything that the hub does with it.
+// news, and gives them to it; gRPC's threads write them out one by one. A slow client costs one
+// batch of events, however far behind it is. Only the hub's thread ends a stream, so a watcher
+// outlives everything that the hub does with it.
 #pragma once
 
 #include <map>

@@ -16,7 +16,8 @@ class WorkThread {
  public:
   explicit WorkThread(size_t max_waiting);
   ~WorkThread();
-  // Takes the work unless the queue is full or the thread stopped. Never blocks. Work must not throw.
+  // Takes the work unless the queue is full or the thread stopped. Never blocks. Work must not
+  // throw.
   bool TryRun(std::function<void()> work);
   // Does what was taken, and joins.
   void Stop();

@@ -36,7 +36,9 @@ struct Pending {
   }
 };
 
-int64_t TokenCount(const Classifier::Input& input) { return std::max<size_t>(1, input.tokens.size()); }
+int64_t TokenCount(const Classifier::Input& input) {
+  return std::max<size_t>(1, input.tokens.size());
+}
 
 // Why a request is not worth a forward pass any more; OK if it is.
 absl::Status Expiry(const Pending& pending, absl::Time now) {
@@ -85,7 +87,9 @@ class Batcher::Impl {
   };
 
   void Run();
-  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !queues_.empty(); }
+  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stopping_ || !queues_.empty();
+  }
   Batch Take() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Execute(Batch batch) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status QueueFull(const Queue& queue, int64_t tokens) const
@@ -106,13 +110,13 @@ class Batcher::Impl {
 };
 
 absl::Status Batcher::Impl::QueueFull(const Queue& queue, int64_t tokens) const {
-  absl::Status status = MakeError(
-      absl::StatusCode::kResourceExhausted, v1::QUEUE_FULL,
-      absl::StrCat("The model's queue holds ", queue.tokens, " tokens and ", tokens,
-                   " more would exceed its limit of ", options_.max_queue_tokens,
-                   "; try again a little later or send less."),
-      {{"queue_tokens", absl::StrCat(queue.tokens)},
-       {"limit", absl::StrCat(options_.max_queue_tokens)}});
+  absl::Status status =
+      MakeError(absl::StatusCode::kResourceExhausted, v1::QUEUE_FULL,
+                absl::StrCat("The model's queue holds ", queue.tokens, " tokens and ", tokens,
+                             " more would exceed its limit of ", options_.max_queue_tokens,
+                             "; try again a little later or send less."),
+                {{"queue_tokens", absl::StrCat(queue.tokens)},
+                 {"limit", absl::StrCat(options_.max_queue_tokens)}});
   const auto delay =
       std::clamp(absl::Seconds(seconds_per_token_ * static_cast<double>(queue.tokens)),
                  absl::Milliseconds(10), absl::Seconds(10));
@@ -150,8 +154,8 @@ absl::Status Batcher::Impl::Submit(Request request) {
 }
 
 Batcher::Impl::Batch Batcher::Impl::Take() {
-  const auto oldest = std::min_element(
-      queues_.begin(), queues_.end(), [](const auto& a, const auto& b) {
+  const auto oldest =
+      std::min_element(queues_.begin(), queues_.end(), [](const auto& a, const auto& b) {
         return a.second.pending.front()->arrival < b.second.pending.front()->arrival;
       });
   Queue& queue = oldest->second;
@@ -210,7 +214,9 @@ void Batcher::Impl::Execute(Batch batch) {
     slice.pending->scores.resize(slice.end);
     for (size_t i = slice.begin; i < slice.end; ++i) places.push_back({slice.pending.get(), i});
   }
-  const auto input_at = [](const Place& place) { return &place.pending->request.inputs[place.index]; };
+  const auto input_at = [](const Place& place) {
+    return &place.pending->request.inputs[place.index];
+  };
   std::stable_sort(places.begin(), places.end(), [&](const Place& a, const Place& b) {
     return input_at(a)->tokens.size() < input_at(b)->tokens.size();
   });
@@ -230,8 +236,8 @@ void Batcher::Impl::Execute(Batch batch) {
     seconds_per_token_ += 0.1 * (seconds / static_cast<double>(batch.tokens) - seconds_per_token_);
   }
   if (scores.ok() && scores->size() != inputs.size()) {
-    scores = absl::InternalError(absl::StrCat("the model answered ", scores->size(), " of ",
-                                              inputs.size(), " inputs"));
+    scores = absl::InternalError(
+        absl::StrCat("the model answered ", scores->size(), " of ", inputs.size(), " inputs"));
   }
   if (scores.ok()) {
     for (size_t i = 0; i < places.size(); ++i) {

@@ -35,8 +35,8 @@ class Batcher {
     std::vector<Classifier::Input> inputs;
     absl::Time deadline = absl::InfiniteFuture();
     std::shared_ptr<const std::atomic<bool>> cancelled;  // may be null
-    // log p of each label for each input. DEADLINE_EXCEEDED (DEADLINE_PASSED), CANCELLED, or what the
-    // model answered. Called once, on the executor thread (or in Stop); must not block.
+    // log p of each label for each input. DEADLINE_EXCEEDED (DEADLINE_PASSED), CANCELLED, or what
+    // the model answered. Called once, on the executor thread (or in Stop); must not block.
     std::function<void(absl::StatusOr<std::vector<std::vector<float>>>)> done;
   };
 

@@ -19,6 +19,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "model/errors/errors.h"
 
 extern char** environ;
@@ -72,8 +73,8 @@ int Spawn(const std::string& trainer_path, const std::string& directory, const P
   posix_spawnattr_setsigmask(&attributes, &none);
   posix_spawnattr_setsigdefault(&attributes, &all);
   posix_spawnattr_setpgroup(&attributes, 0);
-  posix_spawnattr_setflags(
-      &attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
+  posix_spawnattr_setflags(&attributes,
+                           POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
   posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
   posix_spawn_file_actions_adddup2(&actions, out.write, 1);
   posix_spawn_file_actions_adddup2(&actions, err.write, 2);
@@ -137,10 +138,15 @@ absl::StatusOr<int64_t> CheckInChildProcess(const std::string& trainer_path,
   if (!ended.ok()) return ended;
   if (WIFSIGNALED(status)) {
     return Refused(absl::StrCat("the checking process died of signal ", WTERMSIG(status), " (",
-                                strsignal(WTERMSIG(status)), "); a file is malformed or needs more "
+                                strsignal(WTERMSIG(status)),
+                                "); a file is malformed or needs more "
                                 "memory than there is"));
   }
-  if (WEXITSTATUS(status) != 0) return Refused(complaint);
+  // The caller knows the files by their names, not by where they lie here.
+  if (WEXITSTATUS(status) != 0) {
+    return Refused(complaint.empty() ? absl::StrCat("exit code ", WEXITSTATUS(status))
+                                     : absl::StrReplaceAll(complaint, {{directory + "/", ""}}));
+  }
   int64_t weights = 0;
   if (!absl::SimpleAtoi(output, &weights)) {
     return absl::InternalError(

@@ -11,9 +11,9 @@
 
 namespace tasuki {
 
-// Answers the number of weights. INVALID_ARGUMENT, MODEL_INVALID with what the process printed, also
-// if it died or took longer than `limit`; UNAVAILABLE if it could not be started; CANCELLED soon
-// after `cancelled` (may be empty) answers true, the process being killed. Blocks; any thread.
+// Answers the number of weights. INVALID_ARGUMENT, MODEL_INVALID with what the process printed,
+// also if it died or took longer than `limit`; UNAVAILABLE if it could not be started; CANCELLED
+// soon after `cancelled` (may be empty) answers true, the process being killed. Blocks; any thread.
 absl::StatusOr<int64_t> CheckInChildProcess(const std::string& trainer_path,
                                             const std::string& directory,
                                             const std::function<bool()>& cancelled,

@@ -12,8 +12,8 @@
 
 namespace tasuki {
 
-ModelRegistry::ModelRegistry(Store& store, const DataDirectory& data,
-                             const ServingOptions& options, Metrics& metrics)
+ModelRegistry::ModelRegistry(Store& store, const DataDirectory& data, const ServingOptions& options,
+                             Metrics& metrics)
     : table_(store.models()),
       data_(data),
       options_(options),
@@ -91,13 +91,11 @@ absl::StatusOr<v1::ModelVersion> ModelRegistry::Publish(const Publication& publi
   return Get(version->name());
 }
 
-absl::StatusOr<std::shared_ptr<const LoadedModel>> ModelRegistry::Acquire(
-    const std::string& name) {
+absl::StatusOr<std::shared_ptr<const LoadedModel>> ModelRegistry::Acquire(const std::string& name) {
   return states_.Acquire(name);
 }
 
-absl::StatusOr<v1::ModelVersion> ModelRegistry::Load(const std::string& name,
-                                                     absl::Time deadline) {
+absl::StatusOr<v1::ModelVersion> ModelRegistry::Load(const std::string& name, absl::Time deadline) {
   const auto version = table_.GetVersion(name);
   if (!version.ok()) return version.status();
   const VersionName exact = *VersionName::Parse(version->name());

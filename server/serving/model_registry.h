@@ -29,14 +29,15 @@
 namespace tasuki {
 
 struct ServingOptions {
-  int threads = 2;               // of a matrix product
+  int threads = 2;  // of a matrix product
   std::string device = "cpu";
   int max_batch_tokens = 4096;   // of one forward pass
   int max_queue_tokens = 65536;  // waiting for one version; more is RESOURCE_EXHAUSTED, QUEUE_FULL
   std::string trainer_path;      // `tasuki-trainer --check` opens strangers' files
 };
 
-// Thread-safe. Names of models are `models/{model}`, of versions `models/{model}/versions/{version}`.
+// Thread-safe. Names of models are `models/{model}`, of versions
+// `models/{model}/versions/{version}`.
 class ModelRegistry {
  public:
   ModelRegistry(Store& store, const DataDirectory& data, const ServingOptions& options,

@@ -163,7 +163,8 @@ absl::Status ReadModelFiles(const std::string& directory, const std::vector<v1::
       std::string piece(std::min<size_t>(left, kPieceBytes), '\0');
       if (!stream.read(piece.data(), static_cast<std::streamsize>(piece.size()))) {
         return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
-                         absl::StrCat(file.name(), " is missing or shorter than it was when the "
+                         absl::StrCat(file.name(),
+                                      " is missing or shorter than it was when the "
                                       "version was published."));
       }
       left -= static_cast<int64_t>(piece.size());

@@ -47,14 +47,14 @@ class ModelUpload {
   const std::vector<v1::ModelFile> files_;
   const std::string directory_;
   const std::string digest_;
-  size_t current_ = 0;  // index into files_
+  size_t current_ = 0;    // index into files_
   int64_t received_ = 0;  // bytes of the current file
   std::optional<FileWriter> writer_;
   Sha256 hash_;
 };
 
-// Reads the files of a version for a client. `begin` is called before each file's bytes, `bytes` with
-// at most 1 MiB of them at a time; false from either ends it with CANCELLED.
+// Reads the files of a version for a client. `begin` is called before each file's bytes, `bytes`
+// with at most 1 MiB of them at a time; false from either ends it with CANCELLED.
 absl::Status ReadModelFiles(const std::string& directory, const std::vector<v1::ModelFile>& files,
                             const std::function<bool(const v1::ModelFile&)>& begin,
                             const std::function<bool(std::string bytes)>& bytes);

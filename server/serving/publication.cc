@@ -13,8 +13,8 @@
 namespace tasuki {
 namespace {
 
-// Checks an import and writes its tasuki.json: tasks may come with it (an export of another server),
-// lineage may not, since the names would mean something else here.
+// Checks an import and writes its tasuki.json: tasks may come with it (an export of another
+// server), lineage may not, since the names would mean something else here.
 absl::Status Adopt(const Publication& publication, const std::string& trainer_path) {
   const std::string& directory = publication.directory;
   const absl::StatusOr<int64_t> weights =
@@ -23,7 +23,8 @@ absl::Status Adopt(const Publication& publication, const std::string& trainer_pa
   absl::StatusOr<internal::ModelManifest> manifest = ReadManifest(directory);
   if (absl::IsNotFound(manifest.status())) manifest = internal::ModelManifest();
   absl::Status status = manifest.status();
-  if (status.ok()) status = CheckFiles(directory, {manifest->files().begin(), manifest->files().end()});
+  if (status.ok())
+    status = CheckFiles(directory, {manifest->files().begin(), manifest->files().end()});
   if (!status.ok()) {
     return MakeError(absl::StatusCode::kInvalidArgument, v1::MODEL_INVALID,
                      absl::StrCat(kManifestName, " does not fit the files: ", status.message()));
@@ -70,8 +71,7 @@ absl::StatusOr<v1::ModelVersion> PublishVersion(ModelTable& table, const DataDir
   const std::string place = data.model_version(reserved->name);
   std::error_code error;
   if (!std::filesystem::exists(place, error)) {
-    absl::Status status = publication.check ? Adopt(publication, trainer_path)
-                                            : absl::OkStatus();
+    absl::Status status = publication.check ? Adopt(publication, trainer_path) : absl::OkStatus();
     if (status.ok()) status = MakeDirectories(std::filesystem::path(place).parent_path());
     if (status.ok()) status = PublishDirectory(publication.directory, place);
     if (!status.ok()) {

@@ -27,7 +27,7 @@ struct Publication {
   std::string digest;
   bool check = false;  // a stranger's files: run `tasuki-trainer --check` on them first
   std::function<bool()> cancelled;  // ends the check; may be empty
-  bool load = false;   // to be loaded, now and after restarts, if it has tasks
+  bool load = false;                // to be loaded, now and after restarts, if it has tasks
 };
 
 // INVALID_ARGUMENT, MODEL_INVALID: the check failed; nothing was published. Blocks as long as the

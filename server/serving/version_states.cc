@@ -124,8 +124,7 @@ absl::Status VersionStates::WhyNot(const VersionName& name, const Entry& entry) 
   return NotLoaded(name, absl::StrCat(" is not loaded; load it with ", command, "."));
 }
 
-absl::StatusOr<std::shared_ptr<const LoadedModel>> VersionStates::Acquire(
-    const std::string& name) {
+absl::StatusOr<std::shared_ptr<const LoadedModel>> VersionStates::Acquire(const std::string& name) {
   const auto exact = VersionName::Parse(name);
   absl::MutexLock lock(&mutex_);
   if (exact.has_value()) {

@@ -184,7 +184,9 @@ TEST_F(JobTableTest, TellsTheQueuePositionOfQueuedJobs) {
   EXPECT_EQ(store().jobs().Get("trainingJobs/b")->queue_position(), 0);
   EXPECT_EQ(store().jobs().Get("trainingJobs/d")->queue_position(), 2);
   std::vector<int> positions;
-  for (const auto& job : store().jobs().List({}, 0, "")->rows) {
+  const auto page = store().jobs().List({}, 0, "");
+  ASSERT_TRUE(page.ok());
+  for (const auto& job : page->rows) {
     positions.push_back(job.queue_position());
   }
   EXPECT_THAT(positions, ElementsAre(2, 1, 0, 0));  // d, c, b (paused), a

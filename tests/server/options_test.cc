@@ -1,0 +1,102 @@
+#include "server/options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <vector>
+
+namespace tasuki {
+namespace {
+
+using testing::HasSubstr;
+
+class OptionsTest : public testing::Test {
+ protected:
+  static ParsedOptions Parse(std::vector<const char*> flags) {
+    flags.insert(flags.begin(), "tasukid");
+    flags.push_back("--trainer=/bin/true");
+    return ParseOptions(static_cast<int>(flags.size()), flags.data());
+  }
+};
+
+TEST_F(OptionsTest, UnsetFlagsAreSensible) {
+  const ParsedOptions parsed = Parse({});
+  ASSERT_FALSE(parsed.finished) << parsed.output;
+  EXPECT_EQ(parsed.options.listen, "127.0.0.1:8500");
+  EXPECT_EQ(parsed.options.metrics_listen, "127.0.0.1:9500");
+  EXPECT_EQ(parsed.options.device, "cpu") << "auto, on this version";
+  EXPECT_GE(parsed.options.serving_threads, 1);
+  EXPECT_GE(parsed.options.training_threads, 1);
+  EXPECT_TRUE(std::filesystem::path(parsed.options.data_dir).is_absolute());
+}
+
+TEST_F(OptionsTest, AFlagBeatsTheFileThatBeatsTheEnvironment) {
+  const std::string file = testing::TempDir() + "tasukid.conf";
+  std::ofstream(file) << "drain_seconds=5\nserving_threads=3\n";
+  setenv("TASUKI_DRAIN_SECONDS", "6", 1);
+  setenv("TASUKI_TRAINING_THREADS", "7", 1);
+  const std::string config = "--config=" + file;
+  const ParsedOptions parsed = Parse({config.c_str(), "--serving_threads=4"});
+  unsetenv("TASUKI_DRAIN_SECONDS");
+  unsetenv("TASUKI_TRAINING_THREADS");
+  std::filesystem::remove(file);
+  ASSERT_FALSE(parsed.finished) << parsed.output;
+  EXPECT_EQ(parsed.options.serving_threads, 4);
+  EXPECT_EQ(parsed.options.drain_seconds, 5);
+  EXPECT_EQ(parsed.options.training_threads, 7);
+}
+
+TEST_F(OptionsTest, RefusesWhatCannotBeMeant) {
+  const std::vector<std::pair<const char*, const char*>> faults = {
+      {"--listen=nowhere", "HOST:PORT"},
+      {"--listen=127.0.0.1:70000", "HOST:PORT"},
+      {"--store=postgresql://db", "not built yet"},
+      {"--store=redis", "not a store"},
+      {"--device=cuda:0", "not built yet"},
+      {"--device=tpu", "not a device"},
+      {"--drain_seconds=-1", "drain_seconds"},
+      {"--max_batch_tokens=many", "max_batch_tokens"},
+      {"--log_level=loud", "log_level"},
+      {"--unknown=1", "unknown"},
+      {"--data_dir=", "data_dir"},
+  };
+  for (const auto& [flag, words] : faults) {
+    const ParsedOptions parsed = Parse({flag});
+    EXPECT_TRUE(parsed.finished) << flag;
+    EXPECT_EQ(parsed.exit_code, kExitBadSetup) << flag;
+    EXPECT_THAT(parsed.output, HasSubstr(words)) << flag;
+  }
+}
+
+TEST_F(OptionsTest, AnUnknownNameInTheFileIsAFault) {
+  const std::string file = testing::TempDir() + "tasukid.conf";
+  std::ofstream(file) << "drain_second=5\n";
+  const std::string config = "--config=" + file;
+  const ParsedOptions parsed = Parse({config.c_str()});
+  std::filesystem::remove(file);
+  EXPECT_EQ(parsed.exit_code, kExitBadSetup);
+  EXPECT_THAT(parsed.output, HasSubstr("drain_second"));
+}
+
+TEST_F(OptionsTest, HelpNamesEveryFlagWithItsVariable) {
+  const ParsedOptions parsed = Parse({"--help"});
+  EXPECT_TRUE(parsed.finished);
+  EXPECT_EQ(parsed.exit_code, 0);
+  for (const char* name : {"--data_dir", "TASUKI_DATA_DIR", "--listen", "--metrics_listen",
+                           "--health_listen", "--store", "--device", "--ready_file", "--config"}) {
+    EXPECT_THAT(parsed.output, HasSubstr(name));
+  }
+}
+
+TEST(Trainer, MustBeThere) {
+  const char* flags[] = {"tasukid", "--trainer=/nothing/here"};
+  const ParsedOptions parsed = ParseOptions(2, flags);
+  EXPECT_EQ(parsed.exit_code, kExitBadSetup);
+  EXPECT_THAT(parsed.output, HasSubstr("/nothing/here"));
+}
+
+}  // namespace
+}  // namespace tasuki

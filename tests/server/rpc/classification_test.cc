@@ -1,0 +1,91 @@
+#include "server/rpc/classification.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "model/errors/errors.h"
+#include "tests/testing/fake_classifier.h"
+
+namespace tasuki {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+class ClassificationTest : public testing::Test {
+ protected:
+  static v1::ClassifyRequest RequestOf(const std::vector<std::string>& texts,
+                                       const std::vector<std::string>& tasks = {}) {
+    v1::ClassifyRequest request;
+    request.set_model("models/m");
+    request.mutable_texts()->Assign(texts.begin(), texts.end());
+    request.mutable_tasks()->Assign(tasks.begin(), tasks.end());
+    return request;
+  }
+
+  Metrics metrics_;
+  std::shared_ptr<const LoadedModel> model_ =
+      FakeModel("models/m/versions/3", std::make_shared<ScoreLog>(), metrics_);
+};
+
+TEST_F(ClassificationTest, RefusesWhatIsTooMuchOrNothing) {
+  EXPECT_TRUE(CheckClassifyRequest(RequestOf({""})).ok()) << "an empty text is a text";
+  EXPECT_TRUE(CheckClassifyRequest(RequestOf(std::vector<std::string>(256, "x"))).ok());
+  EXPECT_TRUE(CheckClassifyRequest(RequestOf({std::string(1 << 20, 'x')})).ok());
+
+  EXPECT_EQ(ReasonOf(CheckClassifyRequest(RequestOf({}))), v1::FIELD_INVALID);
+  EXPECT_EQ(ReasonOf(CheckClassifyRequest(RequestOf(std::vector<std::string>(257, "x")))),
+            v1::LIMIT_EXCEEDED);
+  const absl::Status large =
+      CheckClassifyRequest(RequestOf({"x", std::string((1 << 20) + 1, 'x')}));
+  EXPECT_EQ(ReasonOf(large), v1::LIMIT_EXCEEDED);
+  EXPECT_THAT(large.message(), HasSubstr("texts[1] has 1048577 bytes; at most 1048576"));
+
+  v1::ClassifyRequest request = RequestOf({"x"});
+  request.set_model("m");
+  EXPECT_EQ(ReasonOf(CheckClassifyRequest(request)), v1::FIELD_INVALID);
+}
+
+TEST_F(ClassificationTest, TakesAllTasksOrThoseThatAreNamed) {
+  EXPECT_THAT(*WantedTasks(RequestOf({"x"}), *model_), ElementsAre(0, 1));
+  EXPECT_THAT(*WantedTasks(RequestOf({"x"}, {"second"}), *model_), ElementsAre(1));
+  EXPECT_THAT(*WantedTasks(RequestOf({"x"}, {"second", "first"}), *model_), ElementsAre(1, 0));
+}
+
+TEST_F(ClassificationTest, NamesTheTasksThereAreToWhoAsksForAnother) {
+  const absl::Status unknown = WantedTasks(RequestOf({"x"}, {"third"}), *model_).status();
+  EXPECT_EQ(ReasonOf(unknown), v1::TASK_UNKNOWN);
+  EXPECT_THAT(unknown.message(), HasSubstr("no task \"third\"; it has first, second."));
+  EXPECT_EQ(ReasonOf(WantedTasks(RequestOf({"x"}, {"first", "first"}), *model_).status()),
+            v1::FIELD_INVALID);
+}
+
+TEST_F(ClassificationTest, AnswersTextByTextInTheOrderOfTheTasks) {
+  const v1::ClassifyRequest request = RequestOf({"ab", ""});
+  const std::vector<int> tasks = {1, 0};
+  const auto inputs = PrepareInputs(request, *model_, tasks);
+  ASSERT_TRUE(inputs.ok());
+  v1::ClassifyResponse response;
+  FillInputs(*model_, tasks, *inputs, response);
+  // One input each: text 0 second and first task, then text 1.
+  FillScores(*model_, tasks, {{-1, -2}, {-3, -1}, {-2, -2}, {0, -50}}, response);
+
+  EXPECT_EQ(response.model_version(), "models/m/versions/3");
+  ASSERT_EQ(response.results_size(), 2);
+  const v1::Prediction& first = response.results(0).predictions(0);
+  EXPECT_EQ(first.task(), "second");
+  EXPECT_EQ(first.label(), "yes");
+  EXPECT_EQ(first.token_count(), 3);
+  EXPECT_NEAR(first.scores(0).probability(), 1 / (1 + std::exp(-1)), 1e-9);
+  EXPECT_EQ(first.scores(0).log_probability(), -1);
+  EXPECT_NEAR(first.scores(0).probability() + first.scores(1).probability(), 1, 1e-12);
+  const v1::Prediction& other = response.results(0).predictions(1);
+  EXPECT_EQ(other.task(), "first");
+  EXPECT_EQ(other.label(), "no") << "most probable first";
+  EXPECT_EQ(other.scores(1).label(), "yes");
+  EXPECT_EQ(response.results(1).predictions(0).label(), "yes") << "of equals, the first declared";
+  EXPECT_EQ(response.results(1).predictions(1).token_count(), 1);
+}
+
+}  // namespace
+}  // namespace tasuki

@@ -1,0 +1,130 @@
+#include "server/rpc/endpoint.h"
+
+#include <gmock/gmock.h>
+
+#include "grpcpp/generic/generic_stub.h"
+#include "tests/server/rpc/server_fixture.h"
+
+namespace tasuki {
+namespace {
+
+using testing::HasSubstr;
+
+// A message as bytes: health and reflection have no generated code here, and need none.
+// Field 1 is a string (service name), or field 7 in a reflection request (list_services).
+std::string Field(int number, const std::string& value) {
+  return std::string(1, static_cast<char>(number << 3 | 2)) +
+         std::string(1, static_cast<char>(value.size())) + value;
+}
+
+std::string Bytes(const grpc::ByteBuffer& buffer) {
+  std::vector<grpc::Slice> slices;
+  EXPECT_TRUE(buffer.Dump(&slices).ok());
+  std::string bytes;
+  for (const auto& slice : slices) {
+    bytes.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  }
+  return bytes;
+}
+
+// Sends one message and answers the first one that comes back.
+grpc::Status Call(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+                  const std::string& message, std::string* answer) {
+  grpc::GenericStub stub(channel);
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  auto call = stub.PrepareCall(&context, method, &queue);
+  const auto wait = [&queue] {
+    void* tag = nullptr;
+    bool ok = false;
+    return queue.Next(&tag, &ok) && ok;
+  };
+  call->StartCall(nullptr);
+  wait();
+  const grpc::Slice slice(message);
+  call->WriteLast(grpc::ByteBuffer(&slice, 1), grpc::WriteOptions(), nullptr);
+  wait();
+  grpc::ByteBuffer buffer;
+  call->Read(&buffer, nullptr);
+  if (wait()) *answer = Bytes(buffer);
+  grpc::Status status;
+  call->Finish(&status, nullptr);
+  wait();
+  return status;
+}
+
+constexpr char kHealth[] = "/grpc.health.v1.Health/Check";
+const std::string kServing("\x08\x01", 2);     // HealthCheckResponse{SERVING}
+const std::string kNotServing("\x08\x02", 2);  // HealthCheckResponse{NOT_SERVING}
+
+class EndpointTest : public ServerFixture {
+ protected:
+  std::string Health(const std::string& service) {
+    std::string answer;
+    const grpc::Status status = Call(channel_, kHealth, Field(1, service), &answer);
+    return status.ok() ? answer : status.error_message();
+  }
+};
+
+TEST_F(EndpointTest, HealthFollowsWhatTheServerSays) {
+  for (const char* service : {"", "tasuki.v1.ClassificationService"}) {
+    EXPECT_EQ(Health(service), kServing);
+  }
+  endpoint_->SetServing(false);
+  for (const char* service : {"", "tasuki.v1.ClassificationService"}) {
+    EXPECT_EQ(Health(service), kNotServing);
+  }
+}
+
+TEST_F(EndpointTest, ReflectionListsEveryService) {
+  std::string answer;
+  Call(channel_, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Field(7, "*"),
+       &answer);
+  for (const char* service :
+       {"tasuki.v1.DatasetService", "tasuki.v1.TrainingService", "tasuki.v1.ModelService",
+        "tasuki.v1.ClassificationService", "tasuki.v1.ServerService", "grpc.health.v1.Health"}) {
+    EXPECT_THAT(answer, HasSubstr(service));
+  }
+}
+
+TEST_F(EndpointTest, AnEndpointWithoutServicesAnswersHealthOnly) {
+  auto health = Endpoint::Listen({"127.0.0.1:0", 4, {}}, metrics_);
+  ASSERT_TRUE(health.ok()) << health.status();
+  const auto channel =
+      grpc::CreateChannel((*health)->address(), grpc::InsecureChannelCredentials());
+  std::string answer;
+  EXPECT_TRUE(Call(channel, kHealth, Field(1, ""), &answer).ok());
+  EXPECT_EQ(answer, kNotServing) << "until it is told";
+  (*health)->SetServing(true);
+  EXPECT_TRUE(Call(channel, kHealth, Field(1, ""), &answer).ok());
+  EXPECT_EQ(answer, kServing);
+  grpc::ClientContext context;
+  v1::ServerInfo info;
+  EXPECT_EQ(v1::ServerService::NewStub(channel)->GetServerInfo(&context, {}, &info).error_code(),
+            grpc::StatusCode::UNIMPLEMENTED);
+}
+
+TEST_F(EndpointTest, RefusesAnAddressThatIsInUse) {
+  const auto second = Endpoint::Listen({endpoint_->address(), 4, {}}, metrics_);
+  EXPECT_TRUE(absl::IsFailedPrecondition(second.status()));
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr(endpoint_->address()));
+}
+
+TEST_F(EndpointTest, CountsEveryCallOnceByItsCode) {
+  v1::ClassifyResponse response;
+  v1::ClassifyRequest request;
+  request.set_model("models/none");
+  request.add_texts("x");
+  for (int i = 0; i < 3; ++i) Classify(request, &response);
+  Shutdown();
+  const std::string labels =
+      "grpc_method=\"Classify\",grpc_service=\"tasuki.v1.ClassificationService\"";
+  EXPECT_THAT(metrics_.Text(),
+              HasSubstr("grpc_server_started_total{" + labels + ",grpc_type=\"unary\"} 3"));
+  EXPECT_THAT(metrics_.Text(), HasSubstr("grpc_server_handled_total{grpc_code=\"NotFound\"," +
+                                         labels + ",grpc_type=\"unary\"} 3"));
+  EXPECT_THAT(metrics_.Text(), HasSubstr("grpc_server_in_flight_requests{" + labels + "} 0"));
+}
+
+}  // namespace
+}  // namespace tasuki

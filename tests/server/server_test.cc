@@ -1,0 +1,93 @@
+#include "server/server.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "model/files/durable.h"
+#include "tasuki/v1/server.grpc.pb.h"
+
+namespace tasuki {
+namespace {
+
+using testing::HasSubstr;
+
+class ServerTest : public testing::Test {
+ protected:
+  ServerTest() {
+    std::string root = testing::TempDir() + "server.XXXXXX";
+    root_ = mkdtemp(root.data());
+    options_.data_dir = root_ + "/data";
+    options_.listen = options_.metrics_listen = options_.health_listen = "127.0.0.1:0";
+    options_.device = "cpu";
+    options_.serving_threads = options_.training_threads = 1;
+    options_.trainer = "/bin/false";
+    options_.ready_file = root_ + "/ready";
+    options_.drain_seconds = 2;
+  }
+  ~ServerTest() override { std::filesystem::remove_all(root_); }
+
+  std::string root_;
+  Options options_;
+};
+
+TEST_F(ServerTest, ServesUntilItStopsAndSaysWhere) {
+  auto server = Server::Start(options_);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string ready = *ReadFile(options_.ready_file);
+  for (const std::string& address :
+       {(*server)->listen(), (*server)->metrics_listen(), (*server)->health_listen()}) {
+    EXPECT_THAT(ready, HasSubstr("\"" + address + "\""));
+    EXPECT_THAT(address, testing::Not(HasSubstr(":0")));
+  }
+  const auto channel = grpc::CreateChannel((*server)->listen(), grpc::InsecureChannelCredentials());
+  grpc::ClientContext c1, c2;
+  v1::ServerInfo info;
+  ASSERT_TRUE(v1::ServerService::NewStub(channel)->GetServerInfo(&c1, {}, &info).ok());
+  EXPECT_EQ(info.store(), "sqlite");
+  EXPECT_THAT(info.libtorch_version(), HasSubstr("2."));
+  (*server)->Stop();
+  EXPECT_EQ(v1::ServerService::NewStub(channel)->GetServerInfo(&c2, {}, &info).error_code(),
+            grpc::StatusCode::UNAVAILABLE);
+  EXPECT_FALSE(std::filesystem::exists(options_.ready_file));
+}
+
+TEST_F(ServerTest, ASecondServerOnTheSameDataIsRefused) {
+  auto first = Server::Start(options_);
+  ASSERT_TRUE(first.ok());
+  Options other = options_;
+  other.ready_file = root_ + "/other";
+  const auto second = Server::Start(other);
+  EXPECT_TRUE(absl::IsFailedPrecondition(second.status()));
+  EXPECT_THAT(std::string(second.status().message()),
+              HasSubstr("held by another tasukid (process "));
+  first->reset();
+  EXPECT_TRUE(Server::Start(other).ok()) << "the lock goes with the server";
+}
+
+TEST_F(ServerTest, AnAddressInUseIsNamedAndNothingIsLeftRunning) {
+  auto first = Server::Start(options_);
+  ASSERT_TRUE(first.ok());
+  Options other = options_;
+  other.data_dir = root_ + "/other";
+  other.listen = (*first)->listen();
+  const auto second = Server::Start(other);
+  EXPECT_TRUE(absl::IsFailedPrecondition(second.status()));
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr(other.listen));
+  other.listen = "127.0.0.1:0";
+  other.metrics_listen = (*first)->metrics_listen();
+  EXPECT_TRUE(absl::IsFailedPrecondition(Server::Start(other).status()));
+}
+
+TEST_F(ServerTest, WhatAnEarlierServerWasMakingIsGone) {
+  ASSERT_TRUE(MakeDirectories(options_.data_dir + "/aside/import-x").ok());
+  auto server = Server::Start(options_);
+  ASSERT_TRUE(server.ok()) << server.status();
+  EXPECT_THAT(*ListDirectory(options_.data_dir + "/aside"), testing::IsEmpty());
+}
+
+}  // namespace
+}  // namespace tasuki

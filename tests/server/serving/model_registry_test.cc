@@ -1,0 +1,287 @@
+#include "server/serving/model_registry.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "model/errors/errors.h"
+#include "model/files/durable.h"
+#include "server/store/store.h"
+#include "tests/testing/tiny_model.h"
+
+namespace tasuki {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+// A real tiny model, made once; every test copies it.
+const std::string& TinyModel() {
+  static const std::string* const directory = [] {
+    std::string root = testing::TempDir() + "tiny.XXXXXX";
+    auto* path = new std::string(std::string(mkdtemp(root.data())) + "/model");
+    const absl::Status status = WriteTinyModel(*path, {TinyTask("mood"), TinyTask("taste")});
+    EXPECT_TRUE(status.ok()) << status;
+    return path;
+  }();
+  return *directory;
+}
+
+class ModelRegistryTest : public testing::Test {
+ protected:
+  static void TearDownTestSuite() { fs::remove_all(fs::path(TinyModel()).parent_path()); }
+
+  ModelRegistryTest() {
+    std::string root = testing::TempDir() + "registry.XXXXXX";
+    data_ = std::make_unique<DataDirectory>(mkdtemp(root.data()));
+    EXPECT_TRUE(MakeDirectories(data_->aside()).ok());
+    options_.threads = 1;
+    options_.trainer_path = data_->root() + "/trainer";
+    SetTrainer("echo 42");
+    store_ = *Store::Open(data_->database(), metrics_);
+    Restart();
+  }
+  ~ModelRegistryTest() override {
+    registry_.reset();
+    store_.reset();
+    fs::remove_all(data_->root());
+  }
+
+  void SetTrainer(const std::string& script) {
+    ASSERT_TRUE(WriteFile(options_.trainer_path, "#!/bin/sh\n" + script + "\n").ok());
+    ASSERT_EQ(chmod(options_.trainer_path.c_str(), 0755), 0);
+  }
+  // A new server's registry over the same data.
+  void Restart() {
+    registry_.reset();
+    registry_ = std::make_unique<ModelRegistry>(*store_, *data_, options_, metrics_);
+    ASSERT_TRUE(registry_->Start().ok());
+  }
+  // A copy of the tiny model where a job or an import would leave it.
+  std::string Fresh(bool with_manifest = true) {
+    const std::string directory = absl::StrCat(data_->aside(), "/result-", ++copies_);
+    fs::copy(TinyModel(), directory);
+    if (!with_manifest) fs::remove(directory + "/tasuki.json");
+    return directory;
+  }
+  Publication JobPublication(const std::string& key) {
+    return {.model = "models/m", .directory = Fresh(), .key = key, .load = true};
+  }
+  // Publishes and answers the version's name.
+  std::string Publish(const Publication& publication) {
+    const auto version = registry_->Publish(publication);
+    EXPECT_TRUE(version.ok()) << version.status();
+    return version.ok() ? version->name() : "";
+  }
+  absl::StatusOr<std::vector<std::vector<float>>> Classify(const std::string& name) {
+    auto model = registry_->Acquire(name);
+    if (!model.ok()) return model.status();
+    absl::StatusOr<std::vector<std::vector<float>>> answer;
+    absl::Notification done;
+    Batcher::Request request;
+    request.model = *model;
+    request.inputs.push_back(*(*model)->classifier->Prepare(0, "the room was good"));
+    request.done = [&](auto scores) {
+      answer = std::move(scores);
+      done.Notify();
+    };
+    model->reset();
+    const absl::Status status = registry_->batcher().Submit(std::move(request));
+    if (!status.ok()) return status;
+    done.WaitForNotification();
+    return answer;
+  }
+
+  Metrics metrics_;
+  std::unique_ptr<DataDirectory> data_;
+  ServingOptions options_;
+  std::unique_ptr<Store> store_;
+  std::unique_ptr<ModelRegistry> registry_;
+  int copies_ = 0;
+};
+
+TEST_F(ModelRegistryTest, AJobsResultIsPublishedLoadedAndAnswers) {
+  const auto version = registry_->Publish(JobPublication("trainingJobs/a"));
+  ASSERT_TRUE(version.ok()) << version.status();
+  EXPECT_EQ(version->name(), "models/m/versions/1");
+  EXPECT_EQ(version->state(), v1::ModelVersion::LOADED) << version->state_reason();
+  EXPECT_EQ(version->tasks_size(), 2);
+  EXPECT_EQ(version->training_job(), "trainingJobs/tiny");
+  EXPECT_GT(version->parameter_count(), 10'000);
+  EXPECT_EQ(version->files(version->files_size() - 1).name(), "tasuki.json");
+  EXPECT_THAT(*ListDirectory(data_->aside()), IsEmpty()) << "it was moved";
+  const auto scores = Classify("models/m");
+  ASSERT_TRUE(scores.ok()) << scores.status();
+  EXPECT_EQ(scores->at(0).size(), 2);
+}
+
+TEST_F(ModelRegistryTest, PublishingAgainUnderOneKeyAnswersTheSameVersion) {
+  EXPECT_EQ(Publish(JobPublication("trainingJobs/a")), "models/m/versions/1");
+  EXPECT_EQ(Publish(JobPublication("trainingJobs/a")), "models/m/versions/1");
+  EXPECT_EQ(Publish(JobPublication("trainingJobs/b")), "models/m/versions/2");
+  Publication other = JobPublication("trainingJobs/a");
+  other.digest = "another";
+  EXPECT_EQ(ReasonOf(registry_->Publish(other).status()), v1::REQUEST_ID_REUSED);
+}
+
+TEST_F(ModelRegistryTest, TwoCallsWithOneKeyAtATimePublishOnce) {
+  std::vector<std::string> names(4);
+  std::vector<std::thread> threads;
+  std::vector<Publication> publications;
+  for (int i = 0; i < 4; ++i) publications.push_back(JobPublication("trainingJobs/a"));
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&, i] { names[i] = Publish(publications[i]); });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_THAT(names, testing::Each("models/m/versions/1"));
+}
+
+TEST_F(ModelRegistryTest, GoesOnWhereACrashEndedAPublication) {
+  // After the number was reserved.
+  const auto reserved = store_->models().Reserve("models/m", "trainingJobs/a", "");
+  ASSERT_TRUE(reserved.ok());
+  Restart();
+  EXPECT_EQ(ReasonOf(registry_->Acquire("models/m").status()), v1::RESOURCE_NOT_FOUND);
+  EXPECT_EQ(Publish(JobPublication("trainingJobs/a")), reserved->name);
+
+  // After the directory was moved into place: what is left of the call is its key.
+  const auto moved = store_->models().Reserve("models/m", "trainingJobs/b", "");
+  ASSERT_TRUE(moved.ok());
+  ASSERT_TRUE(PublishDirectory(Fresh(), data_->model_version(moved->name)).ok());
+  Restart();
+  EXPECT_TRUE(absl::IsNotFound(registry_->Get(moved->name).status())) << "not visible yet";
+  EXPECT_EQ(Publish({.model = "models/m",
+                     .directory = data_->aside() + "/gone",
+                     .key = "trainingJobs/b",
+                     .load = true}),
+            moved->name);
+  EXPECT_TRUE(Classify(moved->name).ok());
+}
+
+TEST_F(ModelRegistryTest, AnImportIsCheckedFirstAndKeepsNoLineage) {
+  const auto version = registry_->Publish(
+      {.model = "models/i", .directory = Fresh(), .key = "imports/1", .check = true});
+  ASSERT_TRUE(version.ok()) << version.status();
+  EXPECT_EQ(version->parameter_count(), 42) << "what the check counted";
+  EXPECT_EQ(version->training_job(), "");
+  EXPECT_EQ(version->tasks_size(), 2);
+  EXPECT_EQ(version->state(), v1::ModelVersion::UNLOADED);
+  EXPECT_TRUE(registry_->Load("models/i").ok());
+  EXPECT_TRUE(Classify("models/i").ok());
+}
+
+TEST_F(ModelRegistryTest, AnImportWithoutManifestBecomesABaseModel) {
+  const auto version = registry_->Publish({.model = "models/i",
+                                           .directory = Fresh(/*with_manifest=*/false),
+                                           .key = "imports/1",
+                                           .check = true,
+                                           .load = true});
+  ASSERT_TRUE(version.ok()) << version.status();
+  EXPECT_EQ(version->tasks_size(), 0);
+  const absl::Status status = registry_->Load("models/i").status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status));
+  EXPECT_THAT(status.message(), HasSubstr("base model without a task"));
+}
+
+TEST_F(ModelRegistryTest, AnImportThatFailsItsCheckLeavesNothing) {
+  SetTrainer("echo 'spiece.model is malformed' >&2; exit 65");
+  const Publication bad = {
+      .model = "models/i", .directory = Fresh(), .key = "imports/1", .check = true};
+  const absl::Status status = registry_->Publish(bad).status();
+  EXPECT_EQ(ReasonOf(status), v1::MODEL_INVALID);
+  EXPECT_THAT(status.message(), HasSubstr("spiece.model is malformed"));
+  EXPECT_TRUE(absl::IsNotFound(store_->models().GetModel("models/i").status()));
+  SetTrainer("echo 42");
+  EXPECT_TRUE(registry_->Publish(bad).ok()) << "the same request after the cause is gone";
+}
+
+TEST_F(ModelRegistryTest, AnImportWhoseManifestDoesNotFitIsRefused) {
+  const std::string directory = Fresh();
+  ASSERT_TRUE(WriteFile(directory + "/generation_config.json", "{}").ok());
+  const absl::Status status =
+      registry_
+          ->Publish(
+              {.model = "models/i", .directory = directory, .key = "imports/1", .check = true})
+          .status();
+  EXPECT_EQ(ReasonOf(status), v1::MODEL_INVALID);
+  EXPECT_THAT(status.message(), HasSubstr("generation_config.json"));
+}
+
+TEST_F(ModelRegistryTest, UnloadWaitsForTheLastRequestAndIsRemembered) {
+  const std::string name = Publish(JobPublication("trainingJobs/a"));
+  auto held = registry_->Acquire(name);
+  ASSERT_TRUE(held.ok());
+  std::atomic<bool> unloaded = false;
+  std::thread unload([&] {
+    EXPECT_TRUE(registry_->Unload(name).ok());
+    unloaded = true;
+  });
+  while (registry_->Acquire(name).ok()) std::this_thread::yield();
+  EXPECT_FALSE(unloaded);
+  EXPECT_TRUE((*held)->classifier->Prepare(0, "still there").ok());
+  held->reset();
+  unload.join();
+  EXPECT_EQ(registry_->Get(name)->state(), v1::ModelVersion::UNLOADED);
+  Restart();
+  EXPECT_EQ(ReasonOf(registry_->Acquire(name).status()), v1::MODEL_NOT_LOADED);
+  ASSERT_TRUE(registry_->Load(name).ok());
+  Restart();
+  EXPECT_EQ(registry_->Load(name)->state(), v1::ModelVersion::LOADED);
+  EXPECT_THAT(registry_->LoadedVersions(), ElementsAre(name));
+}
+
+TEST_F(ModelRegistryTest, AChangedFileIsNeverLoaded) {
+  const std::string name = Publish(JobPublication("trainingJobs/a"));
+  ASSERT_TRUE(registry_->Unload(name).ok());
+  const std::string weights = data_->model_version(name) + "/model.safetensors";
+  std::string bytes = *ReadFile(weights);
+  bytes.back() ^= 1;
+  ASSERT_TRUE(WriteFile(weights, bytes).ok());
+  const absl::Status status = registry_->Load(name).status();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_EQ(ReasonOf(status), v1::FILE_CHANGED);
+  EXPECT_EQ(registry_->Get(name)->state(), v1::ModelVersion::FAILED);
+  EXPECT_THAT(registry_->Get(name)->state_reason(), HasSubstr("model.safetensors"));
+  EXPECT_THAT(std::string(registry_->Acquire(name).status().message()),
+              HasSubstr("could not be loaded"));
+}
+
+TEST_F(ModelRegistryTest, AFailedLoadOfAPublishedVersionIsItsStateNotAnError) {
+  Publication publication = JobPublication("trainingJobs/a");
+  ASSERT_TRUE(WriteFile(publication.directory + "/config.json", "{}").ok());
+  const auto version = registry_->Publish(publication);
+  ASSERT_TRUE(version.ok()) << version.status();
+  EXPECT_EQ(version->state(), v1::ModelVersion::FAILED);
+  EXPECT_THAT(version->state_reason(), HasSubstr("config.json"));
+}
+
+TEST_F(ModelRegistryTest, DeletesAVersionOnlyOnceItIsUnloaded) {
+  const std::string name = Publish(JobPublication("trainingJobs/a"));
+  EXPECT_EQ(ReasonOf(registry_->Delete(name)), v1::RESOURCE_IN_USE);
+  ASSERT_TRUE(registry_->Unload(name).ok());
+  EXPECT_TRUE(registry_->Delete(name).ok());
+  EXPECT_FALSE(fs::exists(data_->model_version(name)));
+  EXPECT_EQ(ReasonOf(registry_->Acquire(name).status()), v1::RESOURCE_NOT_FOUND);
+  EXPECT_TRUE(absl::IsNotFound(registry_->Delete(name)));
+  EXPECT_EQ(Publish(JobPublication("trainingJobs/b")), "models/m/versions/2")
+      << "a number is never used again";
+}
+
+TEST_F(ModelRegistryTest, AfterStopItRefusesWork) {
+  const std::string name = Publish(JobPublication("trainingJobs/a"));
+  registry_->Drain();
+  EXPECT_TRUE(Classify(name).ok()) << "draining, what is loaded goes on";
+  EXPECT_EQ(ReasonOf(registry_->Publish(JobPublication("trainingJobs/b")).status()), v1::DRAINING);
+  registry_->Stop();
+  EXPECT_EQ(ReasonOf(Classify(name).status()), v1::DRAINING);
+}
+
+}  // namespace
+}  // namespace tasuki
