@@ -26,6 +26,10 @@ std::string CheckAddress(const std::string& address) {
   return "";
 }
 
+std::string CheckAddressOrNone(const std::string& address) {
+  return address == "none" ? "" : CheckAddress(address);
+}
+
 std::string CheckStore(const std::string& store) {
   if (store == "sqlite") return "";
   if (absl::StartsWith(store, "postgresql://") || absl::StartsWith(store, "postgres://")) {
@@ -53,13 +57,11 @@ void Declare(CLI::App& app, Options& options) {
   add("listen", options.listen, "HOST:PORT of the gRPC services; port 0 picks a free one")
       ->check(CLI::Validator(CheckAddress, "HOST:PORT"));
   add("metrics_listen", options.metrics_listen,
-      "HOST:PORT of /metrics for Prometheus; port 0 picks a free one, \"\" is none")
-      ->check(CLI::Validator([](const std::string& a) { return a.empty() ? "" : CheckAddress(a); },
-                             "HOST:PORT"));
+      "HOST:PORT of /metrics for Prometheus; port 0 picks a free one, none turns it off")
+      ->check(CLI::Validator(CheckAddressOrNone, "HOST:PORT"));
   add("health_listen", options.health_listen,
-      "HOST:PORT of a second gRPC server with nothing but health; default: none")
-      ->check(CLI::Validator([](const std::string& a) { return a.empty() ? "" : CheckAddress(a); },
-                             "HOST:PORT"));
+      "HOST:PORT of a second gRPC server with nothing but health; port 0 picks a free one")
+      ->check(CLI::Validator(CheckAddressOrNone, "HOST:PORT"));
   add("store", options.store, "Where jobs, datasets and models are listed: sqlite")
       ->check(CLI::Validator(CheckStore, "STORE"));
   add("device", options.device, "Device of training and serving: auto or cpu")
@@ -94,6 +96,9 @@ std::string Resolve(Options& options) {
   if (options.serving_threads == 0) options.serving_threads = cores;
   if (options.training_threads == 0) options.training_threads = cores;
   options.device = "cpu";
+  for (std::string* address : {&options.metrics_listen, &options.health_listen}) {
+    if (*address == "none") address->clear();
+  }
   std::error_code error;
   if (options.data_dir.empty()) return "--data_dir is empty; name a directory";
   options.data_dir = std::filesystem::absolute(options.data_dir, error).lexically_normal();

@@ -16,8 +16,8 @@ inline constexpr int kExitBadSetup = 78;
 struct Options {
   std::string data_dir = "tasuki-data";
   std::string listen = "127.0.0.1:8500";
-  std::string metrics_listen = "127.0.0.1:9500";
-  std::string health_listen;  // empty: none
+  std::string metrics_listen = "127.0.0.1:9500";  // empty once parsed: none
+  std::string health_listen = "none";             // empty once parsed: none
   std::string store = "sqlite";
   std::string device = "auto";  // "cpu" once parsed
   int serving_threads = 0;      // at least 1 once parsed

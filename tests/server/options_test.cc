@@ -61,7 +61,6 @@ TEST_F(OptionsTest, RefusesWhatCannotBeMeant) {
       {"--max_batch_tokens=many", "max_batch_tokens"},
       {"--log_level=loud", "log_level"},
       {"--unknown=1", "unknown"},
-      {"--data_dir=", "data_dir"},
   };
   for (const auto& [flag, words] : faults) {
     const ParsedOptions parsed = Parse({flag});
@@ -69,6 +68,13 @@ TEST_F(OptionsTest, RefusesWhatCannotBeMeant) {
     EXPECT_EQ(parsed.exit_code, kExitBadSetup) << flag;
     EXPECT_THAT(parsed.output, HasSubstr(words)) << flag;
   }
+}
+
+TEST_F(OptionsTest, AnAddressCanBeNone) {
+  const ParsedOptions parsed = Parse({"--metrics_listen=none", "--health_listen=none"});
+  ASSERT_FALSE(parsed.finished) << parsed.output;
+  EXPECT_EQ(parsed.options.metrics_listen, "");
+  EXPECT_EQ(parsed.options.health_listen, "");
 }
 
 TEST_F(OptionsTest, AnUnknownNameInTheFileIsAFault) {

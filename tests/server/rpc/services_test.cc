@@ -4,8 +4,7 @@
 
 #include <thread>
 
-#include "google/protobuf/util/message_differencer.h"
-#include "server/serving/publication.h"
+#include "model/files/sha256.h"
 #include "tests/server/rpc/server_fixture.h"
 #include "tests/testing/tiny_model.h"
 

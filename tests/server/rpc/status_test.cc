@@ -26,7 +26,8 @@ google::rpc::Status DetailsOf(const grpc::Status& status) {
 template <typename T>
 T Detail(const grpc::Status& status) {
   T detail;
-  for (const auto& any : DetailsOf(status).details()) {
+  const google::rpc::Status details = DetailsOf(status);
+  for (const auto& any : details.details()) {
     if (any.UnpackTo(&detail)) break;
   }
   return detail;
