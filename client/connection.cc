@@ -88,12 +88,14 @@ absl::Status Client::Connection::Try(absl::Time deadline, Attempt attempt) const
   grpc::ClientContext context;
   if (deadline != absl::InfiniteFuture()) context.set_deadline(absl::ToChronoTime(deadline));
   const std::stop_callback cancel(options.stop, [&context] { context.TryCancel(); });
-  const absl::Status status = client::FromGrpcStatus(attempt(context));
+  absl::Status status = client::FromGrpcStatus(attempt(context));
+  if (absl::IsCancelled(status)) {
+    if (options.stop.stop_requested()) return absl::CancelledError("the call was stopped");
+    // Nobody here cancels: it is gRPC's word for a call that came while the server was stopping.
+    status = absl::UnavailableError("the server broke the call off");
+  }
   if (absl::IsUnavailable(status) && ErrorReasonOf(status) == v1::ERROR_REASON_UNSPECIFIED) {
     return WithPrefix(status, absl::StrCat("no Tasuki server answers at ", address, ": "));
-  }
-  if (absl::IsCancelled(status) && options.stop.stop_requested()) {
-    return absl::CancelledError("the call was stopped");
   }
   return status;
 }

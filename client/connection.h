@@ -41,7 +41,8 @@ struct Client::Connection {
   absl::Status Delete(Attempt attempt) const;
 
   // One attempt: `attempt` with a context that has `deadline` and heeds `stop`. An error without
-  // the server's details that says the server was not reached gets the address.
+  // the server's details that says the server was not reached gets the address. What gRPC cancelled
+  // is UNAVAILABLE; CANCELLED means `stop`.
   absl::Status Try(absl::Time deadline, Attempt attempt) const;
 
   // Waits `mean` give or take a half, at most until `deadline`. False if stop was requested.

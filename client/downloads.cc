@@ -126,7 +126,7 @@ absl::Status Client::ExportModelVersion(const std::string& name, const std::stri
         }
         if (!fault.ok()) context.TryCancel();
         const grpc::Status end = reader->Finish();
-        if (!fault.ok()) return grpc::Status::CANCELLED;
+        if (!fault.ok()) return {grpc::StatusCode::ABORTED, ""};  // not to be made again
         if (end.ok()) fault = beside.Publish();
         return end;
       });

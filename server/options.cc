@@ -90,6 +90,18 @@ void Declare(CLI::App& app, Options& options) {
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
 }
 
+// The first argument of the form `--name=`, for whose value CLI11 would take the next argument,
+// whatever that is; or "".
+std::string FlagWithoutValue(int argc, const char* const* argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (absl::StartsWith(argument, "--") && argument.find('=') == argument.size() - 1) {
+      return argument;
+    }
+  }
+  return "";
+}
+
 // What depends on the machine. Answers a fault, or "".
 std::string Resolve(Options& options) {
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -102,12 +114,14 @@ std::string Resolve(Options& options) {
   std::error_code error;
   if (options.data_dir.empty()) return "--data_dir is empty; name a directory";
   options.data_dir = std::filesystem::absolute(options.data_dir, error).lexically_normal();
+  if (error) return absl::StrCat("the working directory is gone (", error.message(), ")");
   if (options.data_dir.size() > 1 && options.data_dir.back() == '/') options.data_dir.pop_back();
   if (options.trainer.empty()) {
     options.trainer = std::filesystem::path(OwnPath()).replace_filename("tasuki-trainer");
   }
   options.trainer = std::filesystem::absolute(options.trainer, error);
-  if (access(options.trainer.c_str(), X_OK) != 0) {
+  if (access(options.trainer.c_str(), X_OK) != 0 ||
+      std::filesystem::is_directory(options.trainer, error)) {
     return absl::StrCat("there is no program ", options.trainer,
                         "; install tasuki-trainer beside tasukid or name it with --trainer");
   }
@@ -124,6 +138,13 @@ std::string OwnPath() {
 
 ParsedOptions ParseOptions(int argc, const char* const* argv) {
   ParsedOptions parsed;
+  if (const std::string flag = FlagWithoutValue(argc, argv); !flag.empty()) {
+    parsed.finished = true;
+    parsed.exit_code = kExitBadSetup;
+    parsed.output =
+        absl::StrCat("tasukid: ", flag, " has no value; give one, or leave the flag out.\n");
+    return parsed;
+  }
   CLI::App app("tasukid fine-tunes T5 text classifiers as managed jobs and serves them over gRPC.",
                "tasukid");
   app.set_version_flag("--version", std::string("tasukid ") + TASUKI_VERSION);

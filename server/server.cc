@@ -204,7 +204,10 @@ void Server::Stop() {
   }
   if (rooms.jobs != nullptr) rooms.jobs->Stop();
   if (rooms.registry != nullptr) rooms.registry->Stop();
-  if (!rooms.options.ready_file.empty()) RemoveAll(rooms.options.ready_file).IgnoreError();
+  // Without the lock it is another server's.
+  if (rooms.lock.has_value() && !rooms.options.ready_file.empty()) {
+    RemoveAll(rooms.options.ready_file).IgnoreError();
+  }
   // The rest goes the other way round, health last of what can be reached.
 }
 

@@ -44,6 +44,11 @@ absl::StatusOr<std::optional<std::string>> NextLine(std::istream& input, const s
   return line;
 }
 
+// gRPC would only say that the call failed.
+absl::Status NotUtf8(const std::string& where) {
+  return absl::InvalidArgumentError(absl::StrCat(where, " is not UTF-8; convert it first"));
+}
+
 // The key `text` of a line of JSON.
 absl::StatusOr<std::string> TextOfJson(const std::string& line, const std::string& name,
                                        int number) {
@@ -60,6 +65,7 @@ absl::StatusOr<Texts> TextsOf(const Classification& what) {
     return Texts([&texts = what.texts,
                   i = size_t{0}]() mutable -> absl::StatusOr<std::optional<std::string>> {
       if (i == texts.size()) return std::nullopt;
+      if (!IsUtf8(texts[i])) return NotUtf8(absl::StrCat("text ", i + 1));
       return texts[i++];
     });
   }
@@ -75,6 +81,7 @@ absl::StatusOr<Texts> TextsOf(const Classification& what) {
   return Texts([=, number = 0]() mutable -> absl::StatusOr<std::optional<std::string>> {
     auto line = NextLine(*input, name);
     ++number;
+    if (line.ok() && *line && !IsUtf8(**line)) return NotUtf8(absl::StrCat(name, ":", number));
     if (!line.ok() || !*line || !is_json) return line;
     auto text = TextOfJson(**line, name, number);
     if (!text.ok()) return text.status();

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <iostream>
+#include <string>
 #include <utility>
 
 #include "client/cli/commands.h"
@@ -11,6 +12,16 @@
 
 namespace tasuki::cli {
 namespace {
+
+// The first argument of the form `--name=`, for whose value CLI11 would take the next argument,
+// whatever that is (a command, say); or "".
+std::string FlagWithoutValue(int argc, char** argv) {
+  for (int i = 1; i < argc && argv[i] != std::string("--"); ++i) {
+    const std::string argument = argv[i];
+    if (argument.starts_with("--") && argument.find('=') == argument.size() - 1) return argument;
+  }
+  return "";
+}
 
 int RunAction(const Session& session) {
   ClientOptions options;
@@ -33,6 +44,10 @@ int RunAction(const Session& session) {
 }  // namespace
 
 int Run(int argc, char** argv, std::stop_token stop) {
+  if (const std::string flag = FlagWithoutValue(argc, argv); !flag.empty()) {
+    std::cerr << "tasuki: " << flag << " has no value; give one, or leave the flag out.\n";
+    return kUsage;
+  }
   Session session;
   session.stop = std::move(stop);
   CLI::App app("Trains T5 text classifiers on a Tasuki server and classifies texts with them.",

@@ -86,6 +86,13 @@ std::string Printable(absl::string_view text) {
   return printable;
 }
 
+bool IsUtf8(absl::string_view text) {
+  while (!text.empty()) {
+    if (TakeCharacter(text) == kInvalid) return false;
+  }
+  return true;
+}
+
 int DisplayWidth(absl::string_view text) {
   int width = 0;
   while (!text.empty()) width += WidthOf(TakeCharacter(text));

@@ -81,7 +81,7 @@ void ResolveOptimizer(v1::Recipe& recipe, bool pretraining, const FieldChecker& 
   if (!recipe.has_weight_decay()) recipe.set_weight_decay(0);
   check.Real("weight_decay", recipe.weight_decay(), 0.0, 1.0);
   if (recipe.schedule() == v1::Recipe::SCHEDULE_UNSPECIFIED) {
-    recipe.set_schedule(pretraining ? v1::Recipe::INVERSE_SQRT : v1::Recipe::CONSTANT);
+    recipe.set_schedule(pretraining ? v1::Recipe::LINEAR : v1::Recipe::CONSTANT);
   }
   check.Known("schedule", recipe.schedule(), v1::Recipe::Schedule_IsValid(recipe.schedule()));
   if (!recipe.has_max_gradient_norm()) recipe.set_max_gradient_norm(1);

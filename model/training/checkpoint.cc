@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <set>
+#include <system_error>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -23,6 +25,7 @@ constexpr char kManifestName[] = "checkpoint.json";
 constexpr char kWeightsName[] = "model.safetensors";
 constexpr char kOptimizerName[] = "optimizer.safetensors";
 constexpr char kAsideSuffix[] = ".aside";
+constexpr char kDamagedName[] = "damaged";
 
 absl::Status Changed(const std::string& message) {
   return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED, message);
@@ -95,11 +98,19 @@ absl::StatusOr<std::optional<internal::CheckpointManifest>> Checkpoints::Newest(
     }
     if (status.ok()) return manifest;
     if (!IsBroken(status)) return status;
-    tell(absl::StrCat("Checkpoint step-", step,
-                      " cannot be used and is passed over: ", status.message()));
-    if (absl::Status removed = RemoveAll(DirectoryOf(step)); !removed.ok()) return removed;
+    if (absl::Status moved = SetAside(step); !moved.ok()) return moved;
+    tell(absl::StrCat("Checkpoint step-", step, " cannot be used and is passed over: ",
+                      status.message(), ". It is kept as ", directory_, "/", kDamagedName, "."));
   }
   return std::nullopt;
+}
+
+absl::Status Checkpoints::SetAside(int64_t step) const {
+  const std::string damaged = absl::StrCat(directory_, "/", kDamagedName);
+  if (absl::Status removed = RemoveAll(damaged); !removed.ok()) return removed;
+  std::error_code error;
+  std::filesystem::rename(DirectoryOf(step), damaged, error);
+  return error ? SystemError(error.value(), "rename", DirectoryOf(step)) : absl::OkStatus();
 }
 
 absl::Status Checkpoints::ReadOptimizer(int64_t step, const WeightMap& state) const {

@@ -5,7 +5,8 @@
 //          checkpoint.json        internal.CheckpointManifest, written last
 //
 // A directory is written aside and renamed, so a checkpoint is complete or absent. Kept are the
-// newest two, and the best that either of them knows.
+// newest two, and the best that either of them knows. One that turned out unusable is set aside as
+// `damaged`, for people to look at; the next such one takes its place.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +29,8 @@ class Checkpoints {
       : directory_(std::move(directory)), work_sha256_(std::move(work_sha256)) {}
 
   // The newest checkpoint whose files, and whose best, are as they were written; nullopt if there
-  // is none. A broken one is removed, and `tell` hears a sentence about it. DATA_LOSS,
-  // FILE_CHANGED: it was written in a newer format.
+  // is none. A newer one that cannot be used is set aside, and `tell` hears a sentence about it.
+  // DATA_LOSS, FILE_CHANGED: it was written in a newer format.
   absl::StatusOr<std::optional<internal::CheckpointManifest>> Newest(
       const std::function<void(const std::string&)>& tell) const;
 
@@ -47,6 +48,7 @@ class Checkpoints {
 
  private:
   absl::Status Check(int64_t step, internal::CheckpointManifest& manifest) const;
+  absl::Status SetAside(int64_t step) const;
   absl::StatusOr<std::vector<int64_t>> Steps() const;  // newest first
   absl::Status RemoveOld() const;
 

@@ -287,8 +287,9 @@ absl::StatusOr<TrainingOutcome> Train(const v1::TrainingJob& job, const Training
                                       const TrainingOptions& options, const StopSignal& stop,
                                       TrainingObserver& observer) {
   const auto out_of_memory = [] {
-    return absl::ResourceExhaustedError(
-        "the training does not fit into memory; a smaller batch_size or max_input_tokens may help");
+    return MakeError(absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,
+                     "the training does not fit into memory; a smaller batch_size or "
+                     "max_input_tokens may help");
   };
   try {
     return TrainOrThrow(job, places, options, stop, observer);
@@ -296,7 +297,8 @@ absl::StatusOr<TrainingOutcome> Train(const v1::TrainingJob& job, const Training
     return out_of_memory();
   } catch (const c10::Error& error) {
     const char* const what = error.what_without_backtrace();
-    if (absl::StrContains(what, "not enough memory") || absl::StrContains(what, "out of memory")) {
+    // "DefaultCPUAllocator: can't allocate memory: …"; "CUDA out of memory."
+    if (absl::StrContains(what, "allocate memory") || absl::StrContains(what, "out of memory")) {
       return out_of_memory();
     }
     return MakeError(absl::StatusCode::kInternal, v1::INTERNAL_ERROR, what);

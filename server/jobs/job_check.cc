@@ -63,6 +63,10 @@ class JobCheck {
     if (!version.ok()) return version.status();
     work.set_base_model_version(version->name());
     auto tokenizer = Tokenizer::Load(data_.model_version(version->name()) + "/spiece.model");
+    if (absl::IsNotFound(tokenizer.status())) {
+      return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
+                       absl::StrCat(version->name(), " has lost its spiece.model"));
+    }
     if (!tokenizer.ok()) return Annotate(tokenizer.status(), absl::StrCat(version->name(), ": "));
     tokenizer_ = *std::move(tokenizer);
     return absl::OkStatus();

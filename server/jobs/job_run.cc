@@ -135,6 +135,7 @@ absl::StatusOr<std::unique_ptr<TrainerProcess>> JobRun::StartTrainer() const {
   options.program = context_.options.trainer_path;
   options.arguments = {"--spec", context_.data.job_spec(job_.name())};
   options.log_path = context_.data.job_log(job_.name());
+  options.vmstat = context_.options.vmstat;
   // libgomp reads these before main. Threads that wait must not take the cores from serving.
   options.environment = {{"OMP_NUM_THREADS", threads},
                          {"MKL_NUM_THREADS", threads},
@@ -278,11 +279,13 @@ absl::Status JobRun::Change(const std::vector<Job::State>& expected, const Apply
   }
 }
 
-bool JobRun::WaitForNextTry() {
+bool JobRun::Wait(absl::Duration duration) {
   absl::MutexLock lock(&mutex_);
   const auto stopped = [this]()
                            ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return (asked_ & kStop) != 0; };
-  return !mutex_.AwaitWithTimeout(absl::Condition(&stopped), kTryInterval);
+  return !mutex_.AwaitWithTimeout(absl::Condition(&stopped), duration);
 }
+
+bool JobRun::WaitForNextTry() { return Wait(kTryInterval); }
 
 }  // namespace tasuki

@@ -85,9 +85,11 @@ class JobRun {
   absl::Status Change(const std::vector<v1::TrainingJob::State>& expected, const Apply& apply);
   // Appends an event of the trainer and applies `apply`.
   absl::Status Append(v1::TrainingJobEvent event, const Apply& apply = nullptr);
-  // Leaves the job in `state`, or CANCELLED if it is CANCELLING. `apply` comes before that.
+  // Leaves the job in `state`; CANCELLED if it is CANCELLING, PAUSED instead of QUEUED if that was
+  // asked. `apply` comes before that.
   void Leave(v1::TrainingJob::State state, absl::string_view reason, const Apply& apply = nullptr);
-  // Waits a little between two tries. False: the server stops.
+  // Waits. False, at once: the server stops.
+  bool Wait(absl::Duration duration);
   bool WaitForNextTry();
 
   // Whether any of these requests (bits) was made.

@@ -28,6 +28,23 @@ v1::TrainingJobEvent MessageEvent(const Job& job, v1::TrainingJobEvent::Message:
   return event;
 }
 
+// Why a job ends whose trainers die.
+absl::Status TooManyDeaths(int deaths, const std::string& cause, bool out_of_memory,
+                           const std::string& last_lines) {
+  const std::string message = absl::StrCat(
+      "The trainer died ", deaths, " times in a row without a new checkpoint; the last time ",
+      cause, out_of_memory ? ". A smaller batch_size or max_input_tokens takes less memory" : "",
+      ". See GetTrainingJobLog; its last lines:\n", last_lines);
+  return out_of_memory
+             ? MakeError(absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY, message)
+             : MakeError(absl::StatusCode::kInternal, v1::CRASH_LOOP, message);
+}
+
+// Whether trying again may help: the system or the store did not do its part, or the disk was full.
+bool MayPass(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsResourceExhausted(status);
+}
+
 bool HasReason(const google::rpc::Status& error, v1::ErrorReason reason) {
   google::rpc::ErrorInfo info;
   for (const auto& detail : error.details()) {
@@ -60,8 +77,10 @@ void JobRun::Conclude() {
     return ConcludeStopped();
   }
   context_.metrics.CountTrainerExit(Metrics::TrainerExit::kCrashed);
-  ConcludeDeath(stream_status_.ok() ? exit_.Describe()
-                                    : absl::StrCat("it was killed: ", stream_status_.message()));
+  // Whoever is killed within an event leaves half of one.
+  ConcludeDeath(stream_status_.ok() || exit_.out_of_memory
+                    ? exit_.Describe()
+                    : absl::StrCat("it was killed: ", stream_status_.message()));
 }
 
 void JobRun::ConcludeFinished(const internal::TrainerEvent::Finished& finished) {
@@ -82,10 +101,12 @@ void JobRun::ConcludeFinished(const internal::TrainerEvent::Finished& finished) 
 void JobRun::PublishResult() {
   const std::string result = context_.data.job_result(job_.name());
   auto version = context_.publish(job_, result);
-  while (absl::IsUnavailable(version.status()) && !Asked(kCancel) && WaitForNextTry()) {
+  while (MayPass(version.status()) && !Asked(kCancel) && WaitForNextTry()) {
+    spdlog::warn("{}: its result is not published yet: {}", job_.name(),
+                 std::string(version.status().message()));
     version = context_.publish(job_, result);
   }
-  if (absl::IsUnavailable(version.status())) {
+  if (MayPass(version.status())) {
     return Leave(Job::QUEUED, "The server stopped; the result is published when it is back.");
   }
   if (!version.ok()) {
@@ -112,7 +133,7 @@ void JobRun::ConcludeStopped() {
                     absl::FormatDuration(context_.options.stop_grace),
                     " and was killed; what followed its newest checkpoint is done again.");
   }
-  Leave(Asked(kPause) ? Job::PAUSED : Job::QUEUED, reason);
+  Leave(Job::QUEUED, reason);
 }
 
 void JobRun::ConcludeDeath(const std::string& cause) {
@@ -134,17 +155,13 @@ void JobRun::ConcludeDeath(const std::string& cause) {
                      lines.empty() ? ". It printed nothing." : ". Its last lines:\n", lines)));
   };
   if (deaths >= kMaxDeaths) {
-    return Fail(StatusProto(MakeError(
-                    absl::StatusCode::kInternal, v1::CRASH_LOOP,
-                    absl::StrCat("The trainer died ", deaths,
-                                 " times in a row without a new checkpoint; the last time ", cause,
-                                 ". See GetTrainingJobLog; its last lines:\n", lines))),
-                tell);
+    return Fail(StatusProto(TooManyDeaths(deaths, cause, exit_.out_of_memory, lines)), tell);
   }
   const std::string reason =
       DeathReason(absl::StrCat(cause, ". The job goes on from its newest checkpoint; it may die ",
                                kMaxDeaths - deaths, " times more without a new one."));
-  Leave(Asked(kPause) ? Job::PAUSED : Job::QUEUED, reason, tell);
+  Leave(Job::QUEUED, reason, tell);
+  Wait(context_.options.death_pause * deaths * deaths);
 }
 
 void JobRun::Fail(const google::rpc::Status& error, const Apply& apply) {
@@ -160,10 +177,13 @@ void JobRun::Leave(Job::State state, absl::string_view reason, const Apply& appl
   const absl::Status status = Change({Job::RUNNING, Job::CANCELLING},
                                      [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
                                        if (apply) apply(job, events);
+                                       Job::State to = state;
+                                       // Asked within the transaction of Pause: see there.
+                                       if (to == Job::QUEUED && Asked(kPause)) to = Job::PAUSED;
                                        if (job.state() == Job::CANCELLING) {
                                          EnterState(job, Job::CANCELLED, "", events);
                                        } else {
-                                         EnterState(job, state, reason, events);
+                                         EnterState(job, to, reason, events);
                                        }
                                      });
   if (status.ok()) return;

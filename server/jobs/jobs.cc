@@ -201,16 +201,17 @@ absl::StatusOr<Job> Jobs::Impl::Cancel(const std::string& name) {
 }
 
 absl::StatusOr<Job> Jobs::Impl::Pause(const std::string& name) {
-  auto job = Change(name, {.expected = {Job::QUEUED, Job::PAUSED, Job::RUNNING},
-                           .apply = [](Job& job, Events& events) {
-                             if (job.state() == Job::RUNNING) {
-                               events.push_back(PauseAskedEvent(job));
-                             } else if (job.state() == Job::QUEUED) {
-                               EnterState(job, Job::PAUSED, "", events);
-                             }
-                           }});
-  if (job.ok() && job->state() == Job::RUNNING) Ask(name, JobRun::kPause);
-  return job;
+  return Change(name, {.expected = {Job::QUEUED, Job::PAUSED, Job::RUNNING},
+                       .apply = [&](Job& job, Events& events) {
+                         if (job.state() == Job::RUNNING) {
+                           events.push_back(PauseAskedEvent(job));
+                           // Within the transaction: a run that leaves the job in a later one must
+                           // not queue it.
+                           Ask(name, JobRun::kPause);
+                         } else if (job.state() == Job::QUEUED) {
+                           EnterState(job, Job::PAUSED, "", events);
+                         }
+                       }});
 }
 
 absl::StatusOr<Job> Jobs::Impl::Resume(const std::string& name) {

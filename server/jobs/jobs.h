@@ -28,6 +28,10 @@ struct JobsOptions {
   std::string device = "cpu";
   // How long a trainer may take to stop before it is killed.
   absl::Duration stop_grace = absl::Seconds(30);
+  // What passes between a death of a trainer and the next one; four times as much after the second
+  // death in a row: what killed it, such as too little memory, may be over by then.
+  absl::Duration death_pause = absl::Seconds(1);
+  std::string vmstat = "/proc/vmstat";  // see TrainerProcess::Options
 };
 
 // Thread-safe.

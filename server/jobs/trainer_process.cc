@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <fstream>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -78,6 +79,17 @@ struct Channels {
   }
 };
 
+// How many processes the system has killed for lack of memory; 0 if it does not say.
+int64_t OutOfMemoryKills(const std::string& vmstat) {
+  std::ifstream file(vmstat);
+  std::string name;
+  int64_t value = 0;
+  while (file >> name >> value) {
+    if (name == "oom_kill") return value;
+  }
+  return 0;
+}
+
 // Our environment with `changes`, as NAME=value.
 std::vector<std::string> Environment(const std::map<std::string, std::string>& changes) {
   std::vector<std::string> variables;
@@ -135,21 +147,29 @@ int Spawn(const TrainerProcess::Options& options, const Channels& channels, pid_
 std::string TrainerExit::Describe() const {
   if (signal == 0) return absl::StrCat("it exited with code ", code);
   return absl::StrCat("it was ended by signal ", signal, " (", strsignal(signal), ")",
-                      signal == SIGKILL ? ", as the system does when memory runs out" : "");
+                      out_of_memory ? ", since the system had run out of memory" : "");
 }
 
 absl::StatusOr<std::unique_ptr<TrainerProcess>> TrainerProcess::Start(const Options& options) {
   Channels channels;
   if (absl::Status status = channels.Open(options.log_path); !status.ok()) return status;
+  const int64_t kills = OutOfMemoryKills(options.vmstat);
   pid_t pid = 0;
   errno = Spawn(options, channels, pid);
   if (errno != 0) return SystemError(absl::StrCat("Cannot start ", options.program));
   return std::unique_ptr<TrainerProcess>(
-      new TrainerProcess(pid, channels.our_commands.Take(), channels.our_events.Take()));
+      new TrainerProcess(pid, channels.our_commands.Take(), channels.our_events.Take(),
+                         options.vmstat, kills));
 }
 
-TrainerProcess::TrainerProcess(pid_t pid, int commands, int events)
-    : commands_(commands), events_(events), event_stream_(events), pid_(pid) {}
+TrainerProcess::TrainerProcess(pid_t pid, int commands, int events, std::string vmstat,
+                               int64_t kills_before)
+    : commands_(commands),
+      events_(events),
+      vmstat_(std::move(vmstat)),
+      kills_before_(kills_before),
+      event_stream_(events),
+      pid_(pid) {}
 
 TrainerProcess::~TrainerProcess() {
   Kill();
@@ -189,6 +209,7 @@ TrainerExit TrainerProcess::Wait() {
     exit_.code = info.si_status;
   } else {
     exit_.signal = info.si_status;
+    exit_.out_of_memory = info.si_status == SIGKILL && OutOfMemoryKills(vmstat_) > kills_before_;
   }
   return exit_;
 }

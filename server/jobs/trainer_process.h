@@ -10,6 +10,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
@@ -29,6 +30,8 @@ namespace tasuki {
 struct TrainerExit {
   int code = 0;    // of exit(); meaningless if signal is not 0
   int signal = 0;  // that ended it; 0 for none
+  // It was killed, and the system killed for lack of memory while it ran.
+  bool out_of_memory = false;
   // A clause: "it exited with code 1", "it was ended by signal 11 (Segmentation fault)".
   std::string Describe() const;
 };
@@ -40,6 +43,8 @@ class TrainerProcess {
     std::vector<std::string> arguments;
     std::string log_path;
     std::map<std::string, std::string> environment;  // beside and instead of ours
+    // Where the system counts what it kills for lack of memory.
+    std::string vmstat = "/proc/vmstat";
   };
   // UNAVAILABLE, naming the program, if it cannot be started.
   static absl::StatusOr<std::unique_ptr<TrainerProcess>> Start(const Options& options);
@@ -59,11 +64,13 @@ class TrainerProcess {
   void Kill();
 
  private:
-  TrainerProcess(pid_t pid, int commands, int events);
+  TrainerProcess(pid_t pid, int commands, int events, std::string vmstat, int64_t kills_before);
 
   // Constant after construction.
   const int commands_;  // socket
   const int events_;    // pipe
+  const std::string vmstat_;
+  const int64_t kills_before_;  // for lack of memory, before it was started
 
   // Of the thread that reads.
   google::protobuf::io::FileInputStream event_stream_;

@@ -1,21 +1,61 @@
 #include "server/metrics/metrics.h"
 
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <optional>
+#include <thread>
 
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "prometheus/exposer.h"
 #include "prometheus/text_serializer.h"
 #include "server/metrics/series.h"
 
 namespace tasuki {
 
+namespace {
+
+// Connects and hangs up. Whether it works does not matter.
+void Knock(const std::string& host, int port) {
+  addrinfo hints{};
+  hints.ai_flags = AI_NUMERICSERV;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(host.c_str(), absl::StrCat(port).c_str(), &hints, &found) != 0) return;
+  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd >= 0) {
+    (void)connect(fd, found->ai_addr, found->ai_addrlen);
+    close(fd);
+  }
+  freeaddrinfo(found);
+}
+
+}  // namespace
+
+// The web server looks whether it is to stop when somebody connects, and else every two seconds: so
+// somebody does.
 struct Metrics::Endpoint {
-  explicit Endpoint(const std::string& address) : exposer(address) {}
-  prometheus::Exposer exposer;
+  explicit Endpoint(const std::string& address) : exposer(std::in_place, address) {}
+  ~Endpoint() {
+    absl::Notification stopped;
+    std::thread knocking([&] {
+      while (!stopped.WaitForNotificationWithTimeout(absl::Milliseconds(10))) Knock(host, port);
+    });
+    exposer.reset();
+    stopped.Notify();
+    knocking.join();
+  }
+
+  std::optional<prometheus::Exposer> exposer;
+  std::string host;
+  int port = 0;  // 0 until it listens
 };
 
 Metrics::Metrics()
@@ -36,11 +76,12 @@ absl::StatusOr<std::string> Metrics::Listen(const std::string& address) {
   }
   try {
     auto endpoint = std::make_unique<Endpoint>(address);
-    endpoint->exposer.RegisterCollectable(registry_);
-    endpoint->exposer.RegisterCollectable(series_->machine);
-    const std::vector<int> ports = endpoint->exposer.GetListeningPorts();
+    endpoint->exposer->RegisterCollectable(registry_);
+    endpoint->exposer->RegisterCollectable(series_->machine);
+    endpoint->host = address.substr(0, colon);
+    endpoint->port = endpoint->exposer->GetListeningPorts().at(0);
     endpoint_ = std::move(endpoint);
-    return absl::StrCat(address.substr(0, colon + 1), ports.at(0));
+    return absl::StrCat(endpoint_->host, ":", endpoint_->port);
   } catch (const std::exception&) {  // its text does not say which address, nor why
     return absl::UnavailableError(
         absl::StrCat("metrics cannot listen at ", address,

@@ -133,7 +133,7 @@ class Metrics {
   enum class Rejection { kQueueFull, kDeadline, kDraining };
 
   Metrics();
-  // Stops listening, which may take two seconds.
+  // Stops listening. May take two seconds where a scraper stays connected.
   ~Metrics();
 
   // Serves /metrics at `address` ("127.0.0.1:9500", port 0 picks one). Answers the address in use.

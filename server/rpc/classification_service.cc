@@ -11,7 +11,7 @@
 namespace tasuki {
 namespace {
 
-// About ten milliseconds of tokenising.
+// About ten milliseconds of tokenising, which every task does anew.
 constexpr size_t kLargeRequestBytes = 64 << 10;
 constexpr size_t kMaxLargeRequestsWaiting = 16;
 
@@ -101,8 +101,9 @@ grpc::ServerUnaryReactor* ClassificationService::Classify(grpc::CallbackServerCo
     reactor->Finish(ToGrpcStatus(status));
     return reactor;
   }
+  const size_t bytes = request->ByteSizeLong() * tasks.size();
   auto* call = new ClassifyCall(context, request, response, std::move(model), std::move(tasks));
-  if (request->ByteSizeLong() <= kLargeRequestBytes) {
+  if (bytes <= kLargeRequestBytes) {
     call->PrepareAndSubmit(registry_.batcher());
   } else if (!large_requests_.TryRun(
                  [this, call] { call->PrepareAndSubmit(registry_.batcher()); })) {

@@ -1,8 +1,11 @@
 #include "server/rpc/endpoint.h"
 
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "grpc/grpc.h"
 #include "grpc/support/log.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/generic/async_generic_service.h"
@@ -16,6 +19,8 @@ namespace tasuki {
 namespace {
 
 constexpr int kMaxMessageBytes = 64 << 20;
+// How long clients have to hear that the server stops, once no call is left.
+constexpr absl::Duration kGoodbye = absl::Milliseconds(100);
 
 // Once a process. gRPC's own lines are for who looks for them: what matters comes as a status.
 void SetUpGrpc() {
@@ -49,7 +54,7 @@ absl::StatusOr<std::unique_ptr<Endpoint>> Endpoint::Listen(const Options& option
   quota.SetMaxThreads(options.max_threads);
   builder.SetResourceQuota(quota);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> observers;
-  observers.push_back(std::make_unique<CallObserver>(metrics));
+  observers.push_back(std::make_unique<CallObserver>(metrics, endpoint->calls_));
   builder.experimental().SetInterceptorCreators(std::move(observers));
   for (grpc::Service* service : options.services) builder.RegisterService(service);
   if (options.services.empty()) {
@@ -80,10 +85,23 @@ void Endpoint::SetServing(bool serving) {
   }
 }
 
-void Endpoint::Shutdown(absl::Time deadline) { server_->Shutdown(absl::ToChronoTime(deadline)); }
-
-std::shared_ptr<grpc::Channel> Endpoint::InProcessChannel() {
-  return server_->InProcessChannel(grpc::ChannelArguments());
+// gRPC's own shutdown says goodbye on every connection and waits until each is closed. A client
+// without a call looks at its connection every five seconds, and a health watch stays until the
+// deadline: so once no call of ours is left, and those who listen had the time to hear the goodbye,
+// the connections are closed from here.
+void Endpoint::Shutdown(absl::Time deadline) {
+  absl::Notification closed;
+  std::thread shutdown([&] {
+    server_->Shutdown(absl::ToChronoTime(deadline));
+    closed.Notify();
+  });
+  while (true) {
+    calls_.AwaitNone(deadline);
+    if (closed.WaitForNotificationWithTimeout(kGoodbye)) break;
+    calls_.AwaitNone(deadline);  // one may have come before the goodbye was heard
+    grpc_server_cancel_all_calls(server_->c_server());
+  }
+  shutdown.join();
 }
 
 }  // namespace tasuki

@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "grpcpp/server.h"
 #include "server/metrics/metrics.h"
+#include "server/rpc/observer.h"
 
 namespace tasuki {
 
@@ -30,13 +31,13 @@ class Endpoint {
   const std::string& address() const { return address_; }
   // What health answers for "" and for "tasuki.v1.ClassificationService".
   void SetServing(bool serving);
-  // Takes no new calls, waits for those under way, and cancels them at `deadline`.
+  // Takes no new calls, waits for those under way, and cancels them at `deadline`. Health checks,
+  // reflection and connections without a call are not waited for.
   void Shutdown(absl::Time deadline);
-  // For calls within the process.
-  std::shared_ptr<grpc::Channel> InProcessChannel();
 
  private:
   Endpoint() = default;
+  CallsUnderWay calls_;
   // Unregistered methods of a server without services: a gRPC server needs something to do.
   std::unique_ptr<grpc::CallbackGenericService> nothing_;
   std::unique_ptr<grpc::Server> server_;

@@ -40,8 +40,10 @@ spdlog::level::level_enum LevelOf(grpc::StatusCode code) {
 // One call, from its arrival to its end.
 class ObservedCall : public grpc::experimental::Interceptor {
  public:
-  ObservedCall(grpc::experimental::ServerRpcInfo* info, MethodMetrics& metrics)
-      : info_(info), metrics_(metrics), start_(absl::Now()) {
+  ObservedCall(grpc::experimental::ServerRpcInfo* info, MethodMetrics& metrics,
+               CallsUnderWay& calls)
+      : info_(info), metrics_(metrics), calls_(calls), start_(absl::Now()) {
+    calls_.Begin();
     metrics_.started.Increment();
     metrics_.in_flight.Increment();
   }
@@ -56,6 +58,7 @@ class ObservedCall : public grpc::experimental::Interceptor {
   // A call whose client went away may never send a status.
   ~ObservedCall() override {
     if (!ended_) End(grpc::Status(grpc::StatusCode::CANCELLED, "the client went away"));
+    calls_.End();
   }
 
  private:
@@ -74,6 +77,7 @@ class ObservedCall : public grpc::experimental::Interceptor {
 
   grpc::experimental::ServerRpcInfo* const info_;
   MethodMetrics& metrics_;
+  CallsUnderWay& calls_;
   const absl::Time start_;
   bool ended_ = false;
 };
@@ -87,7 +91,23 @@ const char* TypeOf(const google::protobuf::MethodDescriptor& method) {
 
 }  // namespace
 
-CallObserver::CallObserver(Metrics& metrics) {
+void CallsUnderWay::Begin() {
+  absl::MutexLock lock(&mutex_);
+  ++count_;
+}
+
+void CallsUnderWay::End() {
+  absl::MutexLock lock(&mutex_);
+  --count_;
+}
+
+void CallsUnderWay::AwaitNone(absl::Time deadline) {
+  const auto none = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return count_ == 0; };
+  absl::MutexLock lock(&mutex_);
+  mutex_.AwaitWithDeadline(absl::Condition(&none), deadline);
+}
+
+CallObserver::CallObserver(Metrics& metrics, CallsUnderWay& calls) : calls_(calls) {
   const google::protobuf::FileDescriptor* const files[] = {
       v1::ClassifyRequest::descriptor()->file(), v1::Dataset::descriptor()->file(),
       v1::Model::descriptor()->file(), v1::ServerInfo::descriptor()->file(),
@@ -108,7 +128,7 @@ grpc::experimental::Interceptor* CallObserver::CreateServerInterceptor(
     grpc::experimental::ServerRpcInfo* info) {
   const auto method = methods_.find(info->method());
   if (method == methods_.end()) return nullptr;  // health and reflection
-  return new ObservedCall(info, method->second);
+  return new ObservedCall(info, method->second, calls_);
 }
 
 }  // namespace tasuki

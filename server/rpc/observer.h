@@ -3,21 +3,39 @@
 
 #include <string>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "grpcpp/support/server_interceptor.h"
 #include "server/metrics/metrics.h"
 
 namespace tasuki {
 
-// Given to a grpc::ServerBuilder, which owns it; `metrics` must outlive the server. Thread-safe.
+// The calls that are under way. Thread-safe.
+class CallsUnderWay {
+ public:
+  void Begin();
+  void End();  // the last byte of the answer is on its way
+  // Waits until there is none, at most until `deadline`.
+  void AwaitNone(absl::Time deadline);
+
+ private:
+  absl::Mutex mutex_;
+  int count_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+// Given to a grpc::ServerBuilder, which owns it; `metrics` and `calls` must outlive the server.
+// Thread-safe.
 class CallObserver : public grpc::experimental::ServerInterceptorFactoryInterface {
  public:
   // Makes the series of every method of tasuki.v1, so that they are there before the first call.
-  explicit CallObserver(Metrics& metrics);
+  CallObserver(Metrics& metrics, CallsUnderWay& calls);
   grpc::experimental::Interceptor* CreateServerInterceptor(
       grpc::experimental::ServerRpcInfo* info) override;
 
  private:
+  CallsUnderWay& calls_;
   absl::flat_hash_map<std::string, MethodMetrics> methods_;  // by "/tasuki.v1.Service/Method"
 };
 

@@ -125,7 +125,8 @@ absl::Status Catching(absl::FunctionRef<absl::Status()> handler) {
   try {
     return handler();
   } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("The server has no memory left for this call.");
+    return MakeError(absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,
+                     "The server has no memory left for this call.");
   } catch (const std::exception& error) {
     return absl::InternalError(error.what());
   } catch (...) {

@@ -1,6 +1,7 @@
 #include "server/rpc/training_service.h"
 
 #include <algorithm>
+#include <set>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -53,12 +54,18 @@ grpc::Status TrainingService::GetTrainingJob(grpc::ServerContext*,
 grpc::Status TrainingService::ListTrainingJobs(grpc::ServerContext*,
                                                const v1::ListTrainingJobsRequest* request,
                                                v1::ListTrainingJobsResponse* response) {
-  return Answer([&] {
-    std::vector<v1::TrainingJob::State> states;
+  return Answer([&]() -> absl::Status {
+    std::set<v1::TrainingJob::State> states;  // a client may send any number, any number of times
     for (const int state : request->states()) {
-      states.push_back(static_cast<v1::TrainingJob::State>(state));
+      if (!v1::TrainingJob::State_IsValid(state) || state == v1::TrainingJob::STATE_UNSPECIFIED) {
+        Faults faults;
+        faults.Add("states", absl::StrCat(state, " is not a state of a job"));
+        return faults.ToStatus();
+      }
+      states.insert(static_cast<v1::TrainingJob::State>(state));
     }
-    auto page = table_.List(states, request->page_size(), request->page_token());
+    auto page = table_.List({states.begin(), states.end()}, request->page_size(),
+                            request->page_token());
     if (!page.ok()) return page.status();
     response->mutable_training_jobs()->Assign(page->rows.begin(), page->rows.end());
     response->set_next_page_token(page->next_page_token);
@@ -67,9 +74,9 @@ grpc::Status TrainingService::ListTrainingJobs(grpc::ServerContext*,
 }
 
 grpc::ServerWriteReactor<v1::WatchTrainingJobResponse>* TrainingService::WatchTrainingJob(
-    grpc::CallbackServerContext*, const v1::WatchTrainingJobRequest* request) {
+    grpc::CallbackServerContext* context, const v1::WatchTrainingJobRequest* request) {
   if (absl::Status status = CheckCursor(*request); !status.ok()) return new FailedWatch(status);
-  return watchers_.Watch(request->name(), request->from_sequence());
+  return watchers_.Watch(*context, request->name(), request->from_sequence());
 }
 
 grpc::Status TrainingService::CancelTrainingJob(grpc::ServerContext*,

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "grpcpp/server_context.h"
 #include "server/rpc/status.h"
 #include "server/serving/batcher.h"
 #include "server/store/store.h"
@@ -14,6 +16,8 @@ namespace {
 constexpr int kEventsOfOneRead = 64;
 // Should a wake-up ever be missed, this is how late an event may come.
 constexpr absl::Duration kSafetyTick = absl::Seconds(5);
+// How long a client may take a write when the server stops.
+constexpr absl::Duration kDrainPatience = absl::Seconds(1);
 
 bool HasEnded(const v1::TrainingJob& job) {
   return job.state() == v1::TrainingJob::SUCCEEDED || job.state() == v1::TrainingJob::FAILED ||
@@ -25,8 +29,9 @@ bool HasEnded(const v1::TrainingJob& job) {
 // One stream. The hub's thread calls Write and Finish, gRPC the rest.
 class WatchHub::Watcher : public grpc::ServerWriteReactor<v1::WatchTrainingJobResponse> {
  public:
-  Watcher(WatchHub& hub, std::string job, int64_t from_sequence)
-      : job(std::move(job)), next_sequence(from_sequence), hub_(hub) {}
+  Watcher(WatchHub& hub, grpc::CallbackServerContext& context, std::string job,
+          int64_t from_sequence)
+      : job(std::move(job)), next_sequence(from_sequence), hub_(hub), context_(context) {}
 
   void Write(std::vector<v1::TrainingJobEvent> events) {
     next_sequence = events.back().sequence() + 1;
@@ -34,6 +39,8 @@ class WatchHub::Watcher : public grpc::ServerWriteReactor<v1::WatchTrainingJobRe
     position_ = 0;
     WriteNext();
   }
+  // A write under way fails then.
+  void Cancel() { context_.TryCancel(); }
   void OnWriteDone(bool ok) override {
     if (ok && position_ < events_.size()) {
       WriteNext();
@@ -54,6 +61,7 @@ class WatchHub::Watcher : public grpc::ServerWriteReactor<v1::WatchTrainingJobRe
   }
 
   WatchHub& hub_;
+  grpc::CallbackServerContext& context_;  // lives until OnDone
   std::vector<v1::TrainingJobEvent> events_;
   size_t position_ = 0;
   v1::WatchTrainingJobResponse response_;
@@ -69,9 +77,9 @@ WatchHub::~WatchHub() {
   thread_.join();
 }
 
-grpc::ServerWriteReactor<v1::WatchTrainingJobResponse>* WatchHub::Watch(const std::string& job,
-                                                                        int64_t from_sequence) {
-  auto* watcher = new Watcher(*this, job, std::max<int64_t>(1, from_sequence));
+grpc::ServerWriteReactor<v1::WatchTrainingJobResponse>* WatchHub::Watch(
+    grpc::CallbackServerContext& context, const std::string& job, int64_t from_sequence) {
+  auto* watcher = new Watcher(*this, context, job, std::max<int64_t>(1, from_sequence));
   absl::MutexLock lock(&mutex_);
   watchers_.emplace(watcher, State());
   return watcher;
@@ -86,7 +94,9 @@ void WatchHub::Wake(const std::string& job) {
 
 void WatchHub::Drain() {
   absl::MutexLock lock(&mutex_);
-  draining_ = true;
+  if (draining_) return;
+  draining_ = drain_begins_ = true;
+  cut_off_at_ = absl::Now() + kDrainPatience;
 }
 
 void WatchHub::Written(Watcher* watcher, bool ok) {
@@ -106,7 +116,7 @@ void WatchHub::Gone(Watcher* watcher) {
 }
 
 bool WatchHub::HasWork() const {
-  if (stopping_) return true;
+  if (stopping_ || drain_begins_) return true;
   for (const auto& [watcher, state] : watchers_) {
     if (!state.writing && (state.news || state.gone || draining_)) return true;
   }
@@ -129,14 +139,31 @@ void WatchHub::Run() {
     std::vector<Watcher*> ready;
     {
       absl::MutexLock lock(&mutex_);
-      if (!mutex_.AwaitWithTimeout(absl::Condition(this, &WatchHub::HasWork), kSafetyTick)) {
+      const absl::Time until = std::min(absl::Now() + kSafetyTick, cut_off_at_);
+      if (!mutex_.AwaitWithDeadline(absl::Condition(this, &WatchHub::HasWork), until)) {
         for (auto& [watcher, state] : watchers_) state.news = true;
       }
       if (stopping_) return;
+      drain_begins_ = false;
       ready = Ready();
     }
     for (Watcher* watcher : ready) Serve(*watcher);
+    CutOff();
   }
+}
+
+void WatchHub::CutOff() {
+  std::vector<Watcher*> stuck;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (absl::Now() < cut_off_at_) return;
+    cut_off_at_ = absl::InfiniteFuture();
+    for (const auto& [watcher, state] : watchers_) {
+      if (state.writing) stuck.push_back(watcher);
+    }
+  }
+  // Each of them stays until it is ended, which this thread does.
+  for (Watcher* watcher : stuck) watcher->Cancel();
 }
 
 void WatchHub::Serve(Watcher& watcher) {

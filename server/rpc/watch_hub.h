@@ -13,6 +13,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "grpcpp/support/server_callback.h"
 #include "server/store/job_table.h"
 #include "tasuki/v1/training.pb.h"
@@ -28,11 +29,12 @@ class WatchHub {
 
   // Starts a stream of a job's events from `from_sequence` on; the reactor frees itself. NOT_FOUND
   // if there is no such job. Ends with OK after the last event of an ended job. Never blocks.
-  grpc::ServerWriteReactor<v1::WatchTrainingJobResponse>* Watch(const std::string& job,
-                                                                int64_t from_sequence);
+  grpc::ServerWriteReactor<v1::WatchTrainingJobResponse>* Watch(
+      grpc::CallbackServerContext& context, const std::string& job, int64_t from_sequence);
   // The job has new events or is gone. Never blocks: this is Jobs::Listener.
   void Wake(const std::string& job);
-  // Ends every stream with UNAVAILABLE (DRAINING), new ones too.
+  // Ends every stream with UNAVAILABLE (DRAINING), new ones too. One whose client does not take
+  // what is written to it is cut off after a second.
   void Drain();
 
  private:
@@ -45,6 +47,8 @@ class WatchHub {
   };
 
   void Run();
+  // Cancels the streams that cannot be ended since a write does not come to its end.
+  void CutOff() ABSL_LOCKS_EXCLUDED(mutex_);
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::vector<Watcher*> Ready() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Serve(Watcher& watcher) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -59,6 +63,8 @@ class WatchHub {
   absl::Mutex mutex_;
   std::map<Watcher*, State> watchers_ ABSL_GUARDED_BY(mutex_);
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool drain_begins_ ABSL_GUARDED_BY(mutex_) = false;  // and the hub's thread has not seen it yet
+  absl::Time cut_off_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
 
   std::thread thread_;

@@ -114,6 +114,8 @@ absl::StatusOr<int64_t> CheckInChildProcess(const std::string& trainer_path,
   std::string output, complaint;
   pollfd polled[] = {{process, POLLIN, 0}, {out.read, POLLIN, 0}, {err.read, POLLIN, 0}};
   absl::Status ended;
+  // Without it the end of the child would never be seen.
+  if (process < 0) ended = absl::UnavailableError("A checking process cannot be watched.");
   while ((polled[0].revents & POLLIN) == 0 && ended.ok()) {
     poll(polled, 3, kPatienceMs);
     Drain(out.read, output);

@@ -102,6 +102,7 @@ absl::StatusOr<v1::ModelVersion> ModelRegistry::Load(const std::string& name, ab
   if (version->tasks().empty()) return VersionStates::HasNoTask(exact);
   absl::Status status = table_.SetLoad(version->name(), true);
   if (!status.ok()) return status;
+  states_.Learn(*version);  // a publication may be just about to say so
   states_.BeginLoad(exact);
   status = states_.AwaitLoaded(exact, deadline);
   if (!status.ok()) return status;

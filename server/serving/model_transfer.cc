@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <fstream>
 #include <set>
 #include <utility>
@@ -19,6 +20,9 @@ namespace {
 
 constexpr size_t kPieceBytes = 1 << 20;
 constexpr int kMaxFiles = 1000;
+constexpr size_t kMaxRequestIdBytes = 128;
+// Kept free for the store and for jobs, as uploads of datasets do.
+constexpr int64_t kReservedBytes = int64_t{64} << 20;
 
 bool IsSha256(absl::string_view text) {
   return text.size() == 64 && std::all_of(text.begin(), text.end(), [](unsigned char c) {
@@ -32,6 +36,11 @@ absl::Status CheckHeader(const v1::ImportModelVersionHeader& header) {
     faults.Add("header.model", absl::StrCat("\"", header.model(),
                                             "\" is not of the form models/{model} with an id "
                                             "[a-z]([a-z0-9-]{0,61}[a-z0-9])?"));
+  }
+  if (header.request_id().size() > kMaxRequestIdBytes) {
+    faults.Add("header.request_id",
+               absl::StrCat("has ", header.request_id().size(), " bytes; ", kMaxRequestIdBytes,
+                            " are allowed, a UUID has 36"));
   }
   if (header.files_size() > kMaxFiles) {
     faults.Add("header.files", absl::StrCat(header.files_size(), " files; at most ", kMaxFiles));
@@ -82,19 +91,19 @@ absl::StatusOr<std::unique_ptr<ModelUpload>> ModelUpload::Begin(
   if (absl::Status status = CheckHeader(header); !status.ok()) return status;
   const absl::StatusOr<int64_t> free = FreeBytes(data.aside());
   if (!free.ok()) return free.status();
-  int64_t left = *free;
+  int64_t left = *free - kReservedBytes;
   for (const auto& file : header.files()) {
     if (file.size_bytes() > left) {
       return MakeError(absl::StatusCode::kResourceExhausted, v1::DISK_FULL,
                        absl::StrCat("The model's files do not fit: the data volume has ", *free,
-                                    " bytes free. Delete versions or jobs that are not needed."));
+                                    " bytes free, of which ", kReservedBytes,
+                                    " are kept for jobs. Delete versions or jobs that are not "
+                                    "needed."));
     }
     left -= file.size_bytes();
   }
   std::string directory = data.aside() + "/import-XXXXXX";
-  if (mkdtemp(directory.data()) == nullptr) {
-    return absl::UnavailableError(absl::StrCat(data.aside(), " cannot be written"));
-  }
+  if (mkdtemp(directory.data()) == nullptr) return SystemError(errno, "write", data.aside());
   std::unique_ptr<ModelUpload> upload(new ModelUpload(header, std::move(directory)));
   if (absl::Status status = upload->Advance(); !status.ok()) return status;
   return upload;

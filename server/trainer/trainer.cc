@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -35,7 +36,15 @@ constexpr absl::Duration kProgressLogInterval = absl::Seconds(10);
 // Lives as long as the process: the thread of the commands and the signal handler refer to it.
 StopSignal stop_signal;
 
-void StopOnSignal(int) { stop_signal.request.store(StopSignal::kStop); }
+// Of a server that wants less (kAbandon) no signal makes more.
+void StopOnSignal(int) {
+  int none = StopSignal::kNone;
+  stop_signal.request.compare_exchange_strong(none, StopSignal::kStop);
+}
+
+// Should memory run out, the system is to end this process, never the server. Best effort: a
+// process may always say this of itself where the system has an out-of-memory killer.
+void VolunteerToBeKilled() { std::ofstream("/proc/self/oom_score_adj") << 1000; }
 
 // Sends what happens to the server and prints it for people.
 class Reporter : public TrainingObserver {
@@ -150,8 +159,12 @@ int Conclude(const absl::StatusOr<TrainingOutcome>& outcome) {
   internal::TrainerEvent event;
   if (!outcome.ok()) {
     spdlog::error("{}", outcome.status().ToString(absl::StatusToStringMode::kWithNoExtraData));
-    // Without a reason it may be a passing trouble: dying of it has the job tried again.
-    if (ReasonOf(outcome.status()) == v1::ERROR_REASON_UNSPECIFIED) return kExitSoftware;
+    // Where a reason is missing, or the system did not do its part, it may be a passing trouble:
+    // dying of it has the job tried again.
+    if (ReasonOf(outcome.status()) == v1::ERROR_REASON_UNSPECIFIED ||
+        absl::IsUnavailable(outcome.status())) {
+      return kExitSoftware;
+    }
     *event.mutable_failed() = StatusProto(outcome.status());
     WriteEvent(kEventsFd, event);
     return kExitData;
@@ -183,6 +196,7 @@ void LogToStandardOutput() {
 const char* TrainerVersion() { return TASUKI_VERSION; }
 
 int TrainJob(const std::string& spec_path) {
+  VolunteerToBeKilled();
   LogToStandardOutput();
   signal(SIGPIPE, SIG_IGN);
   signal(SIGTERM, StopOnSignal);
@@ -205,6 +219,7 @@ int TrainJob(const std::string& spec_path) {
 }
 
 int CheckDirectory(const std::string& directory) {
+  VolunteerToBeKilled();
   const auto weights = CheckModelDirectory(directory);
   if (!weights.ok()) {
     std::fprintf(stderr, "%s\n", std::string(weights.status().message()).c_str());

@@ -64,6 +64,7 @@ TEST(Client, CallsAgainOnlyWhatWasUnavailable) {
   };
   const Case cases[] = {
       {Unavailable(), 2},
+      {grpc::Status::CANCELLED, 2},  // as a server does with calls that come while it stops
       {ServerError(grpc::StatusCode::UNAVAILABLE, "loading", "MODEL_LOADING"), 2},
       {ServerError(grpc::StatusCode::RESOURCE_EXHAUSTED, "full", "QUEUE_FULL", {}, 0), 2},
       {ServerError(grpc::StatusCode::RESOURCE_EXHAUSTED, "disk", "DISK_FULL"), 1},

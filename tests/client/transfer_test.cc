@@ -218,10 +218,16 @@ TEST(Export, KeepsNothingOfBytesThatAreNotThoseDeclared) {
   for (const auto& lie : lies) {
     FakeServer server;
     ExportFiles(server, {{"config.json", "{}"}}, lie);
+    int calls = 0;
+    server.export_model = [&calls, all = server.export_model](int call, auto& writer) {
+      calls = call;
+      return all(call, writer);
+    };
     ScratchDirectory scratch;
     const absl::Status status =
         ConnectTo(server).ExportModelVersion("models/m/versions/1", scratch / "out");
     EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    EXPECT_EQ(calls, 1) << "trying again would not help";
     EXPECT_TRUE(fs::is_empty(scratch.path()));
   }
 }

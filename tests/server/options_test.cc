@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <vector>
@@ -51,6 +53,7 @@ TEST_F(OptionsTest, AFlagBeatsTheFileThatBeatsTheEnvironment) {
 
 TEST_F(OptionsTest, RefusesWhatCannotBeMeant) {
   const std::vector<std::pair<const char*, const char*>> faults = {
+      {"--data_dir=", "--data_dir= has no value"},
       {"--listen=nowhere", "HOST:PORT"},
       {"--listen=127.0.0.1:70000", "HOST:PORT"},
       {"--store=postgresql://db", "not built yet"},
@@ -67,6 +70,18 @@ TEST_F(OptionsTest, RefusesWhatCannotBeMeant) {
     EXPECT_TRUE(parsed.finished) << flag;
     EXPECT_EQ(parsed.exit_code, kExitBadSetup) << flag;
     EXPECT_THAT(parsed.output, HasSubstr(words)) << flag;
+  }
+}
+
+TEST_F(OptionsTest, AnEmptyDataDirectoryIsRefusedHoweverItIsWritten) {
+  for (const std::vector<const char*>& flags :
+       {std::vector<const char*>{"--data_dir=", "--listen=127.0.0.1:0"},
+        std::vector<const char*>{"--data_dir=", "elsewhere"},
+        std::vector<const char*>{"--data_dir", ""}}) {
+    const ParsedOptions parsed = Parse(flags);
+    EXPECT_EQ(parsed.exit_code, kExitBadSetup);
+    EXPECT_THAT(parsed.output, HasSubstr("--data_dir"));
+    EXPECT_EQ(std::count(parsed.output.begin(), parsed.output.end(), '\n'), 1) << parsed.output;
   }
 }
 
@@ -97,11 +112,25 @@ TEST_F(OptionsTest, HelpNamesEveryFlagWithItsVariable) {
   }
 }
 
-TEST(Trainer, MustBeThere) {
-  const char* flags[] = {"tasukid", "--trainer=/nothing/here"};
+TEST(Trainer, MustBeThereAndAProgram) {
+  for (const char* flag : {"--trainer=/nothing/here", "--trainer=/tmp"}) {
+    const char* flags[] = {"tasukid", flag};
+    const ParsedOptions parsed = ParseOptions(2, flags);
+    EXPECT_EQ(parsed.exit_code, kExitBadSetup);
+    EXPECT_THAT(parsed.output, HasSubstr(flag + strlen("--trainer=")));
+  }
+}
+
+TEST(WorkingDirectory, ThatIsGoneIsNamedAndNotTakenForTheRoot) {
+  const std::filesystem::path before = std::filesystem::current_path();
+  std::string gone = testing::TempDir() + "gone.XXXXXX";
+  std::filesystem::current_path(mkdtemp(gone.data()));
+  std::filesystem::remove(gone);
+  const char* flags[] = {"tasukid", "--trainer=/bin/true"};
   const ParsedOptions parsed = ParseOptions(2, flags);
+  std::filesystem::current_path(before);
   EXPECT_EQ(parsed.exit_code, kExitBadSetup);
-  EXPECT_THAT(parsed.output, HasSubstr("/nothing/here"));
+  EXPECT_THAT(parsed.output, HasSubstr("working directory is gone"));
 }
 
 }  // namespace

@@ -23,7 +23,7 @@ class ServerTest : public testing::Test {
     options_.data_dir = root_ + "/data";
     options_.listen = "127.0.0.1:0";
     options_.health_listen = "";
-    options_.metrics_listen = "";  // where it listens, its end takes up to two seconds
+    options_.metrics_listen = "";
     options_.device = "cpu";
     options_.serving_threads = options_.training_threads = 1;
     options_.trainer = "/bin/false";
@@ -58,9 +58,26 @@ TEST_F(ServerTest, ServesUntilItStopsAndSaysWhere) {
   EXPECT_FALSE(std::filesystem::exists(options_.ready_file));
 }
 
-TEST_F(ServerTest, ASecondServerOnTheSameDataIsRefused) {
+TEST_F(ServerTest, StopsAtOnceWhenNothingIsUnderWay) {
+  options_.metrics_listen = options_.health_listen = "127.0.0.1:0";
+  options_.drain_seconds = 30;
+  auto server = Server::Start(options_);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const auto channel = grpc::CreateChannel((*server)->listen(), grpc::InsecureChannelCredentials());
+  grpc::ClientContext context;
+  v1::ServerInfo info;
+  ASSERT_TRUE(v1::ServerService::NewStub(channel)->GetServerInfo(&context, {}, &info).ok());
+  const absl::Time start = absl::Now();  // the client stays connected and does nothing
+  (*server)->Stop();
+  server->reset();
+  EXPECT_LT(absl::Now() - start, absl::Seconds(2));
+}
+
+TEST_F(ServerTest, ASecondServerOnTheSameDataIsRefusedAndLeavesTheReadyFileOfTheFirst) {
   auto first = Server::Start(options_);
   ASSERT_TRUE(first.ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(Server::Start(options_).status()));
+  EXPECT_TRUE(std::filesystem::exists(options_.ready_file));
   Options other = options_;
   other.ready_file = root_ + "/other";
   const auto second = Server::Start(other);

@@ -11,6 +11,8 @@
 //   garbage      writes what is no event          linger      goes on after its last word
 //   wait         waits for a command and stops    deaf        ignores every command
 //   facts        writes what it inherited to `facts` in the job's directory
+//   starve       counts an out-of-memory kill in `vmstat` of the job's directory and dies of it
+//   nap          does nothing for a moment
 // Like the real one it ends at the end of its commands.
 
 #include <dirent.h>
@@ -132,6 +134,12 @@ void Do(const std::string& word, const internal::TrainerSpec& spec) {
     std::abort();
   } else if (word == "kill") {
     raise(SIGKILL);
+  } else if (word == "starve") {
+    const std::string counts = "nr_free_pages 7\noom_kill " + std::to_string(spec.attempt()) + "\n";
+    if (!WriteFile(spec.job_dir() + "/vmstat", counts).ok()) _exit(1);
+    raise(SIGKILL);
+  } else if (word == "nap") {
+    usleep(300'000);
   } else if (word == "facts") {
     WriteFacts(spec.job_dir() + "/facts");
   } else if (word == "bytes") {

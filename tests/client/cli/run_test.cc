@@ -331,6 +331,27 @@ TEST(Run, ClassifiesAFileOfAnyLengthIntoJsonLines) {
   EXPECT_EQ(nlohmann::json::parse(again.out())["results"].size(), 600) << again.err();
 }
 
+TEST(Run, NamesTheTextThatIsNotUtf8) {
+  FakeServer server;
+  std::vector<int> sizes;
+  ScriptClassify(server, &sizes);
+  Command argument(server, {"classify", "--model", "m", "good", "\x83\x65\x83\x58"});
+  EXPECT_EQ(argument.exit_code(), 1);
+  EXPECT_EQ(argument.err(),
+            "tasuki: text 2 is not UTF-8; convert it first\n  (INVALID_ARGUMENT)\n");
+  Command line(server, {"classify", "--model", "m"}, "good\n\x83\x65\x83\x58\n");
+  EXPECT_EQ(line.exit_code(), 1);
+  EXPECT_THAT(line.err(), HasSubstr("stdin:2 is not UTF-8"));
+  EXPECT_THAT(sizes, IsEmpty()) << "nothing was sent";
+}
+
+TEST(Run, AFlagWithoutAValueDoesNotTakeTheNextArgumentForIt) {
+  FakeServer server;
+  Command command(server, {"--output=", "server", "info"});
+  EXPECT_EQ(command.exit_code(), 2);
+  EXPECT_EQ(command.err(), "tasuki: --output= has no value; give one, or leave the flag out.\n");
+}
+
 TEST(Run, KeepsTheOldAnswersIfClassifyingFails) {
   FakeServer server;
   ScriptClassify(server);

@@ -95,7 +95,7 @@ TEST(ResolveJob, FillsTheDefaultsOfPretraining) {
     vocabulary_size: 8000 noise_density: .15 mean_span_tokens: 3
     recipe {
       steps: 2000 batch_size: 32 max_input_tokens: 128 optimizer: ADAFACTOR learning_rate: 1e-2
-      weight_decay: 0 schedule: INVERSE_SQRT warmup_steps: 200 max_gradient_norm: 1 dropout: 0
+      weight_decay: 0 schedule: LINEAR warmup_steps: 200 max_gradient_norm: 1 dropout: 0
       seed: 12 evaluate_every_steps: 0 checkpoint_every_steps: 500 mixing: PROPORTIONAL
       selection: MACRO_F1
     })");

@@ -13,6 +13,7 @@
 namespace tasuki {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -88,10 +89,35 @@ TEST_F(CheckpointsTest, PassOverABrokenOneAndSaySo) {
     Spoil("step-30/" + file);
     told_.clear();
     EXPECT_EQ(Newest(checkpoints_)->step(), 20);
-    EXPECT_THAT(told_, ElementsAre(HasSubstr("step-30")));
+    EXPECT_THAT(told_, ElementsAre(AllOf(HasSubstr("step-30"), HasSubstr(file),
+                                         HasSubstr("is kept as " + folder_ / "./damaged"))));
   }
   ASSERT_TRUE(RemoveAll(folder_ / "step-20/checkpoint.json").ok());
   EXPECT_FALSE(Newest(checkpoints_).has_value());
+}
+
+TEST_F(CheckpointsTest, KeepABrokenOneAsideAndAtMostOne) {
+  Save(10, 0);
+  Save(20, 0);
+  Save(30, 0);
+  Spoil("step-30/model.safetensors");
+  const std::string broken = *ReadFile(folder_ / "step-30/model.safetensors");
+  EXPECT_EQ(Newest(checkpoints_)->step(), 20);
+  EXPECT_THAT(Names(), ElementsAre("damaged", "step-20"));
+  EXPECT_EQ(*ReadFile(folder_ / "damaged/model.safetensors"), broken);
+
+  told_.clear();
+  EXPECT_EQ(Newest(checkpoints_)->step(), 20);
+  EXPECT_THAT(told_, IsEmpty()) << "it is not looked at again";
+  Save(30, 0);
+  Save(40, 0);
+  EXPECT_THAT(Names(), ElementsAre("damaged", "step-30", "step-40"));
+  Spoil("step-40/optimizer.safetensors");
+  EXPECT_EQ(Newest(checkpoints_)->step(), 30);
+  EXPECT_THAT(Names(), ElementsAre("damaged", "step-30"));
+  internal::CheckpointManifest manifest;
+  ASSERT_TRUE(ReadJson(folder_ / "damaged/checkpoint.json", manifest).ok());
+  EXPECT_EQ(manifest.step(), 40) << "in the place of the earlier one";
 }
 
 TEST_F(CheckpointsTest, PassOverOneWhoseBestIsBroken) {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <new>
 #include <set>
 
 #include "gmock/gmock.h"
@@ -375,6 +376,16 @@ TEST_F(TrainTest, EndsWhenTheLossIsNoNumberAndKeepsTheLastGoodCheckpoint) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("step "));
   EXPECT_TRUE(std::filesystem::exists(folder_ / "checkpoints/step-1/checkpoint.json"));
   EXPECT_FALSE(std::filesystem::exists(places_.result_directory));
+}
+
+TEST_F(TrainTest, SaysThatMemoryRanOut) {
+  recorder_.on_evaluation = [] { at::empty({int64_t{1} << 48}); };  // LibTorch's own way to say it
+  EXPECT_EQ(ReasonOf(Run(Job()).status()), v1::OUT_OF_MEMORY);
+  recorder_.on_evaluation = [] { throw std::bad_alloc(); };
+  const absl::Status status = Run(Job()).status();
+  EXPECT_EQ(ReasonOf(status), v1::OUT_OF_MEMORY);
+  EXPECT_TRUE(absl::IsResourceExhausted(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("batch_size"));
 }
 
 TEST_F(TrainTest, NamesTheRowWhoseLabelTheTaskDoesNotKnow) {

@@ -35,6 +35,7 @@ class JobFixture : public testing::Test {
     store_ = *Store::Open(data_->database(), metrics_);
     options_.trainer_path = kFakeTrainer;
     options_.stop_grace = absl::Seconds(20);
+    options_.death_pause = absl::ZeroDuration();
     AddDataset("d-texts", {});
   }
   ~JobFixture() override {
@@ -63,9 +64,12 @@ class JobFixture : public testing::Test {
     jobs_ = std::make_unique<Jobs>(
         *store_, *data_, options_, metrics_,
         [this](const Job& job, const std::string& result) { return publish_(job, result); });
-    jobs_->SetListener([this](const std::string&) {
-      absl::MutexLock lock(&mutex_);
-      ++changes_;
+    jobs_->SetListener([this](const std::string& job) {
+      {
+        absl::MutexLock lock(&mutex_);
+        ++changes_;
+      }
+      if (listener_) listener_(job);
     });
     ASSERT_TRUE(jobs_->Start().ok());
   }
@@ -129,6 +133,7 @@ class JobFixture : public testing::Test {
   JobsOptions options_;
   std::function<absl::StatusOr<std::string>(const Job&, const std::string&)> publish_ =
       [](const Job&, const std::string&) { return "models/m/versions/1"; };
+  std::function<void(const std::string& job)> listener_;
   std::unique_ptr<Jobs> jobs_;
 
  private:

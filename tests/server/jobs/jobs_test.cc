@@ -4,6 +4,7 @@
 
 #include <fstream>
 #include <sstream>
+#include <thread>
 
 #include "google/rpc/error_details.pb.h"
 #include "model/errors/errors.h"
@@ -113,6 +114,42 @@ TEST_F(JobsTest, EndsACrashLoopAfterThreeDeathsWithoutACheckpoint) {
   EXPECT_THAT(job.error().message(), HasSubstr("alas"));
 }
 
+TEST_F(JobsTest, SaysOutOfMemoryWhereTheSystemKilledForIt) {
+  options_.vmstat = data_->job("trainingJobs/hungry") + "/vmstat";
+  StartJobs();
+  v1::CreateTrainingJobRequest request = RequestOf("starve");
+  request.set_training_job_id("hungry");
+  ASSERT_TRUE(jobs_->Create(request).ok());
+  const Job job = AwaitState("trainingJobs/hungry", Job::FAILED);
+  EXPECT_EQ(job.attempt(), 3) << "memory may be there the next time";
+  EXPECT_EQ(job.error().code(), static_cast<int>(absl::StatusCode::kResourceExhausted));
+  EXPECT_EQ(ErrorReason(job), "OUT_OF_MEMORY");
+  EXPECT_THAT(job.error().message(), HasSubstr("the system had run out of memory"));
+  EXPECT_THAT(LastReason(job.name()), HasSubstr("batch_size"));
+}
+
+TEST_F(JobsTest, AKillThatTheSystemDidNotCountIsNoLackOfMemory) {
+  options_.vmstat = data_->root() + "/vmstat";
+  ASSERT_TRUE(WriteFile(options_.vmstat, "oom_kill 7\n").ok());
+  StartJobs();
+  EXPECT_EQ(ErrorReason(AwaitState(Create("kill"), Job::FAILED)), "CRASH_LOOP");
+}
+
+TEST_F(JobsTest, WaitsLongerAfterEachDeathAndNotWhenItStops) {
+  options_.death_pause = absl::Milliseconds(100);
+  StartJobs();
+  const absl::Time start = absl::Now();
+  const std::string dying = Create("abort");
+  AwaitState(dying, Job::FAILED);
+  EXPECT_GE(absl::Now() - start, absl::Milliseconds(500)) << "100 ms and 400 ms";
+  options_.death_pause = absl::Hours(1);
+  StartJobs();
+  const std::string name = Create("abort");
+  Await(name, [](const Job& job) { return job.attempt() == 1 && job.state() == Job::QUEUED; });
+  jobs_->Stop();
+  EXPECT_EQ(Get(name).state(), Job::QUEUED);
+}
+
 TEST_F(JobsTest, ACheckpointMakesDeathsForgotten) {
   StartJobs();
   const Job job = AwaitState(Create("abort|abort|checkpoint abort|abort|finish"), Job::SUCCEEDED);
@@ -158,6 +195,33 @@ TEST_F(JobsTest, PublishesAgainWhileTheStoreDoesNotAnswer) {
   StartJobs();
   AwaitState(Create("finish"), Job::SUCCEEDED);
   EXPECT_EQ(calls, 2);
+}
+
+TEST_F(JobsTest, PublishesOnceThereIsSpaceOnTheDisk) {
+  int calls = 0;
+  publish_ = [&](const Job&, const std::string&) -> absl::StatusOr<std::string> {
+    if (++calls == 1) return MakeError(absl::StatusCode::kResourceExhausted, v1::DISK_FULL, "full");
+    return "models/m/versions/1";
+  };
+  StartJobs();
+  AwaitState(Create("finish"), Job::SUCCEEDED);
+  EXPECT_EQ(calls, 2);
+}
+
+TEST_F(JobsTest, APauseIsNotLostThoughTheTrainerDiesBeforeItHearsOfIt) {
+  // Holds this thread within Pause, after its change is stored, until the attempt is over.
+  bool pausing = false;
+  listener_ = [&, here = std::this_thread::get_id()](const std::string& job) {
+    if (std::this_thread::get_id() != here || !pausing) return;
+    Await(job, [](const Job& job) { return job.state() != Job::RUNNING; });
+  };
+  StartJobs();
+  const std::string name = Create("progress nap kill | finish");
+  AwaitWord(name);
+  pausing = true;
+  ASSERT_TRUE(jobs_->Pause(name).ok());
+  EXPECT_EQ(AwaitState(name, Job::PAUSED).attempt(), 1);
+  EXPECT_THAT(LastReason(name), HasSubstr("signal 9"));
 }
 
 TEST_F(JobsTest, PausesAndResumes) {

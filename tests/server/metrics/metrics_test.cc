@@ -14,6 +14,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -192,10 +193,12 @@ TEST(JobMetrics, GaugesGoWithTheJobAndCountersStay) {
 TEST(Metrics, CountsFinishedJobsUnderAClosedListOfReasons) {
   Metrics metrics;
   metrics.CountJobFinished("FAILED", "CRASH_LOOP", absl::Seconds(2));
+  metrics.CountJobFinished("FAILED", "OUT_OF_MEMORY", absl::Seconds(2));
   metrics.CountJobFinished("FAILED", "a story", absl::Seconds(2));
   metrics.CountJobFinished("SUCCEEDED", "", absl::Seconds(2));
   const std::string text = metrics.Text();
   EXPECT_THAT(text, HasSubstr("{reason=\"CRASH_LOOP\",state=\"FAILED\"} 1"));
+  EXPECT_THAT(text, HasSubstr("{reason=\"OUT_OF_MEMORY\",state=\"FAILED\"} 1"));
   EXPECT_THAT(text, HasSubstr("{reason=\"OTHER\",state=\"FAILED\"} 1"));
   EXPECT_THAT(text, HasSubstr("{reason=\"NONE\",state=\"SUCCEEDED\"} 1"));
   EXPECT_THAT(text, Not(HasSubstr("a story")));
@@ -210,6 +213,16 @@ TEST(Metrics, AnswersOverHttpAtAFreePort) {
   EXPECT_THAT(answer, HasSubstr("200 OK"));
   EXPECT_THAT(answer, HasSubstr("\ntasuki_draining 0"));
   EXPECT_THAT(answer, HasSubstr("\nprocess_open_fds "));
+}
+
+TEST(Metrics, StopsListeningAtOnce) {
+  auto metrics = std::make_unique<Metrics>();
+  const auto address = metrics->Listen("127.0.0.1:0");
+  ASSERT_TRUE(address.ok()) << address.status();
+  EXPECT_THAT(Get(*address, "/metrics"), HasSubstr("200 OK"));
+  const absl::Time start = absl::Now();
+  metrics.reset();
+  EXPECT_LT(absl::Now() - start, absl::Seconds(1)) << "its web server would take two seconds";
 }
 
 TEST(Metrics, SaysWhyItCannotListen) {

@@ -2,6 +2,9 @@
 
 #include <gmock/gmock.h>
 
+#include <atomic>
+#include <thread>
+
 #include "grpcpp/generic/generic_stub.h"
 #include "tests/server/rpc/server_fixture.h"
 
@@ -108,6 +111,109 @@ TEST_F(EndpointTest, RefusesAnAddressThatIsInUse) {
   const auto second = Endpoint::Listen({endpoint_->address(), 4, {}}, metrics_);
   EXPECT_TRUE(absl::IsFailedPrecondition(second.status()));
   EXPECT_THAT(std::string(second.status().message()), HasSubstr(endpoint_->address()));
+}
+
+TEST_F(EndpointTest, ShutdownWaitsForNoIdleConnectionAndNoHealthWatch) {
+  EXPECT_EQ(Health(""), kServing);
+  // A health watch, which has no end.
+  grpc::GenericStub stub(channel_);
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  auto watch = stub.PrepareCall(&context, "/grpc.health.v1.Health/Watch", &queue);
+  void* tag = nullptr;
+  bool ok = false;
+  watch->StartCall(nullptr);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+  const grpc::Slice slice(Field(1, ""));
+  watch->WriteLast(grpc::ByteBuffer(&slice, 1), grpc::WriteOptions(), nullptr);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+  grpc::ByteBuffer buffer;
+  watch->Read(&buffer, nullptr);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+
+  const absl::Time start = absl::Now();
+  endpoint_->Shutdown(start + absl::Seconds(20));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(2));
+  grpc::Status status;
+  watch->Finish(&status, nullptr);
+  queue.Next(&tag, &ok);
+  EXPECT_FALSE(status.ok());
+}
+
+TEST_F(EndpointTest, ShutdownLetsACallEndThatIsUnderWay) {
+  grpc::ClientContext context;
+  v1::Dataset dataset;
+  auto stub = v1::DatasetService::NewStub(channel_);
+  auto writer = stub->UploadDataset(&context, &dataset);
+  v1::UploadDatasetRequest message;
+  *message.mutable_header() = Tsv();
+  ASSERT_TRUE(writer->Write(message));
+  while (metrics_.Text().find("grpc_server_in_flight_requests{grpc_method=\"UploadDataset\","
+                              "grpc_service=\"tasuki.v1.DatasetService\"} 1") ==
+         std::string::npos) {
+    std::this_thread::yield();
+  }
+  std::thread shutdown([this] { endpoint_->Shutdown(absl::Now() + absl::Seconds(20)); });
+  absl::SleepFor(absl::Milliseconds(300));  // longer than idle connections are given
+  message.set_chunk("text\tlabel\na\tx\n");
+  EXPECT_TRUE(writer->Write(message));
+  writer->WritesDone();
+  const grpc::Status status = writer->Finish();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(dataset.row_count(), 1);
+  shutdown.join();
+}
+
+TEST_F(EndpointTest, ShutdownLosesNoAnswer) {
+  std::atomic<int> answers = 0;
+  std::atomic<bool> ready = false;
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.emplace_back([&, i] {
+      grpc::ChannelArguments own;  // a connection of its own
+      own.SetInt("client", i);
+      const auto channel = grpc::CreateCustomChannel(
+          endpoint_->address(), grpc::InsecureChannelCredentials(), own);
+      const auto stub = v1::ServerService::NewStub(channel);
+      grpc::Status status;
+      while (status.ok()) {
+        grpc::ClientContext context;
+        v1::ServerInfo info;
+        status = stub->GetServerInfo(&context, {}, &info);
+        if (status.ok() && ++answers > 100) ready = true;
+      }
+      // CANCELLED is gRPC's word for a call that comes between its goodbye and the client's ear.
+      EXPECT_THAT(status.error_code(),
+                  testing::AnyOf(grpc::StatusCode::UNAVAILABLE, grpc::StatusCode::CANCELLED));
+    });
+  }
+  while (!ready) std::this_thread::yield();
+  endpoint_->Shutdown(absl::Now() + absl::Seconds(20));
+  for (auto& client : clients) client.join();
+  EXPECT_THAT(metrics_.Text(),
+              HasSubstr("grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"GetServerInfo\","
+                        "grpc_service=\"tasuki.v1.ServerService\",grpc_type=\"unary\"} " +
+                        std::to_string(answers)));
+}
+
+TEST_F(EndpointTest, ShutdownCancelsWhatDoesNotEndInTime) {
+  grpc::ClientContext context;
+  v1::Dataset dataset;
+  auto stub = v1::DatasetService::NewStub(channel_);
+  auto writer = stub->UploadDataset(&context, &dataset);
+  v1::UploadDatasetRequest message;
+  *message.mutable_header() = Tsv();
+  ASSERT_TRUE(writer->Write(message));
+  while (metrics_.Text().find("grpc_server_in_flight_requests{grpc_method=\"UploadDataset\","
+                              "grpc_service=\"tasuki.v1.DatasetService\"} 1") ==
+         std::string::npos) {
+    std::this_thread::yield();
+  }
+  const absl::Time start = absl::Now();
+  endpoint_->Shutdown(start + absl::Milliseconds(200));
+  EXPECT_GE(absl::Now() - start, absl::Milliseconds(200));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(3));
+  EXPECT_FALSE(writer->Finish().ok());
 }
 
 TEST_F(EndpointTest, CountsEveryCallOnceByItsCode) {

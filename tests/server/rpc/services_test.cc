@@ -254,6 +254,20 @@ TEST_F(ServicesTest, RefusesNamesOfAWrongForm) {
   EXPECT_EQ(ReasonIn(models->ListModels(&c3, list, &page)), "PAGE_TOKEN_INVALID");
 }
 
+TEST_F(ServicesTest, ListsJobsOfStatesThatThereAreOnly) {
+  auto training = v1::TrainingService::NewStub(channel_);
+  grpc::ClientContext c1, c2;
+  v1::ListTrainingJobsRequest list;
+  v1::ListTrainingJobsResponse page;
+  // As often as a client likes.
+  for (int i = 0; i < 500'000; ++i) list.add_states(v1::TrainingJob::RUNNING);
+  EXPECT_TRUE(training->ListTrainingJobs(&c1, list, &page).ok());
+  list.add_states(static_cast<v1::TrainingJob::State>(99));
+  const grpc::Status status = training->ListTrainingJobs(&c2, list, &page);
+  EXPECT_EQ(ReasonIn(status), "FIELD_INVALID");
+  EXPECT_THAT(status.error_message(), HasSubstr("99 is not a state"));
+}
+
 TEST_F(ServicesTest, TellsWhatRuns) {
   PublishTiny();
   grpc::ClientContext context;

@@ -105,8 +105,9 @@ TEST(Answer, TurnsWhatAHandlerThrowsIntoAnError) {
   EXPECT_TRUE(Answer([] { return absl::OkStatus(); }).ok());
   EXPECT_EQ(Answer([]() -> absl::Status { throw std::runtime_error("oops"); }).error_code(),
             grpc::StatusCode::INTERNAL);
-  EXPECT_EQ(Answer([]() -> absl::Status { throw std::bad_alloc(); }).error_code(),
-            grpc::StatusCode::RESOURCE_EXHAUSTED);
+  const grpc::Status no_memory = Answer([]() -> absl::Status { throw std::bad_alloc(); });
+  EXPECT_EQ(no_memory.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(Detail<google::rpc::ErrorInfo>(no_memory).reason(), "OUT_OF_MEMORY");
   EXPECT_EQ(Answer([]() -> absl::Status { throw 7; }).error_code(), grpc::StatusCode::INTERNAL);
 }
 

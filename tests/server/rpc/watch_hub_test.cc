@@ -52,12 +52,13 @@ class WatchHubTest : public ServerFixture {
   }
   // Appends events and tells the hub, as Jobs does.
   void Append(const std::string& name, int count,
-              v1::TrainingJob::State state = v1::TrainingJob::QUEUED) {
+              v1::TrainingJob::State state = v1::TrainingJob::QUEUED, size_t text_bytes = 0) {
     const auto job = store_->jobs().Change(
         name, {.expected = {v1::TrainingJob::QUEUED}, .apply = [&](auto& job, auto& events) {
                  job.set_state(state);
                  for (int i = 0; i < count; ++i) {
-                   events.emplace_back().mutable_message()->set_text(absl::StrCat("event ", i));
+                   events.emplace_back().mutable_message()->set_text(
+                       absl::StrCat("event ", i, std::string(text_bytes, ' ')));
                  }
                }});
     ASSERT_TRUE(job.ok()) << job.status();
@@ -157,6 +158,18 @@ TEST_F(WatchHubTest, ShutdownEndsStreamsWithUnavailable) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_EQ(ReasonIn(status), "DRAINING");
   shutdown.join();
+}
+
+TEST_F(WatchHubTest, ShutdownCutsOffAClientThatReadsNothing) {
+  AddJob("trainingJobs/a");
+  Append("trainingJobs/a", 300, v1::TrainingJob::QUEUED, 100'000);  // more than is sent unread
+  Stream slow(channel_, "trainingJobs/a");
+  EXPECT_EQ(slow.Next(), 1);
+  absl::SleepFor(absl::Milliseconds(200));
+  const absl::Time start = absl::Now();
+  watchers_->Drain();
+  endpoint_->Shutdown(start + absl::Seconds(20));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(5));
 }
 
 TEST_F(WatchHubTest, AClientThatReadsNothingHoldsNothingUp) {

@@ -237,6 +237,18 @@ TEST_F(ModelRegistryTest, UnloadWaitsForTheLastRequestAndIsRemembered) {
   EXPECT_THAT(registry_->LoadedVersions(), ElementsAre(name));
 }
 
+TEST_F(ModelRegistryTest, LoadsAVersionThatTheStoreHasAndAPublicationIsAboutToTellOf) {
+  const std::string name = Publish(JobPublication("trainingJobs/a"));
+  // The next version, as far as the registry's memory is concerned: not there yet.
+  v1::ModelVersion next = *store_->models().GetVersion(name);
+  next.set_name(store_->models().Reserve("models/m", "trainingJobs/b", "")->name);
+  fs::copy(data_->model_version(name), data_->model_version(next.name()));
+  ASSERT_TRUE(store_->models().Publish(next, false).ok());
+  const auto loaded = registry_->Load(next.name());
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->state(), v1::ModelVersion::LOADED);
+}
+
 TEST_F(ModelRegistryTest, AChangedFileIsNeverLoaded) {
   const std::string name = Publish(JobPublication("trainingJobs/a"));
   ASSERT_TRUE(registry_->Unload(name).ok());

@@ -67,10 +67,12 @@ TEST_F(ModelTransferTest, NamesEveryFaultOfAHeader) {
   *header.add_files() = header.files(1);
   header.mutable_files(1)->set_sha256("ABC");
   header.set_model("models/M");
+  header.set_request_id(std::string(129, 'r'));
   const absl::Status status = ModelUpload::Begin(header, *data_).status();
   EXPECT_EQ(ReasonOf(status), v1::FIELD_INVALID);
   EXPECT_THAT(std::string(status.message()),
-              AllOf(HasSubstr("header.model"), HasSubstr("\"../x\" is not a file of a T5"),
+              AllOf(HasSubstr("header.model"), HasSubstr("header.request_id: has 129 bytes"),
+                    HasSubstr("\"../x\" is not a file of a T5"),
                     HasSubstr("\"pytorch_model.bin\""), HasSubstr("safetensors only"),
                     HasSubstr("config.json is listed twice"), HasSubstr("header.files[1].sha256"),
                     HasSubstr("spiece.model is missing"), HasSubstr("weights")));
@@ -107,6 +109,11 @@ TEST_F(ModelTransferTest, RefusesWhatTheDiskCannotHoldBeforeAByteIsSent) {
   const absl::Status status = ModelUpload::Begin(header, *data_).status();
   EXPECT_TRUE(absl::IsResourceExhausted(status));
   EXPECT_EQ(ReasonOf(status), v1::DISK_FULL);
+
+  // What would leave the store and the jobs next to nothing.
+  header = HeaderOf(files_);
+  header.mutable_files(1)->set_size_bytes(*FreeBytes(data_->aside()) - (int64_t{1} << 20));
+  EXPECT_EQ(ReasonOf(ModelUpload::Begin(header, *data_).status()), v1::DISK_FULL);
 }
 
 TEST_F(ModelTransferTest, DigestTellsOneAnnouncementFromAnother) {
