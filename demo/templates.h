@@ -77,7 +77,8 @@ inline const Lists kCounterfactualTrain = {
       "{s}{cause}、{adv}{past}{hyp}", "{day}{cause}、{adv}{past}{hyp}",
       "{n}は{cause}、{adv}{past}{hyp}", "{cause}、{p}も{past}{hyp}", "{s}{a.te}よかった{sure}",
       "{day}{a.te}よかった{sure}", "{s}{a.te}おいてよかった{sure}", "{s}{m.nai}なくてよかった{sure}",
-      "{s}{a.ba}よい{plain}", "{s}{a.te}おけばよい{plain}", "いつ{a.ba}よいか、まだ分からない"}},
+      "{s}{a.ba}よい{plain}", "{s}{a.te}おけばよい{plain}", "いつ{a.ba}よいか、まだ分からない",
+      "{n}は{e.i}{say}", "{n}は{o.i}が、{e.i}{say}", "前の{n}より{o.i}{say}"}},
     {"positive", {"{C}。", "{C}。", "{C}。", "{U}。{C}。", "{C}。{U}。", "{F}。{C}。", "{U}。{U}。{C}。"}},
     {"negative", {"{F}。", "{F}。", "{F}。", "{U}。{F}。", "{F}。{U}。", "{F}。{F}。", "{U}。{U}。{F}。"}},
 };
@@ -128,7 +129,8 @@ inline const Lists kCounterfactualTest = {
       "今思うと、{s}{cause}、{past}{hyp}", "{s}{cause}、{p}の{n}も{past}{hyp}",
       "{n}は{s}{a.te}よかった{sure}", "今思うと、{s}{a.te}おいてよかった{sure}",
       "{n}を買うときに{m.nai}なくてよかった{sure}", "{n}は{s}{a.ba}よい{plain}",
-      "これからは、{s}{a.te}おけばよい{plain}"}},
+      "これからは、{s}{a.te}おけばよい{plain}",
+      "この{n}は{e.i}{say}", "この{n}は{o.i}けれど、{e.i}{say}"}},
     {"positive", {"{C}。", "{C}。", "{U}。{C}。{U}。", "{C}。{U}。{U}。", "{F}。{U}。{C}。"}},
     {"negative", {"{F}。", "{F}。", "{U}。{F}。{U}。", "{F}。{U}。{U}。", "{F}。{U}。{F}。"}},
 };

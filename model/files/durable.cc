@@ -1,6 +1,7 @@
 #include "model/files/durable.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -45,6 +46,17 @@ absl::Status SyncPath(const std::string& path) {
   const int error = fsync(fd) == 0 ? 0 : errno;
   close(fd);
   return error == 0 ? absl::OkStatus() : SystemError(error, "sync", path);
+}
+
+// Every file below `directory`, and the directories.
+absl::Status SyncTree(const std::string& directory) {
+  std::error_code error;
+  fs::recursive_directory_iterator entry(directory, error);
+  for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
+    if (absl::Status status = SyncPath(entry->path().string()); !status.ok()) return status;
+  }
+  if (error) return SystemError(error.value(), "list", directory);
+  return SyncPath(directory);
 }
 
 absl::Status Rename(const std::string& from, const std::string& to) {
@@ -127,12 +139,18 @@ absl::Status PublishDirectory(const std::string& aside, const std::string& final
     return MakeError(absl::StatusCode::kAlreadyExists, v1::RESOURCE_EXISTS,
                      absl::StrCat(final_path, " exists already"));
   }
-  fs::recursive_directory_iterator entry(aside, error);
-  for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
-    if (absl::Status status = SyncPath(entry->path().string()); !status.ok()) return status;
+  if (absl::Status status = SyncTree(aside); !status.ok()) return status;
+  return Rename(aside, final_path);
+}
+
+absl::Status ReplaceDirectory(const std::string& aside, const std::string& final_path) {
+  if (absl::Status status = SyncTree(aside); !status.ok()) return status;
+  if (renameat2(AT_FDCWD, aside.c_str(), AT_FDCWD, final_path.c_str(), RENAME_EXCHANGE) == 0) {
+    if (absl::Status status = SyncPath(ParentOf(final_path)); !status.ok()) return status;
+    return RemoveAll(aside);  // the old one now
   }
-  if (error) return SystemError(error.value(), "list", aside);
-  if (absl::Status status = SyncPath(aside); !status.ok()) return status;
+  if (errno != ENOENT && errno != EINVAL) return SystemError(errno, "rename to", final_path);
+  if (absl::Status status = RemoveAll(final_path); !status.ok()) return status;
   return Rename(aside, final_path);
 }
 
@@ -186,8 +204,17 @@ absl::Status FileWriter::Close() {
 
 absl::Status MakeDirectories(const std::string& path) {
   std::error_code error;
+  std::vector<std::string> entered;  // the parents of what is new
+  for (fs::path part = path; !part.empty() && !fs::exists(part, error);) {
+    entered.push_back(ParentOf(part.string()));
+    part = part.parent_path();
+  }
   fs::create_directories(path, error);
-  return error ? SystemError(error.value(), "make", path) : absl::OkStatus();
+  if (error) return SystemError(error.value(), "make", path);
+  for (const std::string& parent : entered) {
+    if (absl::Status status = SyncPath(parent); !status.ok()) return status;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status RemoveAll(const std::string& path) {
@@ -234,6 +261,26 @@ absl::Status ReadJson(const std::string& path, google::protobuf::Message& messag
   if (parsed.ok()) return absl::OkStatus();
   return Changed(absl::StrCat(path, " is not the JSON of ", message.GetTypeName(), ": ",
                               parsed.message().ToString()));
+}
+
+absl::Status ReadVersionedJson(const std::string& path, int newest,
+                               google::protobuf::Message& message) {
+  const absl::StatusOr<std::string> json = ReadFile(path, kMaxJsonBytes);
+  if (!json.ok()) return json.status();
+  const auto version = [&message] {
+    return message.GetReflection()->GetInt32(
+        message, message.GetDescriptor()->FindFieldByName("format_version"));
+  };
+  // A newer format may have fields that this program does not know: its number is looked at first.
+  google::protobuf::util::JsonParseOptions options;
+  options.ignore_unknown_fields = true;
+  const auto parsed = google::protobuf::util::JsonStringToMessage(*json, &message, options);
+  if (parsed.ok() && version() > newest) {
+    return Changed(absl::StrCat(path, " has format version ", version(),
+                                "; this program reads up to ", newest, ": use a newer one"));
+  }
+  if (absl::Status status = ReadJson(path, message); !status.ok()) return status;
+  return version() > 0 ? absl::OkStatus() : Changed(path + " has no format_version");
 }
 
 absl::StatusOr<std::vector<v1::ModelFile>> DescribeFiles(const std::string& directory,

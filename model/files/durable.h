@@ -38,6 +38,11 @@ absl::Status PublishFile(const std::string& aside, const std::string& final_path
 // exist (ALREADY_EXISTS), and syncs the parent.
 absl::Status PublishDirectory(const std::string& aside, const std::string& final_path);
 
+// The same in the place of what may be there: the two are exchanged, so that at every moment there
+// is the old directory or the new one; then the old one is removed. On a volume that cannot
+// exchange the old one goes first.
+absl::Status ReplaceDirectory(const std::string& aside, const std::string& final_path);
+
 // Appends to a new file that Close() syncs. A writer that goes away unclosed leaves a file that
 // must not be trusted. After an error only destruction is left. Not thread-safe.
 class FileWriter {
@@ -59,6 +64,7 @@ class FileWriter {
   std::string buffer_;
 };
 
+// Makes a directory with its parents; syncs where a new one was entered.
 absl::Status MakeDirectories(const std::string& path);
 // Removes a file or a tree; OK if it is not there.
 absl::Status RemoveAll(const std::string& path);
@@ -71,6 +77,12 @@ absl::StatusOr<int64_t> FreeBytes(const std::string& path);
 // unknown fields: DATA_LOSS, FILE_CHANGED; NOT_FOUND.
 absl::Status WriteJson(const std::string& path, const google::protobuf::Message& message);
 absl::Status ReadJson(const std::string& path, google::protobuf::Message& message);
+
+// ReadJson of a message with an int32 `format_version`. A higher one than `newest` is DATA_LOSS,
+// FILE_CHANGED, naming both, whatever fields the newer format has; `message` then has what is known
+// of it. So is a file without the number.
+absl::Status ReadVersionedJson(const std::string& path, int newest,
+                               google::protobuf::Message& message);
 
 // Name, size and hash of each of `names` in `directory`.
 absl::StatusOr<std::vector<v1::ModelFile>> DescribeFiles(const std::string& directory,

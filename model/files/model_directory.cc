@@ -6,9 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "google/protobuf/util/json_util.h"
 #include "google/protobuf/util/time_util.h"
-#include "model/errors/errors.h"
 #include "model/files/durable.h"
 
 namespace tasuki {
@@ -55,24 +53,9 @@ absl::Status WriteManifest(const std::string& directory, internal::ModelManifest
 
 absl::StatusOr<internal::ModelManifest> ReadManifest(const std::string& directory) {
   const std::string path = absl::StrCat(directory, "/", kManifestName);
-  const absl::StatusOr<std::string> json = ReadFile(path);
-  if (!json.ok()) return json.status();
-  // A newer format may have fields that this program does not know: its version is looked at first.
   internal::ModelManifest manifest;
-  google::protobuf::util::JsonParseOptions options;
-  options.ignore_unknown_fields = true;
-  const auto parsed = google::protobuf::util::JsonStringToMessage(*json, &manifest, options);
-  if (parsed.ok() && manifest.format_version() > kManifestVersion) {
-    return MakeError(
-        absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
-        absl::StrCat(path, " has format version ", manifest.format_version(),
-                     "; this program reads up to ", kManifestVersion, ": use a newer one"));
-  }
-  if (absl::Status status = ReadJson(path, manifest); !status.ok()) return status;
-  if (manifest.format_version() < 1) {
-    return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
-                     absl::StrCat(path, " has no format_version"));
-  }
+  absl::Status status = ReadVersionedJson(path, kManifestVersion, manifest);
+  if (!status.ok()) return status;
   return manifest;
 }
 

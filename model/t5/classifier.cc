@@ -23,7 +23,7 @@ namespace tasuki {
 namespace {
 
 absl::Status OutOfMemory(absl::string_view doing) {
-  return MakeError(absl::StatusCode::kResourceExhausted, v1::LIMIT_EXCEEDED,
+  return MakeError(absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,
                    absl::StrCat("Not enough memory for ", doing,
                                 ". Unload other versions or use a smaller model."));
 }

@@ -80,6 +80,7 @@ absl::StatusOr<ProgramEnd> RunProgram(const std::string& name,
     if (errno != EINTR) return SystemError(errno, "wait for", *program);
   }
   if (WIFEXITED(status)) end.exit_code = WEXITSTATUS(status);
+  if (WIFSIGNALED(status)) end.signal = WTERMSIG(status);
   return end;
 }
 

@@ -10,6 +10,7 @@ namespace tasuki {
 
 struct ProgramEnd {
   int exit_code = -1;  // -1 if a signal ended it
+  int signal = 0;      // that ended it; 0 for none
   std::string output;  // the last 4 KiB of standard output and standard error
 };
 

@@ -54,7 +54,8 @@ struct TokenizerTraining {
 // normalisation and character coverage .9995, and writes it to `path`; other files come and go
 // beside it. Of more than 64 MiB of texts every k-th is taken. The same texts and options give the
 // same bytes. Runs `tasuki-tokenizer-trainer`, which must lie beside the running program.
-// INVALID_ARGUMENT if no model can be made of the texts, or none of so few pieces.
+// INVALID_ARGUMENT if no model can be made of the texts, or none of so few pieces. If that program
+// dies: RESOURCE_EXHAUSTED, OUT_OF_MEMORY if it was killed, else INTERNAL, without a reason.
 absl::Status TrainTokenizer(const std::vector<std::string>& texts, const TokenizerTraining& options,
                             const std::string& path);
 

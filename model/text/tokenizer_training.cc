@@ -1,4 +1,7 @@
+#include <signal.h>
+
 #include <algorithm>
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,6 +27,7 @@ constexpr size_t kMaxCorpusBytes = size_t{64} << 20;
 // Share of all characters that get a piece of their own.
 constexpr const char* kCoverage = "0.9995";
 constexpr const char* kFullCoverage = "1.0";
+constexpr char kProgram[] = "tasuki-tokenizer-trainer";
 
 absl::Status Refused(absl::string_view cause) {
   if (absl::StrContains(cause, "sentences_.empty()")) cause = "they hold nothing but spaces";
@@ -33,6 +37,18 @@ absl::Status Refused(absl::string_view cause) {
   cause = absl::StripAsciiWhitespace(cause);
   return MakeError(absl::StatusCode::kInvalidArgument, v1::FIELD_INVALID,
                    absl::StrCat("no tokenizer can be made of these texts: ", cause));
+}
+
+// A signal ended the program: no fault of the texts.
+absl::Status Died(int signal) {
+  if (signal == SIGKILL) {
+    return MakeError(absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,
+                     absl::StrCat(kProgram,
+                                  " was killed, most likely since memory had run out; "
+                                  "fewer texts take less"));
+  }
+  return absl::InternalError(
+      absl::StrCat(kProgram, " was ended by signal ", signal, " (", strsignal(signal), ")"));
 }
 
 std::vector<std::string> FlagsFor(const TokenizerTraining& options, absl::string_view model_type,
@@ -88,8 +104,9 @@ absl::StatusOr<std::string> Train(const std::vector<std::string>& sentences,
   if (absl::Status status = WriteFile(texts_path, texts); !status.ok()) return status;
   std::vector<std::string> arguments = {texts_path, model_path};
   arguments.insert(arguments.end(), flags.begin(), flags.end());
-  const absl::StatusOr<ProgramEnd> end = RunProgram("tasuki-tokenizer-trainer", arguments);
+  const absl::StatusOr<ProgramEnd> end = RunProgram(kProgram, arguments);
   if (!end.ok()) return end.status();
+  if (end->signal != 0) return Died(end->signal);
   if (end->exit_code != 0) return Refused(end->output);
   return ReadFile(model_path);
 }

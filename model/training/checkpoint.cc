@@ -31,6 +31,10 @@ absl::Status Changed(const std::string& message) {
   return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED, message);
 }
 
+bool IsNewer(const internal::CheckpointManifest& manifest) {
+  return manifest.format_version() > kFormatVersion;
+}
+
 // Faults that reading again will not cure.
 bool IsBroken(const absl::Status& status) {
   return absl::IsDataLoss(status) || absl::IsNotFound(status) || absl::IsInvalidArgument(status);
@@ -73,7 +77,8 @@ absl::StatusOr<std::vector<int64_t>> Checkpoints::Steps() const {
 
 absl::Status Checkpoints::Check(int64_t step, internal::CheckpointManifest& manifest) const {
   const std::string directory = DirectoryOf(step);
-  absl::Status status = ReadJson(absl::StrCat(directory, "/", kManifestName), manifest);
+  absl::Status status =
+      ReadVersionedJson(absl::StrCat(directory, "/", kManifestName), kFormatVersion, manifest);
   if (!status.ok()) return status;
   if (manifest.work_sha256() != work_sha256_) return Changed("it belongs to another job");
   return CheckFiles(directory, {manifest.files().begin(), manifest.files().end()});
@@ -86,18 +91,13 @@ absl::StatusOr<std::optional<internal::CheckpointManifest>> Checkpoints::Newest(
   for (const int64_t step : *steps) {
     internal::CheckpointManifest manifest, best;
     absl::Status status = Check(step, manifest);
-    if (manifest.format_version() > kFormatVersion) {
-      return Changed(absl::StrCat("checkpoint step-", step, " has format ",
-                                  manifest.format_version(), "; this program reads formats up to ",
-                                  kFormatVersion, ": go on with the newer program"));
-    }
     const int64_t best_step = manifest.state().best_step();
     if (status.ok() && best_step != 0 && best_step != step) {
       status = Annotate(Check(best_step, best),
                         absl::StrCat("the best checkpoint before it, step-", best_step, ": "));
     }
     if (status.ok()) return manifest;
-    if (!IsBroken(status)) return status;
+    if (!IsBroken(status) || IsNewer(manifest) || IsNewer(best)) return status;
     if (absl::Status moved = SetAside(step); !moved.ok()) return moved;
     tell(absl::StrCat("Checkpoint step-", step, " cannot be used and is passed over: ",
                       status.message(), ". It is kept as ", directory_, "/", kDamagedName, "."));
@@ -151,8 +151,7 @@ absl::Status Checkpoints::Save(int64_t step, const WeightMap& weights, const Wei
   manifest.mutable_files()->Assign(files->begin(), files->end());
   *manifest.mutable_state() = state;
   status = WriteJson(absl::StrCat(aside, "/", kManifestName), manifest);
-  if (status.ok()) status = RemoveAll(DirectoryOf(step));
-  if (status.ok()) status = PublishDirectory(aside, DirectoryOf(step));
+  if (status.ok()) status = ReplaceDirectory(aside, DirectoryOf(step));
   if (status.ok()) status = RemoveOld();
   return status;
 }

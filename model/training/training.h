@@ -59,7 +59,7 @@ struct TrainingOutcome {
 // leaves the model directory in `places.result_directory`. Errors that a new attempt would meet
 // again come with a reason: INVALID_ARGUMENT (LABEL_UNKNOWN, LABEL_INDISTINCT, MODEL_INVALID,
 // DATASET_EMPTY), OUT_OF_RANGE (NON_FINITE_LOSS), DATA_LOSS (FILE_CHANGED), RESOURCE_EXHAUSTED
-// (DISK_FULL, OUT_OF_MEMORY).
+// (DISK_FULL); so does one that it may not meet, RESOURCE_EXHAUSTED (OUT_OF_MEMORY).
 absl::StatusOr<TrainingOutcome> Train(const v1::TrainingJob& job, const TrainingPlaces& places,
                                       const TrainingOptions& options, const StopSignal& stop,
                                       TrainingObserver& observer);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "model/errors/errors.h"
 
 namespace tasuki {
 namespace {
@@ -12,6 +13,11 @@ namespace {
 constexpr char kTrainerDied[] = "The trainer died: ";
 constexpr char kPauseAsked[] = "A pause was asked for; the trainer writes a checkpoint and stops.";
 constexpr int kWindow = 500;  // events read at once, newest window first
+
+bool AsksForPause(const v1::TrainingJobEvent& event, const v1::TrainingJob& job) {
+  return event.attempt() == job.attempt() && event.has_message() &&
+         event.message().text() == kPauseAsked;
+}
 
 }  // namespace
 
@@ -32,12 +38,11 @@ absl::StatusOr<JobHistory> ReadJobHistory(JobTable& jobs, const v1::TrainingJob&
   for (int64_t end = job.last_sequence() + 1; end > 1;) {
     const int64_t begin = std::max<int64_t>(1, end - kWindow);
     auto events = jobs.ReadEvents(job.name(), begin, static_cast<int>(end - begin));
-    if (!events.ok()) return events.status();
+    if (!events.ok()) return Annotate(events.status(), "The job's events cannot be read: ");
     for (auto event = events->rbegin(); event != events->rend(); ++event) {
       if (checkpoint_seen && event->attempt() < job.attempt()) return history;
       checkpoint_seen |= event->has_checkpoint_written();
-      history.pause_asked |= event->attempt() == job.attempt() && event->has_message() &&
-                             event->message().text() == kPauseAsked;
+      history.pause_asked |= AsksForPause(*event, job);
       if (!event->has_state_changed()) continue;
       const auto& change = event->state_changed();
       const bool death = absl::StartsWith(change.reason(), kTrainerDied);
@@ -51,6 +56,14 @@ absl::StatusOr<JobHistory> ReadJobHistory(JobTable& jobs, const v1::TrainingJob&
     end = begin;
   }
   return history;
+}
+
+absl::StatusOr<bool> WasAskedToPause(JobTable& jobs, const v1::TrainingJob& job) {
+  const int64_t begin = std::max<int64_t>(1, job.last_sequence() + 1 - kWindow);
+  const auto events = jobs.ReadEvents(job.name(), begin, kWindow);
+  if (!events.ok()) return events.status();
+  return std::any_of(events->begin(), events->end(),
+                     [&](const auto& event) { return AsksForPause(event, job); });
 }
 
 }  // namespace tasuki

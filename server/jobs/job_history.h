@@ -37,4 +37,8 @@ struct JobHistory {
 // Errors of the store.
 absl::StatusOr<JobHistory> ReadJobHistory(JobTable& jobs, const v1::TrainingJob& job);
 
+// JobHistory::pause_asked of a running job, from its newest events only: a trainer that was told to
+// stop says little more. Errors of the store.
+absl::StatusOr<bool> WasAskedToPause(JobTable& jobs, const v1::TrainingJob& job);
+
 }  // namespace tasuki

@@ -49,15 +49,20 @@ JobRun::JobRun(const JobContext& context, Job job) : context_(context), job_(std
 
 void JobRun::Run() {
   absl::Status status = Prepare();
-  while (absl::IsUnavailable(status) && !Asked(kCancel) && WaitForNextTry()) status = Prepare();
-  if (absl::IsUnavailable(status)) return Leave(Job::QUEUED, status.message());
+  while (MayPass(status) && !Asked(kPause | kCancel) && WaitForNextTry()) {
+    spdlog::warn("{}: it cannot begin yet: {}", job_.name(), std::string(status.message()));
+    status = Prepare();
+  }
+  if (MayPass(status)) return Leave(Job::QUEUED, status.message());
   if (!status.ok()) return Fail(StatusProto(status));
   // An earlier attempt finished and the server ended before its result was published.
   if (job_.best_step() > 0) return PublishResult();
   if (Asked(kPause | kCancel | kStop)) return ConcludeStopped();
 
   auto process = StartTrainer();
-  if (!process.ok()) return ConcludeDeath(std::string(process.status().message()));
+  if (!process.ok()) {
+    return ConcludeDeath(std::string(process.status().message()), /*out_of_memory=*/false);
+  }
   std::thread reader([&] { ReadEvents(**process); });
   WatchOver(**process);
   reader.join();
@@ -273,7 +278,7 @@ absl::Status JobRun::Change(const std::vector<Job::State>& expected, const Apply
   while (true) {
     const absl::Status status = context_.store.jobs().Change(job_.name(), change).status();
     if (status.ok()) context_.notify(job_.name());
-    if (!absl::IsUnavailable(status) && !absl::IsResourceExhausted(status)) return status;
+    if (!MayPass(status)) return status;
     spdlog::warn("{}: the store cannot write: {}", job_.name(), std::string(status.message()));
     if (!WaitForNextTry()) return status;
   }
@@ -287,5 +292,9 @@ bool JobRun::Wait(absl::Duration duration) {
 }
 
 bool JobRun::WaitForNextTry() { return Wait(kTryInterval); }
+
+bool JobRun::MayPass(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsResourceExhausted(status);
+}
 
 }  // namespace tasuki

@@ -76,7 +76,10 @@ class JobRun {
   void Conclude();
   void ConcludeFinished(const internal::TrainerEvent::Finished& finished);
   void ConcludeStopped();
-  void ConcludeDeath(const std::string& cause);
+  // `cause` is a clause.
+  void ConcludeDeath(const std::string& cause, bool out_of_memory);
+  // The last lines of the job's log, for the end of a message; empty if there are none.
+  std::string LastLines() const;
   void PublishResult();
   void Fail(const google::rpc::Status& error, const Apply& apply = nullptr);
 
@@ -91,6 +94,9 @@ class JobRun {
   // Waits. False, at once: the server stops.
   bool Wait(absl::Duration duration);
   bool WaitForNextTry();
+  // Whether trying again may help: the system or the store did not do its part, or the disk was
+  // full.
+  static bool MayPass(const absl::Status& status);
 
   // Whether any of these requests (bits) was made.
   bool Asked(int requests) const;

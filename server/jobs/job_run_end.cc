@@ -33,16 +33,9 @@ absl::Status TooManyDeaths(int deaths, const std::string& cause, bool out_of_mem
                            const std::string& last_lines) {
   const std::string message = absl::StrCat(
       "The trainer died ", deaths, " times in a row without a new checkpoint; the last time ",
-      cause, out_of_memory ? ". A smaller batch_size or max_input_tokens takes less memory" : "",
-      ". See GetTrainingJobLog; its last lines:\n", last_lines);
-  return out_of_memory
-             ? MakeError(absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY, message)
-             : MakeError(absl::StatusCode::kInternal, v1::CRASH_LOOP, message);
-}
-
-// Whether trying again may help: the system or the store did not do its part, or the disk was full.
-bool MayPass(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsResourceExhausted(status);
+      cause, ". See GetTrainingJobLog.", last_lines);
+  return out_of_memory ? MakeError(absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY, message)
+                       : MakeError(absl::StatusCode::kInternal, v1::CRASH_LOOP, message);
 }
 
 bool HasReason(const google::rpc::Status& error, v1::ErrorReason reason) {
@@ -63,9 +56,16 @@ void JobRun::Conclude() {
     case internal::TrainerEvent::kFinished:
       context_.metrics.CountTrainerExit(Metrics::TrainerExit::kFinished);
       return ConcludeFinished(last_event_.finished());
-    case internal::TrainerEvent::kFailed:
+    case internal::TrainerEvent::kFailed: {
       context_.metrics.CountTrainerExit(Metrics::TrainerExit::kFailed);
-      return Fail(last_event_.failed());
+      google::rpc::Status error = last_event_.failed();
+      // Memory may be there the next time, however the lack of it showed.
+      if (HasReason(error, v1::OUT_OF_MEMORY)) {
+        return ConcludeDeath(error.message(), /*out_of_memory=*/true);
+      }
+      error.mutable_message()->append(LastLines());
+      return Fail(error);
+    }
     case internal::TrainerEvent::kStopped:
       context_.metrics.CountTrainerExit(Metrics::TrainerExit::kStopped);
       return ConcludeStopped();
@@ -77,10 +77,22 @@ void JobRun::Conclude() {
     return ConcludeStopped();
   }
   context_.metrics.CountTrainerExit(Metrics::TrainerExit::kCrashed);
+  if (exit_.out_of_memory) {
+    return ConcludeDeath(absl::StrCat(exit_.Describe(),
+                                      "; a smaller batch_size or "
+                                      "max_input_tokens takes less"),
+                         /*out_of_memory=*/true);
+  }
   // Whoever is killed within an event leaves half of one.
-  ConcludeDeath(stream_status_.ok() || exit_.out_of_memory
-                    ? exit_.Describe()
-                    : absl::StrCat("it was killed: ", stream_status_.message()));
+  ConcludeDeath(stream_status_.ok() ? exit_.Describe()
+                                    : absl::StrCat("it was killed: ", stream_status_.message()),
+                /*out_of_memory=*/false);
+}
+
+std::string JobRun::LastLines() const {
+  const auto lines = LastLogLines(context_.data.job_log(job_.name()), kLogLinesShown);
+  return lines.empty() ? ""
+                       : absl::StrCat("\nThe trainer's last lines:\n", absl::StrJoin(lines, "\n"));
 }
 
 void JobRun::ConcludeFinished(const internal::TrainerEvent::Finished& finished) {
@@ -136,26 +148,28 @@ void JobRun::ConcludeStopped() {
   Leave(Job::QUEUED, reason);
 }
 
-void JobRun::ConcludeDeath(const std::string& cause) {
+void JobRun::ConcludeDeath(const std::string& cause, bool out_of_memory) {
   if (Asked(kCancel | kStop)) return ConcludeStopped();
   absl::StatusOr<JobHistory> history;
   do {
     auto job = context_.store.jobs().Get(job_.name());
     history = job.ok() ? ReadJobHistory(context_.store.jobs(), *job) : job.status();
-  } while (!history.ok() && WaitForNextTry());
-  if (!history.ok()) return Leave(Job::QUEUED, history.status().message());
+  } while (MayPass(history.status()) && WaitForNextTry());
+  if (MayPass(history.status())) return Leave(Job::QUEUED, history.status().message());
+  if (!history.ok()) {
+    return Fail(
+        StatusProto(Annotate(history.status(), absl::StrCat("The trainer died: ", cause, ". "))));
+  }
 
   const int deaths = history->deaths + 1;
-  const std::string lines =
-      absl::StrJoin(LastLogLines(context_.data.job_log(job_.name()), kLogLinesShown), "\n");
+  const std::string lines = LastLines();
   const Apply tell = [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
-    events.push_back(MessageEvent(
-        job, v1::TrainingJobEvent::Message::ERROR,
-        absl::StrCat("The trainer died: ", cause,
-                     lines.empty() ? ". It printed nothing." : ". Its last lines:\n", lines)));
+    events.push_back(MessageEvent(job, v1::TrainingJobEvent::Message::ERROR,
+                                  absl::StrCat("The trainer died: ", cause, ".",
+                                               lines.empty() ? " It printed nothing." : lines)));
   };
   if (deaths >= kMaxDeaths) {
-    return Fail(StatusProto(TooManyDeaths(deaths, cause, exit_.out_of_memory, lines)), tell);
+    return Fail(StatusProto(TooManyDeaths(deaths, cause, out_of_memory, lines)), tell);
   }
   const std::string reason =
       DeathReason(absl::StrCat(cause, ". The job goes on from its newest checkpoint; it may die ",

@@ -9,6 +9,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "model/errors/errors.h"
+#include "model/errors/status_proto.h"
 #include "model/files/durable.h"
 #include "server/jobs/job_history.h"
 #include "server/jobs/job_request.h"
@@ -84,14 +85,21 @@ absl::Status Jobs::Impl::Start() {
 }
 
 absl::Status Jobs::Impl::TakeUp(const Job& job) {
-  auto history = ReadJobHistory(table(), job);
-  if (!history.ok()) return history.status();
   spdlog::info("{}: an earlier server left it {}", job.name(), Job::State_Name(job.state()));
+  const auto history = ReadJobHistory(table(), job);
+  const bool readable = history.ok();
+  if (!readable && !absl::IsDataLoss(history.status())) return history.status();
+  if (!readable) spdlog::error("{}: {}", job.name(), std::string(history.status().message()));
   return Change(job.name(), {.expected = {Job::RUNNING, Job::CANCELLING},
                              .apply =
                                  [&](Job& job, Events& events) {
                                    if (job.state() == Job::CANCELLING) {
                                      EnterState(job, Job::CANCELLED, "", events);
+                                   } else if (!readable) {
+                                     // One job must not keep the server from starting.
+                                     *job.mutable_error() = StatusProto(history.status());
+                                     EnterState(job, Job::FAILED, history.status().message(),
+                                                events);
                                    } else if (history->pause_asked) {
                                      EnterState(job, Job::PAUSED, kServerRestarted, events);
                                    } else {
@@ -201,6 +209,14 @@ absl::StatusOr<Job> Jobs::Impl::Cancel(const std::string& name) {
 }
 
 absl::StatusOr<Job> Jobs::Impl::Pause(const std::string& name) {
+  // Asked once is enough: a call may come twice.
+  auto job = table().Get(name);
+  if (!job.ok()) return job.status();
+  if (job->state() == Job::RUNNING) {
+    const auto asked = WasAskedToPause(table(), *job);
+    if (!asked.ok()) return asked.status();
+    if (*asked) return job;
+  }
   return Change(name, {.expected = {Job::QUEUED, Job::PAUSED, Job::RUNNING},
                        .apply = [&](Job& job, Events& events) {
                          if (job.state() == Job::RUNNING) {
@@ -219,7 +235,15 @@ absl::StatusOr<Job> Jobs::Impl::Resume(const std::string& name) {
                              EnterState(job, Job::QUEUED, "", events);
                            }});
   if (job.ok()) WakeScheduler();
-  return job;
+  if (ReasonOf(job.status()) != v1::JOB_STATE) return job;
+  // It may have been resumed by this very call, which came twice. A job that is about to be PAUSED
+  // is another matter.
+  auto present = table().Get(name);
+  if (!present.ok() || present->state() == Job::QUEUED) return present;
+  if (present->state() != Job::RUNNING) return job;
+  const auto pausing = WasAskedToPause(table(), *present);
+  if (!pausing.ok()) return pausing.status();
+  return *pausing ? job : present;
 }
 
 absl::StatusOr<std::vector<std::string>> Jobs::Impl::Log(const std::string& name, int line_count) {

@@ -22,6 +22,10 @@ constexpr int kMaxMessageBytes = 64 << 20;
 // How long clients have to hear that the server stops, once no call is left.
 constexpr absl::Duration kGoodbye = absl::Milliseconds(100);
 
+int ToMilliseconds(absl::Duration duration) {
+  return static_cast<int>(absl::ToInt64Milliseconds(duration));
+}
+
 // Once a process. gRPC's own lines are for who looks for them: what matters comes as a status.
 void SetUpGrpc() {
   static const bool done = [] {
@@ -45,9 +49,11 @@ absl::StatusOr<std::unique_ptr<Endpoint>> Endpoint::Listen(const Options& option
   // Two servers on one port would share its callers.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 1000);
-  // A peer that vanished without a word is noticed after these; clients may ping every 10 s.
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  // A peer that vanished without a word is noticed after these, also between its calls; clients may
+  // ping every 10 s.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, ToMilliseconds(options.ping_after));
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, ToMilliseconds(options.pong_within));
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   grpc::ResourceQuota quota("tasukid");

@@ -20,6 +20,9 @@ class Endpoint {
     std::string address;   // HOST:PORT; port 0 picks a free one
     int max_threads = 64;  // of synchronous methods; a call beyond them is RESOURCE_EXHAUSTED
     std::vector<grpc::Service*> services;  // must outlive the endpoint; none: health only
+    // A connection on which nothing came for so long is pinged, and closed without an answer.
+    absl::Duration ping_after = absl::Minutes(1);
+    absl::Duration pong_within = absl::Seconds(20);
   };
 
   // Health says NOT_SERVING until SetServing. FAILED_PRECONDITION if the address cannot be bound.

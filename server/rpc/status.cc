@@ -46,6 +46,7 @@ v1::ErrorReason UsualReason(absl::StatusCode code) {
 
 // When a caller should come back; nullopt if that would not help.
 std::optional<absl::Duration> RetryAfter(absl::StatusCode code, v1::ErrorReason reason) {
+  if (reason == v1::OUT_OF_MEMORY) return std::nullopt;  // until somebody makes room
   if (reason == v1::DISK_FULL) return absl::Minutes(1);
   if (reason == v1::MODEL_LOADING) return absl::Seconds(2);
   if (code == absl::StatusCode::kUnavailable) return absl::Seconds(1);
@@ -99,14 +100,13 @@ absl::Status Hide(const absl::Status& status) {
 grpc::Status ToGrpcStatus(const absl::Status& original) {
   if (original.ok()) return grpc::Status::OK;
   absl::Status status = original;
-  if (ReasonOf(status) == v1::ERROR_REASON_UNSPECIFIED) {
-    if (absl::IsInternal(status) || absl::IsUnknown(status)) {
-      status = Hide(status);
-    } else if (const v1::ErrorReason usual = UsualReason(status.code());
-               usual != v1::ERROR_REASON_UNSPECIFIED) {
-      const absl::Status with_reason = MakeError(status.code(), usual, status.message());
-      status.SetPayload(kErrorInfoUrl, *with_reason.GetPayload(kErrorInfoUrl));
-    }
+  if (absl::IsInternal(status) || absl::IsUnknown(status)) {
+    status = Hide(status);
+  } else if (const v1::ErrorReason usual = UsualReason(status.code());
+             usual != v1::ERROR_REASON_UNSPECIFIED &&
+             ReasonOf(status) == v1::ERROR_REASON_UNSPECIFIED) {
+    const absl::Status with_reason = MakeError(status.code(), usual, status.message());
+    status.SetPayload(kErrorInfoUrl, *with_reason.GetPayload(kErrorInfoUrl));
   }
   const auto retry_after = RetryAfter(status.code(), ReasonOf(status));
   if (retry_after.has_value() && !status.GetPayload(kRetryInfoUrl).has_value()) {

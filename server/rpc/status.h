@@ -9,9 +9,10 @@
 namespace tasuki {
 
 // The same code and message, and a google.rpc.Status with every detail in grpc-status-details-bin.
-//   - An error without an ErrorInfo gets one with the usual reason of its code.
+//   - An error without an ErrorInfo gets one with the usual reason of its code; CANCELLED, which is
+//     for a caller who left, has none.
 //   - INTERNAL and UNKNOWN are bugs: the cause goes to the log, the caller gets an id of that line.
-//   - UNAVAILABLE and RESOURCE_EXHAUSTED get a RetryInfo if they have none.
+//   - UNAVAILABLE and RESOURCE_EXHAUSTED, but OUT_OF_MEMORY, get a RetryInfo if they have none.
 //   - Message and details are cut to what a client takes by default (8 KiB of trailers).
 // Thread-safe.
 grpc::Status ToGrpcStatus(const absl::Status& status);

@@ -1,6 +1,5 @@
 #include "server/rpc/training_service.h"
 
-#include <algorithm>
 #include <set>
 #include <vector>
 
@@ -11,9 +10,6 @@
 
 namespace tasuki {
 namespace {
-
-constexpr int kDefaultLogLines = 100;
-constexpr int kMaxLogLines = 10'000;
 
 // A stream that fails before it begins.
 class FailedWatch final : public grpc::ServerWriteReactor<v1::WatchTrainingJobResponse> {
@@ -64,8 +60,8 @@ grpc::Status TrainingService::ListTrainingJobs(grpc::ServerContext*,
       }
       states.insert(static_cast<v1::TrainingJob::State>(state));
     }
-    auto page = table_.List({states.begin(), states.end()}, request->page_size(),
-                            request->page_token());
+    auto page =
+        table_.List({states.begin(), states.end()}, request->page_size(), request->page_token());
     if (!page.ok()) return page.status();
     response->mutable_training_jobs()->Assign(page->rows.begin(), page->rows.end());
     response->set_next_page_token(page->next_page_token);
@@ -111,14 +107,7 @@ grpc::Status TrainingService::GetTrainingJobLog(grpc::ServerContext*,
                                                 v1::GetTrainingJobLogResponse* response) {
   return Answer([&] {
     if (absl::Status status = CheckJobName(request->name()); !status.ok()) return status;
-    const int wanted = request->line_count();
-    if (wanted < 0) {
-      Faults faults;
-      faults.Add("line_count", absl::StrCat(wanted, " is negative"));
-      return faults.ToStatus();
-    }
-    auto lines =
-        jobs_.Log(request->name(), wanted == 0 ? kDefaultLogLines : std::min(wanted, kMaxLogLines));
+    const auto lines = jobs_.Log(request->name(), request->line_count());
     if (!lines.ok()) return lines.status();
     response->mutable_lines()->Assign(lines->begin(), lines->end());
     return absl::OkStatus();

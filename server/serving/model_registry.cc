@@ -23,6 +23,7 @@ ModelRegistry::ModelRegistry(Store& store, const DataDirectory& data, const Serv
 ModelRegistry::~ModelRegistry() { Stop(); }
 
 absl::Status ModelRegistry::Start() {
+  SweepVersions(table_, data_);
   std::string models_token;
   do {
     const auto models = table_.ListModels(1000, models_token);

@@ -44,8 +44,8 @@ class ModelRegistry {
                 Metrics& metrics);
   ~ModelRegistry();
 
-  // Learns from the store which versions exist, and loads in the background those that are to be
-  // loaded. REQUIRES: called once, before everything else.
+  // Removes what a crash left of versions, learns from the store which exist, and loads in the
+  // background those that are to be loaded. REQUIRES: called once, before everything else.
   absl::Status Start();
   // Ends calls that wait for a load with UNAVAILABLE (DRAINING), now and later; what is loaded goes
   // on answering.

@@ -9,6 +9,7 @@
 #include "model/files/durable.h"
 #include "model/files/model_directory.h"
 #include "server/serving/model_check.h"
+#include "spdlog/spdlog.h"
 
 namespace tasuki {
 namespace {
@@ -83,6 +84,23 @@ absl::StatusOr<v1::ModelVersion> PublishVersion(ModelTable& table, const DataDir
   absl::StatusOr<v1::ModelVersion> version = Describe(reserved->name, place);
   if (!version.ok()) return version.status();
   return table.Publish(*version, publication.load && !version->tasks().empty());
+}
+
+void SweepVersions(ModelTable& table, const DataDirectory& data) {
+  absl::Status status = table.ReleaseAbandoned();
+  const auto models = ListDirectory(data.models());
+  for (size_t i = 0; status.ok() && models.ok() && i < models->size(); ++i) {
+    const auto numbers = ListDirectory(absl::StrCat(data.models(), "/", (*models)[i]));
+    for (size_t j = 0; status.ok() && numbers.ok() && j < numbers->size(); ++j) {
+      const std::string name = absl::StrCat("models/", (*models)[i], "/versions/", (*numbers)[j]);
+      const auto forgotten = table.IsForgotten(name);
+      status = forgotten.status();
+      if (!status.ok() || !*forgotten) continue;
+      spdlog::info("{} is no version any more: {} is removed", name, data.model_version(name));
+      status = RemoveAll(data.model_version(name));
+    }
+  }
+  if (!status.ok()) spdlog::warn("Not all old versions were removed: {}", status.ToString());
 }
 
 }  // namespace tasuki

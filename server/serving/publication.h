@@ -36,4 +36,9 @@ absl::StatusOr<v1::ModelVersion> PublishVersion(ModelTable& table, const DataDir
                                                 const std::string& trainer_path,
                                                 const Publication& publication);
 
+// At the start of a server, before anything is published: removes the directories that a crash left
+// of versions that were deleted or never came to be, and says so in the log. Others than those of
+// numbers that the store gave are left alone. Best effort.
+void SweepVersions(ModelTable& table, const DataDirectory& data);
+
 }  // namespace tasuki

@@ -29,6 +29,7 @@ class DataDirectory {
   std::string dataset(absl::string_view name) const {
     return absl::StrCat(root_, "/datasets/", absl::StripPrefix(name, "datasets/"), ".jsonl");
   }
+  std::string models() const { return root_ + "/models"; }
   // `models/{model}/versions/{version}`.
   std::string model_version(absl::string_view name) const {
     const size_t at = name.find("/versions/");
@@ -39,7 +40,6 @@ class DataDirectory {
   }
   std::string job_spec(absl::string_view name) const { return job(name) + "/spec.json"; }
   std::string job_log(absl::string_view name) const { return job(name) + "/log"; }
-  std::string job_checkpoints(absl::string_view name) const { return job(name) + "/checkpoints"; }
   std::string job_result(absl::string_view name) const { return job(name) + "/result"; }
 
  private:

@@ -64,7 +64,7 @@ void SetQueuePosition(soci::session& sql, JobRow& row) {
 absl::Status AddReferences(soci::session& sql, const Job& job) {
   for (const std::string& name : ReferencesOf(job)) {
     if (!Exists(sql, name)) {
-      return MakeError(absl::StatusCode::kFailedPrecondition, v1::RESOURCE_NOT_FOUND,
+      return MakeError(absl::StatusCode::kNotFound, v1::RESOURCE_NOT_FOUND,
                        absl::StrCat(name, " was deleted in the meantime: choose another"),
                        {{"resource", name}});
     }

@@ -26,7 +26,7 @@ absl::StatusOr<JobRow> FindJob(soci::session& sql, const std::string& name);
 // Sets `queue_position` of a queued job: what was created before it goes first.
 void SetQueuePosition(soci::session& sql, JobRow& row);
 
-// Stores what a new job works with, so that it is not deleted under it; FAILED_PRECONDITION,
+// Stores what a new job works with, so that it is not deleted under it; NOT_FOUND,
 // RESOURCE_NOT_FOUND, if a part is not there.
 absl::Status AddReferences(soci::session& sql, const v1::TrainingJob& job);
 

@@ -31,8 +31,8 @@ class JobTable {
  public:
   explicit JobTable(Store& store) : store_(store) {}
 
-  // Inserts a job with its first event. FAILED_PRECONDITION, RESOURCE_NOT_FOUND if a dataset or
-  // model version that it names is not there (any more). If `request_id` is not empty and known:
+  // Inserts a job with its first event. NOT_FOUND, RESOURCE_NOT_FOUND if a dataset or model version
+  // that it names is not there (any more). If `request_id` is not empty and known:
   // the job it made, if `request_digest` is the same, otherwise ALREADY_EXISTS, REQUEST_ID_REUSED.
   // ALREADY_EXISTS, RESOURCE_EXISTS if the name is taken.
   absl::StatusOr<v1::TrainingJob> Insert(const v1::TrainingJob& job, const std::string& request_id,

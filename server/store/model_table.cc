@@ -122,6 +122,29 @@ absl::Status ModelTable::Release(const std::string& name) {
   });
 }
 
+absl::Status ModelTable::ReleaseAbandoned() {
+  return store_.sessions_->Write(kWrite, [&](soci::session& sql) -> absl::Status {
+    sql << absl::StrCat(
+        "DELETE FROM model_versions WHERE published = 0 AND NOT EXISTS (SELECT name FROM jobs "
+        "WHERE name = reservation_key AND state NOT IN (",
+        EndedStates(), "))");
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<bool> ModelTable::IsForgotten(const std::string& name) {
+  return store_.sessions_->Read(kRead, [&](soci::session& sql) -> absl::StatusOr<bool> {
+    VersionKey key;
+    if (!ParseVersionName(name, key) || key.number < 1) return false;
+    int given = 0, kept = 0;
+    sql << "SELECT COUNT(*) FROM models WHERE name = :model AND last_number >= :number",
+        soci::use(key.model), soci::use(key.number), soci::into(given);
+    sql << "SELECT COUNT(*) FROM model_versions WHERE model = :model AND number = :number",
+        soci::use(key.model), soci::use(key.number), soci::into(kept);
+    return given > 0 && kept == 0;
+  });
+}
+
 absl::StatusOr<v1::ModelVersion> ModelTable::GetVersion(const std::string& name) {
   return store_.sessions_->Read(kRead, [&](soci::session& sql) { return Find(sql, name); });
 }

@@ -33,6 +33,12 @@ class ModelTable {
   // Forgets a reservation that came to nothing; its number is not given again. A published version
   // stays.
   absl::Status Release(const std::string& name);
+  // Forgets the reservations that nobody comes back for: of imports, and of jobs that have ended or
+  // are gone. For the start of a server, before anything is published.
+  absl::Status ReleaseAbandoned();
+  // Whether the version's number was given and nobody has it any more: the version was deleted, or
+  // its reservation came to nothing.
+  absl::StatusOr<bool> IsForgotten(const std::string& name);
 
   // `models/{m}/versions/{n}`, or `models/{m}` for the newest. NOT_FOUND, RESOURCE_NOT_FOUND.
   absl::StatusOr<v1::ModelVersion> GetVersion(const std::string& name);

@@ -19,13 +19,17 @@ google::protobuf::Timestamp Now() {
   return google::protobuf::util::TimeUtil::MicrosecondsToTimestamp(absl::ToUnixMicros(absl::Now()));
 }
 
+std::string EndedStates() {
+  return absl::StrCat(v1::TrainingJob::SUCCEEDED, ", ", v1::TrainingJob::FAILED, ", ",
+                      v1::TrainingJob::CANCELLED);
+}
+
 absl::Status CheckUnused(soci::session& sql, const std::string& name) {
   std::string job;
   sql << absl::StrCat(
       "SELECT jobs.name FROM job_references JOIN jobs ON jobs.name = job_references.job "
       "WHERE job_references.name = :name AND jobs.state NOT IN (",
-      v1::TrainingJob::SUCCEEDED, ", ", v1::TrainingJob::FAILED, ", ", v1::TrainingJob::CANCELLED,
-      ") ORDER BY jobs.seq LIMIT 1"),
+      EndedStates(), ") ORDER BY jobs.seq LIMIT 1"),
       soci::use(name), soci::into(job);
   if (!sql.got_data()) return absl::OkStatus();
   return MakeError(

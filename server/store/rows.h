@@ -18,6 +18,9 @@ absl::Status NoSuch(absl::string_view name);
 // Microseconds since the epoch, as every time in the store.
 google::protobuf::Timestamp Now();
 
+// The states of jobs that have ended, for a list in SQL.
+std::string EndedStates();
+
 // FAILED_PRECONDITION, RESOURCE_IN_USE, if a job that has not ended refers to `name` (a dataset or
 // a model version); the message names the job.
 absl::Status CheckUnused(soci::session& sql, const std::string& name);

@@ -67,10 +67,9 @@ absl::Status CheckSchema(soci::session& sql, const std::string& path) {
   long long version = 0;
   sql << "SELECT MAX(version) FROM schema_version", soci::into(version);
   if (version > NewestVersion()) {
-    return MakeError(absl::StatusCode::kFailedPrecondition, v1::FILE_CHANGED,
-                     absl::StrCat("the store ", path, " has schema version ", version,
-                                  ", this server knows version ", NewestVersion(),
-                                  " at most: start a newer server, or restore a backup"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the store ", path, " has schema version ", version, ", this server knows version ",
+        NewestVersion(), " at most: start a newer server, or restore a backup"));
   }
   return absl::OkStatus();
 }

@@ -32,7 +32,12 @@ struct DamagedRow : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// A message as it stands in a row. FromJson throws DamagedRow.
+// A row with a field that this program does not know: DATA_LOSS.
+struct NewerRow : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// A message as it stands in a row. FromJson throws DamagedRow and NewerRow.
 std::string ToJson(const google::protobuf::Message& message);
 void FromJson(const std::string& json, google::protobuf::Message& message);
 template <typename T>

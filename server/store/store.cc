@@ -2,6 +2,8 @@
 
 #include <soci/sqlite3/soci-sqlite3.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/util/json_util.h"
 #include "model/errors/errors.h"
@@ -34,6 +36,12 @@ absl::Status Damaged(const std::string& path, absl::string_view cause) {
 absl::Status StatusOfException(const std::string& path) {
   try {
     throw;
+  } catch (const NewerRow& error) {
+    return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
+                     absl::StrCat("a row of the store ", path,
+                                  " has what this server does not know, "
+                                  "as newer ones write it: start the newer server again (",
+                                  error.what(), ")"));
   } catch (const DamagedRow& error) {
     return Damaged(path, error.what());
   } catch (const soci::sqlite3_soci_error& error) {
@@ -72,7 +80,15 @@ std::string ToJson(const google::protobuf::Message& message) {
 
 void FromJson(const std::string& json, google::protobuf::Message& message) {
   const auto status = google::protobuf::util::JsonStringToMessage(json, &message);
-  if (!status.ok()) throw DamagedRow(status.ToString());
+  if (status.ok()) return;
+  std::string cause = status.message().ToString();
+  cause.resize(std::min(cause.find('\n'), cause.size()));  // what follows points into the text
+  google::protobuf::util::JsonParseOptions options;
+  options.ignore_unknown_fields = true;
+  if (google::protobuf::util::JsonStringToMessage(json, &message, options).ok()) {
+    throw NewerRow(cause);
+  }
+  throw DamagedRow(cause);
 }
 
 long long NextValue(soci::session& sql, const std::string& counter) {

@@ -28,12 +28,10 @@ const std::map<std::string, Strings> kMayInclude = {
     {"model/text", {"tasuki/v1", "tasuki/internal", "model/errors", "model/files"}},
     {"model/tokenizer_trainer", {"model/errors", "model/text"}},
     {"model/recipe", {"tasuki/v1", "model/errors"}},
-    {"model/ops", {"model/errors"}},
-    {"model/t5",
-     {"tasuki/v1", "tasuki/internal", "model/errors", "model/files", "model/text", "model/ops"}},
+    {"model/t5", {"tasuki/v1", "tasuki/internal", "model/errors", "model/files", "model/text"}},
     {"model/training",
      {"tasuki/v1", "tasuki/internal", "model/errors", "model/files", "model/text", "model/recipe",
-      "model/t5", "model/ops"}},
+      "model/t5"}},
     {"server/metrics", {}},
     {"server/store", {"tasuki/v1", "tasuki/internal", "model", "server/metrics"}},
     {"server/datasets", {"tasuki/v1", "model", "server/metrics", "server/store"}},
@@ -59,9 +57,7 @@ struct LibraryRule {
   Strings folders;
 };
 const std::vector<LibraryRule> kLibraries = {
-    {"LibTorch",
-     {"torch/", "ATen/", "c10/", "caffe2/"},
-     {"model/t5", "model/ops", "model/training"}},
+    {"LibTorch", {"torch/", "ATen/", "c10/", "caffe2/"}, {"model/t5", "model/training"}},
     {"gRPC", {"grpc/", "grpcpp/", "*.grpc.pb.h"}, {"server/rpc", "server", "client", "client/cli"}},
     {"SQL", {"soci/", "sqlite3.h", "libpq"}, {"server/store"}},
     {"Prometheus", {"prometheus/"}, {"server/metrics", "server/rpc"}},

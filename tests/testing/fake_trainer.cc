@@ -8,6 +8,7 @@
 //   say:TEXT     prints a line                    bytes       prints bytes that are not UTF-8
 //   abort, kill  dies by that signal              exit:N      ends without a word
 //   finish       leaves a result and says so      fail        reports a failure; exits with 65
+//   hungry       reports that memory ran out; exits with 65
 //   garbage      writes what is no event          linger      goes on after its last word
 //   wait         waits for a command and stops    deaf        ignores every command
 //   facts        writes what it inherited to `facts` in the job's directory
@@ -118,6 +119,12 @@ void Do(const std::string& word, const internal::TrainerSpec& spec) {
   } else if (word == "fail") {
     *event.mutable_failed() = StatusProto(
         MakeError(absl::StatusCode::kOutOfRange, v1::NON_FINITE_LOSS, "The loss is NaN."));
+    Write(event);
+    _exit(65);
+  } else if (word == "hungry") {
+    *event.mutable_failed() =
+        StatusProto(MakeError(absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,
+                              "the training does not fit into memory"));
     Write(event);
     _exit(65);
   } else if (word == "garbage") {

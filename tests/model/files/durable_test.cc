@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -14,9 +15,22 @@
 #include "model/files/sha256.h"
 #include "tasuki/internal/files.pb.h"
 
+namespace {
+
+std::vector<std::string> synced;  // paths, in this order
+
+}  // namespace
+
+// In the place of the C library's, for the whole program.
+extern "C" int fsync(int fd) {
+  synced.push_back(std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(fd)));
+  return static_cast<int>(syscall(SYS_fsync, fd));
+}
+
 namespace tasuki {
 namespace {
 
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -102,6 +116,30 @@ TEST_F(Durable, NeverPublishesOverWhatIsThere) {
   EXPECT_THAT(ListDirectory(dir_).value(), ElementsAre("aside", "final"));
 }
 
+TEST_F(Durable, ExchangesADirectoryForTheOneInItsPlace) {
+  for (const char* bytes : {"first", "second"}) {
+    ASSERT_TRUE(MakeDirectories(At("aside")).ok());
+    ASSERT_TRUE(WriteFile(At("aside/") + bytes, bytes).ok());
+    synced.clear();
+    ASSERT_TRUE(ReplaceDirectory(At("aside"), At("final")).ok());
+    EXPECT_THAT(ListDirectory(dir_).value(), ElementsAre("final"));
+    EXPECT_THAT(ListDirectory(At("final")).value(), ElementsAre(bytes));
+    EXPECT_EQ(synced.back(), dir_) << "once the new one is there";
+  }
+  EXPECT_EQ(ReplaceDirectory(At("none"), At("final")).code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(ListDirectory(At("final")).value(), ElementsAre("second"));
+}
+
+TEST_F(Durable, SyncsWhereItMakesDirectories) {
+  ASSERT_TRUE(MakeDirectories(At("a")).ok());
+  synced.clear();
+  ASSERT_TRUE(MakeDirectories(At("a/b/c")).ok());
+  for (const std::string& parent : {At("a"), At("a/b")}) EXPECT_THAT(synced, Contains(parent));
+  synced.clear();
+  ASSERT_TRUE(MakeDirectories(At("a/b/c")).ok());
+  EXPECT_THAT(synced, ElementsAre());
+}
+
 TEST_F(Durable, AppendsSmallAndLargePiecesInOrder) {
   std::string expected;
   absl::StatusOr<FileWriter> created = FileWriter::Create(At("f"));
@@ -164,6 +202,25 @@ TEST_F(Durable, RefusesJsonThatIsNotOfTheMessage) {
     EXPECT_THAT(std::string(status.message()), HasSubstr("m.json")) << json;
   }
   EXPECT_EQ(ReadJson(At("none.json"), manifest).code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(Durable, RefusesANewerFormatWhateverItHolds) {
+  internal::ModelManifest manifest;
+  for (const char* json : {"{\"format_version\": 7}", "{\"new\": [], \"format_version\": 7}"}) {
+    ASSERT_TRUE(WriteFile(At("m.json"), json).ok());
+    const absl::Status status = ReadVersionedJson(At("m.json"), 6, manifest);
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+    EXPECT_EQ(ReasonOf(status), v1::FILE_CHANGED);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("format version 7; this program reads up "
+                                                         "to 6: use a newer one"));
+    EXPECT_EQ(manifest.format_version(), 7);
+  }
+  ASSERT_TRUE(WriteFile(At("m.json"), "{\"format_version\": 7}").ok());
+  EXPECT_TRUE(ReadVersionedJson(At("m.json"), 7, manifest).ok());
+  for (const char* json : {"{", "{}", "{\"format_version\": 6, \"new\": 1}"}) {
+    ASSERT_TRUE(WriteFile(At("m.json"), json).ok());
+    EXPECT_EQ(ReasonOf(ReadVersionedJson(At("m.json"), 7, manifest)), v1::FILE_CHANGED) << json;
+  }
 }
 
 TEST_F(Durable, DescribesFilesAndFindsWhatChanged) {

@@ -1,9 +1,11 @@
 #include "model/t5/classifier.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/CPUAllocator.h>
 
 #include <cmath>
 #include <functional>
+#include <new>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -217,6 +219,27 @@ TEST_F(ClassifierTest, RefusesManifestsThatDoNotFit) {
 
   ASSERT_TRUE(WriteFile(directory_.At("tasuki.json"), "{").ok());
   EXPECT_EQ(Classifier::Load(directory_.path(), {}).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST_F(ClassifierTest, SaysThatMemoryRanOut) {
+  struct NoMemory : c10::Allocator {
+    c10::DataPtr allocate(size_t) override { throw std::bad_alloc(); }
+    void copy_data(void* to, const void* from, std::size_t count) const override {
+      default_copy_data(to, from, count);
+    }
+  } no_memory;
+  const auto classifier = Load();
+  const Classifier::Input input = classifier->Prepare(0, "a lamp").value();
+  c10::Allocator* const usual = c10::GetCPUAllocator();
+  c10::SetCPUAllocator(&no_memory);
+  const absl::Status scored = classifier->Score({&input}).status();
+  const absl::Status loaded = Classifier::Load(directory_.path(), {}).status();
+  c10::SetCPUAllocator(usual);
+  for (const absl::Status& status : {scored, loaded}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    EXPECT_EQ(ReasonOf(status), v1::OUT_OF_MEMORY);
+  }
+  EXPECT_TRUE(classifier->Score({&input}).ok());
 }
 
 TEST_F(ClassifierTest, RefusesADeviceThatIsNotThere) {

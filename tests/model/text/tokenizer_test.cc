@@ -2,6 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cmath>
@@ -488,6 +491,37 @@ TEST(TrainTokenizer, RefusesTextsWithoutCharactersAndAVocabularyTooSmall) {
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("Vocabulary size is smaller"));
   EXPECT_FALSE(std::filesystem::exists(path));
+}
+
+TEST(TrainTokenizer, DoesNotBlameTheTextsForTheDeathOfItsProgram) {
+  const std::string path = PathOf("death");
+  // A model has more bytes than that: the program is ended by SIGXFSZ.
+  rlimit usual;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &usual), 0);
+  rlimit small = usual;
+  small.rlim_cur = 100'000;
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  const absl::Status died = TrainTokenizer({"あいう", "ab"}, TokenizerTraining{}, path);
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &usual), 0);
+  EXPECT_EQ(died.code(), absl::StatusCode::kInternal) << died;
+  EXPECT_EQ(ReasonOf(died), v1::ERROR_REASON_UNSPECIFIED) << "another attempt may be luckier";
+  EXPECT_THAT(std::string(died.message()), HasSubstr("ended by signal 25"));
+
+  absl::Status killed;
+  std::atomic<pid_t> thread = 0;
+  std::atomic<bool> done = false;
+  std::thread training([&] {
+    thread = gettid();
+    killed = TrainTokenizer(Reviews(), Options(), path);
+    done = true;
+  });
+  while (!done) {
+    std::ifstream children(absl::StrCat("/proc/self/task/", thread.load(), "/children"));
+    for (pid_t child; children >> child;) kill(child, SIGKILL);
+  }
+  training.join();
+  EXPECT_EQ(killed.code(), absl::StatusCode::kResourceExhausted) << killed;
+  EXPECT_EQ(ReasonOf(killed), v1::OUT_OF_MEMORY);
 }
 
 TEST(TrainTokenizer, CutsLongTextsBetweenCharacters) {

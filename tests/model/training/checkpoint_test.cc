@@ -2,7 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <atomic>
 #include <filesystem>
+#include <thread>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -146,7 +148,37 @@ TEST_F(CheckpointsTest, RefuseANewerFormatAndNameBoth) {
   ASSERT_TRUE(WriteJson(path, manifest).ok());
   const absl::Status status = checkpoints_.Newest([](const std::string&) {}).status();
   EXPECT_EQ(ReasonOf(status), v1::FILE_CHANGED);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("format 7"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("format version 7"));
+}
+
+TEST_F(CheckpointsTest, RefuseANewerFormatWithFieldsThatAreNotKnownAndLeaveItThere) {
+  Save(10, 10);
+  Save(20, 10);
+  for (const std::string name : {"step-20", "step-10"}) {  // the newest, and its best
+    const std::string path = folder_ / (name + "/checkpoint.json");
+    const std::string before = *ReadFile(path);
+    ASSERT_TRUE(WriteFile(path, R"({"format_version": 7, "new": {"a": 1}})").ok());
+    const absl::Status status = checkpoints_.Newest([](const std::string&) {}).status();
+    EXPECT_EQ(ReasonOf(status), v1::FILE_CHANGED);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("format version 7"));
+    EXPECT_THAT(Names(), ElementsAre("step-10", "step-20"));
+    ASSERT_TRUE(WriteFile(path, before).ok());
+  }
+}
+
+TEST_F(CheckpointsTest, AreThereAtEveryMomentWhileTheSameStepIsSavedAgain) {
+  Save(10, 0);
+  std::atomic<bool> done = false;
+  int missing = 0;
+  std::thread watcher([&] {
+    while (!done) missing += !std::filesystem::exists(folder_ / "step-10");
+  });
+  for (int i = 0; i < 20; ++i) Save(10, 10);
+  done = true;
+  watcher.join();
+  EXPECT_EQ(missing, 0);
+  EXPECT_EQ(Newest(checkpoints_)->state().best_step(), 10) << "the first had none";
+  EXPECT_THAT(Names(), ElementsAre("step-10"));
 }
 
 TEST_F(CheckpointsTest, RefuseTheStateOfAnotherOptimizer) {

@@ -1,7 +1,10 @@
 #include "server/jobs/jobs.h"
 
 #include <gmock/gmock.h>
+#include <soci/soci.h>
+#include <soci/sqlite3/soci-sqlite3.h>
 
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -43,6 +46,12 @@ class JobsTest : public JobFixture {
     EXPECT_TRUE(store_->jobs().Insert(job, "", "", StateEvent(job, Job::QUEUED, "")).ok());
     EXPECT_TRUE(store_->jobs().ClaimOldestQueued().value().has_value());
     return job.name();
+  }
+  // Makes one event of the job unreadable.
+  void DamageEvent(const std::string& name) {
+    soci::session sql(soci::sqlite3, "dbname=" + data_->database());
+    sql << "UPDATE job_events SET message = '{' WHERE job = :name AND sequence = 1",
+        soci::use(name);
   }
   void Change(const std::string& name,
               std::function<void(Job&, std::vector<v1::TrainingJobEvent>&)> apply) {
@@ -128,6 +137,17 @@ TEST_F(JobsTest, SaysOutOfMemoryWhereTheSystemKilledForIt) {
   EXPECT_THAT(LastReason(job.name()), HasSubstr("batch_size"));
 }
 
+TEST_F(JobsTest, TriesAJobAgainWhoseTrainerFoundNoMemory) {
+  StartJobs();
+  EXPECT_EQ(AwaitState(Create("hungry|finish"), Job::SUCCEEDED).attempt(), 2);
+  const Job job = AwaitState(Create("say:alas hungry"), Job::FAILED);
+  EXPECT_EQ(job.attempt(), 3);
+  EXPECT_EQ(job.error().code(), static_cast<int>(absl::StatusCode::kResourceExhausted));
+  EXPECT_EQ(ErrorReason(job), "OUT_OF_MEMORY");
+  EXPECT_THAT(job.error().message(), HasSubstr("does not fit into memory"));
+  EXPECT_THAT(job.error().message(), HasSubstr("\nalas"));
+}
+
 TEST_F(JobsTest, AKillThatTheSystemDidNotCountIsNoLackOfMemory) {
   options_.vmstat = data_->root() + "/vmstat";
   ASSERT_TRUE(WriteFile(options_.vmstat, "oom_kill 7\n").ok());
@@ -171,8 +191,9 @@ TEST_F(JobsTest, AMissingTrainerIsACrashLoopThatNamesIt) {
 
 TEST_F(JobsTest, DoesNotTryAFailureAgain) {
   StartJobs();
-  const Job job = AwaitState(Create("fail"), Job::FAILED);
+  const Job job = AwaitState(Create("say:alas fail"), Job::FAILED);
   EXPECT_EQ(job.attempt(), 1);
+  EXPECT_EQ(job.error().message(), "The loss is NaN.\nThe trainer's last lines:\nattempt 1\nalas");
   EXPECT_EQ(ErrorReason(job), "NON_FINITE_LOSS");
   EXPECT_EQ(LastReason(job.name()), "The loss is NaN.");
 }
@@ -208,6 +229,18 @@ TEST_F(JobsTest, PublishesOnceThereIsSpaceOnTheDisk) {
   EXPECT_EQ(calls, 2);
 }
 
+TEST_F(JobsTest, BeginsOnceThereIsSpaceForTheSpecification) {
+  const std::string directory = data_->job("trainingJobs/patient");
+  ASSERT_TRUE(MakeDirectories(directory).ok());
+  // What is written first goes to a device that is full; the link goes with that try.
+  std::filesystem::create_symlink("/dev/full", directory + "/spec.json.tmp");
+  StartJobs();
+  v1::CreateTrainingJobRequest request = RequestOf("finish");
+  request.set_training_job_id("patient");
+  ASSERT_TRUE(jobs_->Create(request).ok());
+  EXPECT_EQ(AwaitState("trainingJobs/patient", Job::SUCCEEDED).attempt(), 1);
+}
+
 TEST_F(JobsTest, APauseIsNotLostThoughTheTrainerDiesBeforeItHearsOfIt) {
   // Holds this thread within Pause, after its change is stored, until the attempt is over.
   bool pausing = false;
@@ -235,6 +268,38 @@ TEST_F(JobsTest, PausesAndResumes) {
   EXPECT_EQ(AwaitState(name, Job::SUCCEEDED).attempt(), 2);
   EXPECT_EQ(ReasonOf(jobs_->Resume(name).status()), v1::JOB_STATE);
   EXPECT_EQ(ReasonOf(jobs_->Pause(name).status()), v1::JOB_STATE);
+}
+
+TEST_F(JobsTest, APauseThatIsAskedForAgainIsNoNews) {
+  options_.stop_grace = absl::Seconds(2);
+  StartJobs();
+  const std::string name = Create("progress deaf");
+  AwaitWord(name);
+  ASSERT_TRUE(jobs_->Pause(name).ok());
+  const auto again = jobs_->Pause(name);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->state(), Job::RUNNING);
+  int asked = 0;
+  for (const auto& event : Events(name)) asked += event.has_message();
+  EXPECT_EQ(asked, 1);
+  EXPECT_EQ(ReasonOf(jobs_->Resume(name).status()), v1::JOB_STATE) << "it is about to be paused";
+  AwaitState(name, Job::PAUSED);
+}
+
+TEST_F(JobsTest, AResumeThatComesAgainChangesNothing) {
+  StartJobs();
+  const std::string name = Create("progress wait");
+  AwaitWord(name);
+  ASSERT_TRUE(jobs_->Pause(name).ok());
+  AwaitState(name, Job::PAUSED);
+  const std::string other = Create("progress wait");
+  Await(other, [](const Job& job) { return job.has_progress(); });  // has the device
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(jobs_->Resume(name).value().state(), Job::QUEUED);
+  ASSERT_TRUE(jobs_->Cancel(other).ok());
+  AwaitState(name, Job::RUNNING);
+  EXPECT_EQ(jobs_->Resume(name).value().state(), Job::RUNNING);
+  EXPECT_THAT(States(name),
+              ElementsAre(Job::QUEUED, Job::RUNNING, Job::PAUSED, Job::QUEUED, Job::RUNNING));
 }
 
 TEST_F(JobsTest, CancelsARunningJob) {
@@ -324,6 +389,28 @@ TEST_F(JobsTest, TakesUpWhatAnEarlierServerRan) {
   EXPECT_THAT(States(name),
               ElementsAre(Job::QUEUED, Job::RUNNING, Job::QUEUED, Job::RUNNING, Job::SUCCEEDED));
   EXPECT_EQ(ReadJobHistory(store_->jobs(), job).value().deaths, 0);
+}
+
+TEST_F(JobsTest, StartsThoughTheEventsOfARunningJobCannotBeRead) {
+  const std::string name = LeaveRunning();
+  DamageEvent(name);
+  StartJobs();
+  const Job job = Get(name);
+  EXPECT_EQ(job.state(), Job::FAILED);
+  EXPECT_EQ(ErrorReason(job), "FILE_CHANGED");
+  EXPECT_THAT(job.error().message(), HasSubstr("The job's events cannot be read: the store"));
+  AwaitState(Create("finish"), Job::SUCCEEDED);
+}
+
+TEST_F(JobsTest, ADeathEndsAJobWhoseEventsCannotBeRead) {
+  StartJobs();
+  const std::string name = Create("progress nap kill");
+  AwaitWord(name);
+  DamageEvent(name);
+  const Job job = AwaitState(name, Job::FAILED);
+  EXPECT_EQ(ErrorReason(job), "FILE_CHANGED");
+  EXPECT_THAT(job.error().message(), HasSubstr("signal 9"));
+  EXPECT_THAT(job.error().message(), HasSubstr("events cannot be read"));
 }
 
 TEST_F(JobsTest, EndsWhatAnEarlierServerWasCancelling) {

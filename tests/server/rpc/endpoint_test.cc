@@ -1,8 +1,13 @@
 #include "server/rpc/endpoint.h"
 
+#include <arpa/inet.h>
 #include <gmock/gmock.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <thread>
 
 #include "grpcpp/generic/generic_stub.h"
@@ -113,6 +118,34 @@ TEST_F(EndpointTest, RefusesAnAddressThatIsInUse) {
   EXPECT_THAT(std::string(second.status().message()), HasSubstr(endpoint_->address()));
 }
 
+TEST_F(EndpointTest, ClosesAConnectionWithoutCallsWhosePeerHasVanished) {
+  auto endpoint = Endpoint::Listen({.address = "127.0.0.1:0",
+                                    .max_threads = 4,
+                                    .ping_after = absl::Milliseconds(200),
+                                    .pong_within = absl::Milliseconds(200)},
+                                   metrics_);
+  ASSERT_TRUE(endpoint.ok()) << endpoint.status();
+  const std::string& address = (*endpoint)->address();
+  sockaddr_in server = {};
+  server.sin_family = AF_INET;
+  server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  server.sin_port = htons(std::atoi(address.substr(address.rfind(':') + 1).c_str()));
+  const int peer = socket(AF_INET, SOCK_STREAM, 0);
+  ASSERT_EQ(connect(peer, reinterpret_cast<sockaddr*>(&server), sizeof(server)), 0);
+  const timeval patience = {.tv_sec = 10};
+  setsockopt(peer, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+  // The beginning of HTTP/2 with empty SETTINGS; no ping is ever answered.
+  const std::string hello("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", 33);
+  ASSERT_EQ(send(peer, hello.data(), hello.size(), 0), hello.size());
+  char bytes[256];
+  ssize_t received;
+  do {
+    received = recv(peer, bytes, sizeof(bytes), 0);
+  } while (received > 0);
+  EXPECT_EQ(received, 0) << "the connection is open still";
+  close(peer);
+}
+
 TEST_F(EndpointTest, ShutdownWaitsForNoIdleConnectionAndNoHealthWatch) {
   EXPECT_EQ(Health(""), kServing);
   // A health watch, which has no end.
@@ -172,8 +205,8 @@ TEST_F(EndpointTest, ShutdownLosesNoAnswer) {
     clients.emplace_back([&, i] {
       grpc::ChannelArguments own;  // a connection of its own
       own.SetInt("client", i);
-      const auto channel = grpc::CreateCustomChannel(
-          endpoint_->address(), grpc::InsecureChannelCredentials(), own);
+      const auto channel =
+          grpc::CreateCustomChannel(endpoint_->address(), grpc::InsecureChannelCredentials(), own);
       const auto stub = v1::ServerService::NewStub(channel);
       grpc::Status status;
       while (status.ok()) {

@@ -71,6 +71,7 @@ TEST(GrpcStatus, SaysWhenToComeBackWhereThatHelps) {
   EXPECT_GT(delay(MakeError(absl::StatusCode::kUnavailable, v1::DRAINING, "x")), 0);
   EXPECT_GT(delay(MakeError(absl::StatusCode::kResourceExhausted, v1::DISK_FULL, "x")), 0);
   EXPECT_EQ(delay(MakeError(absl::StatusCode::kInvalidArgument, v1::FIELD_INVALID, "x")), 0);
+  EXPECT_EQ(delay(MakeError(absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY, "x")), 0);
 
   google::rpc::RetryInfo own;
   own.mutable_retry_delay()->set_seconds(77);
@@ -80,12 +81,17 @@ TEST(GrpcStatus, SaysWhenToComeBackWhereThatHelps) {
 }
 
 TEST(GrpcStatus, KeepsTheCauseOfABugToItselfAndNamesItsId) {
-  const grpc::Status status = ToGrpcStatus(absl::InternalError("secret path /x"));
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
-  EXPECT_THAT(status.error_message(), Not(HasSubstr("secret")));
-  const auto info = Detail<google::rpc::ErrorInfo>(status);
-  EXPECT_EQ(info.reason(), "INTERNAL_ERROR");
-  EXPECT_THAT(status.error_message(), HasSubstr(info.metadata().at("error_id")));
+  for (const absl::Status& bug :
+       {absl::InternalError("secret path /x"), absl::UnknownError("secret path /x"),
+        MakeError(absl::StatusCode::kInternal, v1::INTERNAL_ERROR, "secret path /x",
+                  {{"path", "secret"}})}) {
+    const grpc::Status status = ToGrpcStatus(bug);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+    EXPECT_THAT(status.error_message() + status.error_details(), Not(HasSubstr("secret"))) << bug;
+    const auto info = Detail<google::rpc::ErrorInfo>(status);
+    EXPECT_EQ(info.reason(), "INTERNAL_ERROR");
+    EXPECT_THAT(status.error_message(), HasSubstr(info.metadata().at("error_id")));
+  }
 }
 
 TEST(GrpcStatus, FitsIntoTheTrailersOfAClientWhateverItSays) {

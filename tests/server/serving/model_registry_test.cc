@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
 #include "model/files/durable.h"
+#include "server/store/job_table.h"
 #include "server/store/store.h"
 #include "tests/testing/tiny_model.h"
 
@@ -73,6 +74,12 @@ class ModelRegistryTest : public testing::Test {
   }
   Publication JobPublication(const std::string& key) {
     return {.model = "models/m", .directory = Fresh(), .key = key, .load = true};
+  }
+  void AddQueuedJob(const std::string& name) {
+    v1::TrainingJob job;
+    job.set_name(name);
+    job.set_state(v1::TrainingJob::QUEUED);
+    ASSERT_TRUE(store_->jobs().Insert(job, "", "", {}).ok());
   }
   // Publishes and answers the version's name.
   std::string Publish(const Publication& publication) {
@@ -144,6 +151,9 @@ TEST_F(ModelRegistryTest, TwoCallsWithOneKeyAtATimePublishOnce) {
 }
 
 TEST_F(ModelRegistryTest, GoesOnWhereACrashEndedAPublication) {
+  // Of jobs that have not ended.
+  AddQueuedJob("trainingJobs/a");
+  AddQueuedJob("trainingJobs/b");
   // After the number was reserved.
   const auto reserved = store_->models().Reserve("models/m", "trainingJobs/a", "");
   ASSERT_TRUE(reserved.ok());
@@ -163,6 +173,35 @@ TEST_F(ModelRegistryTest, GoesOnWhereACrashEndedAPublication) {
                      .load = true}),
             moved->name);
   EXPECT_TRUE(Classify(moved->name).ok());
+}
+
+TEST_F(ModelRegistryTest, RemovesAtTheStartWhatACrashLeftAndNothingElse) {
+  AddQueuedJob("trainingJobs/b");
+  const auto leave = [&](const std::string& name) {
+    const std::string directory = data_->model_version(name);
+    EXPECT_TRUE(MakeDirectories(fs::path(directory).parent_path()).ok());
+    EXPECT_TRUE(PublishDirectory(Fresh(), directory).ok());
+    return directory;
+  };
+  const std::string kept = Publish(JobPublication("trainingJobs/a"));
+  Publication plain = JobPublication("trainingJobs/z");
+  plain.load = false;
+  const std::string deleted = Publish(plain);
+  ASSERT_TRUE(store_->models().DeleteVersion(deleted).ok());  // and there the server ended
+  const std::string imported = leave(store_->models().Reserve("models/m", "imports/1", "")->name);
+  const std::string job = leave(store_->models().Reserve("models/m", "trainingJobs/b", "")->name);
+  const std::string of_another_store = leave("models/m/versions/99");
+  const std::string unknown = leave("models/unknown/versions/1");
+  ASSERT_TRUE(WriteFile(data_->models() + "/m/notes", "by hand").ok());
+  ASSERT_TRUE(WriteFile(data_->models() + "/notes", "by hand").ok());
+  Restart();
+  EXPECT_FALSE(fs::exists(data_->model_version(deleted)));
+  EXPECT_FALSE(fs::exists(imported));
+  for (const std::string& path : {data_->model_version(kept), job, of_another_store, unknown,
+                                  data_->models() + "/m/notes", data_->models() + "/notes"}) {
+    EXPECT_TRUE(fs::exists(path)) << path;
+  }
+  EXPECT_EQ(data_->model_version(Publish(JobPublication("trainingJobs/b"))), job);
 }
 
 TEST_F(ModelRegistryTest, AnImportIsCheckedFirstAndKeepsNoLineage) {

@@ -83,7 +83,7 @@ TEST_F(JobTableTest, InsertNeedsEverythingThatTheJobNames) {
   job.mutable_fine_tuning()->add_tasks()->set_train_dataset("datasets/d-1");
   job.mutable_fine_tuning()->set_base_model_version("models/m/versions/1");
   const absl::Status status = Insert(job, "request", "digest").status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(ReasonOf(status), v1::RESOURCE_NOT_FOUND);
   EXPECT_THAT(status.message(), HasSubstr("models/m/versions/1"));
   // Nothing of it is left: neither the job, nor its request, nor its hold on the dataset.

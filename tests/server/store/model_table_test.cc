@@ -64,6 +64,31 @@ TEST_F(ModelTableTest, NumbersAreNeverUsedTwice) {
   EXPECT_EQ(AddVersion("models/n", "4"), "models/n/versions/1");
 }
 
+TEST_F(ModelTableTest, ForgetsReservationsThatNobodyComesBackFor) {
+  for (const char* job : {"trainingJobs/queued", "trainingJobs/ended"}) AddJob(job);
+  ASSERT_TRUE(
+      SetState("trainingJobs/ended", v1::TrainingJob::QUEUED, v1::TrainingJob::CANCELLED).ok());
+  EXPECT_EQ(AddVersion("models/m", "imports/published"), "models/m/versions/1");
+  for (const char* key :
+       {"imports/a", "", "trainingJobs/queued", "trainingJobs/ended", "trainingJobs/deleted"}) {
+    ASSERT_TRUE(store().models().Reserve("models/m", key, "").ok());
+  }
+  const auto forgotten = [&](int number) {
+    return *store().models().IsForgotten("models/m/versions/" + std::to_string(number));
+  };
+  for (int number = 0; number <= 7; ++number) EXPECT_FALSE(forgotten(number)) << number;
+  ASSERT_TRUE(store().models().ReleaseAbandoned().ok());
+  std::string gone;
+  for (int number = 0; number <= 9; ++number) gone += forgotten(number) ? '1' : '0';
+  EXPECT_EQ(gone, "0011011000")
+      << "number 1 is published, 4 is the queued job's, 7 was never given";
+  EXPECT_EQ(store().models().Reserve("models/m", "trainingJobs/queued", "")->name,
+            "models/m/versions/4");
+  EXPECT_FALSE(*store().models().IsForgotten("models/m"));
+  EXPECT_FALSE(*store().models().IsForgotten("models/m/versions/02"));
+  EXPECT_FALSE(*store().models().IsForgotten("models/unknown/versions/1"));
+}
+
 TEST_F(ModelTableTest, ThreadsThatReserveAtOnceGetNumbersOfTheirOwn) {
   std::vector<std::string> names(4);
   std::vector<std::thread> threads;

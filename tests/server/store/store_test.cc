@@ -57,6 +57,25 @@ TEST_F(StoreTest, RefusesANewerSchemaAndLeavesTheFileAlone) {
   EXPECT_EQ(Bytes(path()), before);
 }
 
+TEST_F(StoreTest, TellsARowOfANewerServerFromADamagedOne) {
+  AddDataset("datasets/d-1");
+  const auto read = [&](const std::string& message) {
+    Close();
+    Execute("UPDATE datasets SET message = '" + message + "'");
+    Reopen();
+    return store().datasets().Get("datasets/d-1").status();
+  };
+  for (const char* json : {R"({"name": "datasets/d-1", "new_field": 1})", R"({"name": )"}) {
+    const absl::Status status = read(json);
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+    EXPECT_EQ(ReasonOf(status), v1::FILE_CHANGED);
+  }
+  EXPECT_THAT(read(R"({"new_field": 1})").message(),
+              ::testing::AllOf(HasSubstr("new_field"), HasSubstr("start the newer server again"),
+                               ::testing::Not(HasSubstr("damaged"))));
+  EXPECT_THAT(read("{").message(), HasSubstr("damaged"));
+}
+
 TEST_F(StoreTest, RefusesAFileThatIsNoDatabase) {
   Close();
   std::filesystem::resize_file(path(), 0);
