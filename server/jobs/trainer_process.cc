@@ -157,9 +157,8 @@ absl::StatusOr<std::unique_ptr<TrainerProcess>> TrainerProcess::Start(const Opti
   pid_t pid = 0;
   errno = Spawn(options, channels, pid);
   if (errno != 0) return SystemError(absl::StrCat("Cannot start ", options.program));
-  return std::unique_ptr<TrainerProcess>(
-      new TrainerProcess(pid, channels.our_commands.Take(), channels.our_events.Take(),
-                         options.vmstat, kills));
+  return std::unique_ptr<TrainerProcess>(new TrainerProcess(
+      pid, channels.our_commands.Take(), channels.our_events.Take(), options.vmstat, kills));
 }
 
 TrainerProcess::TrainerProcess(pid_t pid, int commands, int events, std::string vmstat,

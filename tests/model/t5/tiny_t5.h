@@ -47,7 +47,8 @@ inline WeightMap TinyWeights(const T5Config& config, int64_t seed = 1) {
 }
 
 // `length` random tokens, the last of them </s>.
-inline std::vector<int32_t> RandomTokens(int length, std::mt19937& random, int64_t vocabulary = 60) {
+inline std::vector<int32_t> RandomTokens(int length, std::mt19937& random,
+                                         int64_t vocabulary = 60) {
   std::vector<int32_t> tokens;
   for (int i = 0; i < length - 1; ++i) {
     tokens.push_back(3 + static_cast<int32_t>(random() % (vocabulary - 3)));
