@@ -100,7 +100,8 @@ TEST_P(T5Test, GradientsAgreeWithFiniteDifferences) {
     Tensor weight = t5_.weights().at(name);
     const Tensor original = weight.clone();
     const double step = .1 / norm;  // the loss, some hundreds, changes by .1 either way
-    const auto loss_at = [&](double distance) {
+    // Named, since clang 14 captures no structured binding by itself.
+    const auto loss_at = [&, &gradient = gradient](double distance) {
       weight.copy_(original + gradient * (distance / norm));
       return Loss(t5_, batch.inputs, batch.targets).item<double>();
     };
