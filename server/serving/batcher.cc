@@ -91,7 +91,7 @@ class Batcher::Impl {
     return stopping_ || !queues_.empty();
   }
   Batch Take() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Execute(Batch batch) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Execute(Batch&& batch) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status QueueFull(const Queue& queue, int64_t tokens) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -198,7 +198,7 @@ Batcher::Impl::Batch Batcher::Impl::Take() {
   return batch;
 }
 
-void Batcher::Impl::Execute(Batch batch) {
+void Batcher::Impl::Execute(Batch&& batch) {
   for (auto& [pending, status] : batch.expired) {
     if (absl::IsDeadlineExceeded(status)) metrics_.CountRejection(Metrics::Rejection::kDeadline);
     pending->Answer(std::move(status));
