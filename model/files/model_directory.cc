@@ -16,7 +16,6 @@ constexpr absl::string_view kNames[] = {
     "config.json",    "generation_config.json",  "model.safetensors",
     "spiece.model",   "tokenizer_config.json",   "model.safetensors.index.json",
     "tokenizer.json", "special_tokens_map.json", "added_tokens.json",
-    kManifestName,
 };
 
 bool TakeFiveDigits(absl::string_view& name) {
@@ -30,6 +29,7 @@ bool TakeFiveDigits(absl::string_view& name) {
 }  // namespace
 
 bool IsModelFileName(absl::string_view name) {
+  if (name == kManifestName) return true;
   if (std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames)) return true;
   return absl::ConsumePrefix(&name, "model-") && TakeFiveDigits(name) &&
          absl::ConsumePrefix(&name, "-of-") && TakeFiveDigits(name) && name == ".safetensors";

@@ -175,4 +175,12 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace tasuki
 
+#ifdef __SANITIZE_ADDRESS__
+// AddressSanitizer handles these signals before main, which would hide from `facts` how they were
+// inherited.
+extern "C" const char* __asan_default_options() {
+  return "handle_segv=0:handle_sigbus=0:handle_sigfpe=0";
+}
+#endif
+
 int main(int argc, char** argv) { return tasuki::Main(argc, argv); }
