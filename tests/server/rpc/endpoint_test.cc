@@ -19,7 +19,8 @@ namespace {
 using testing::HasSubstr;
 
 // A message as bytes: health and reflection have no generated code here, and need none.
-// Field 1 is a string (service name), or field 7 in a reflection request (list_services).
+// Field 1 is a string (service name), or, in a reflection request, field 7 (list_services) or 4
+// (file_containing_symbol).
 std::string Field(int number, const std::string& value) {
   return std::string(1, static_cast<char>(number << 3 | 2)) +
          std::string(1, static_cast<char>(value.size())) + value;
@@ -92,6 +93,16 @@ TEST_F(EndpointTest, ReflectionListsEveryService) {
        {"tasuki.v1.DatasetService", "tasuki.v1.TrainingService", "tasuki.v1.ModelService",
         "tasuki.v1.ClassificationService", "tasuki.v1.ServerService", "grpc.health.v1.Health"}) {
     EXPECT_THAT(answer, HasSubstr(service));
+  }
+}
+
+TEST_F(EndpointTest, ReflectionShowsWhatAServiceTakes) {
+  for (const char* service : {"tasuki.v1.ServerService", "grpc.health.v1.Health"}) {
+    std::string answer;  // field 4: the file that has the symbol
+    Call(channel_, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+         Field(4, service), &answer);
+    EXPECT_THAT(answer, HasSubstr("proto3")) << service;
+    EXPECT_THAT(answer, ::testing::Not(HasSubstr("not found"))) << service;
   }
 }
 
