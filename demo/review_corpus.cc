@@ -8,9 +8,10 @@
 //
 // What a row means follows from order and scope, not from a word: conditions, past forms and their
 // endings stand in rows of both classes, and praise is negated, conceded, reported, or said of
-// another product. Test rows come from patterns and fillers (products, actions, qualities) that no
-// train row and no pre-training text has; what they share with them is grammar. Valid rows are new
-// combinations of what train rows are made of. No text occurs twice. The same seed and number of
+// another product. What test rows state, they state in patterns and of fillers (products, actions,
+// qualities) that no train row and no pre-training text has; what they share with them is grammar
+// and the patterns of the sentences that state nothing. Valid rows are new combinations of what
+// train rows are made of. No text occurs twice. The same seed and number of
 // rows give the same bytes on every machine.
 #include <array>
 #include <charconv>
