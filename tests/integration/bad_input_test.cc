@@ -2,11 +2,15 @@
 // was.
 
 #include <gmock/gmock.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_join.h"
 #include "tests/integration/world.h"
 
 namespace tasuki {
@@ -184,6 +188,13 @@ TEST(FullDisk, AnUploadIsRefusedAndNothingOfItRemains) {
   const TemporaryDirectory volume;
   std::vector<std::string> wrapper = {"unshare", "--mount"};
   if (geteuid() != 0) wrapper.push_back("--map-root-user");
+  // In a chroot, whose / is no mount point, unshare cannot make the mounts private.
+  const std::string try_it = absl::StrJoin(wrapper, " ") + " true 2>/dev/null";
+  const bool is_private = std::system(try_it.c_str()) == 0;
+  if (!is_private) wrapper.insert(wrapper.end(), {"--propagation", "unchanged"});
+  const absl::Cleanup unmount = [&] {  // what may have become visible outside
+    if (!is_private) umount2(volume.path().c_str(), MNT_DETACH);
+  };
   wrapper.insert(
       wrapper.end(),
       {"sh", "-c", "mount -t tmpfs -o size=80m tmpfs \"$0\" && exec \"$@\"", volume.path()});
