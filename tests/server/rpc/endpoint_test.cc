@@ -73,6 +73,21 @@ class EndpointTest : public ServerFixture {
     const grpc::Status status = Call(channel_, kHealth, Field(1, service), &answer);
     return status.ok() ? answer : status.error_message();
   }
+
+  // An upload that the server has begun to answer.
+  std::unique_ptr<grpc::ClientWriter<v1::UploadDatasetRequest>> BeginUpload(
+      grpc::ClientContext& context, v1::Dataset& dataset) {
+    auto writer = v1::DatasetService::NewStub(channel_)->UploadDataset(&context, &dataset);
+    v1::UploadDatasetRequest message;
+    *message.mutable_header() = Tsv();
+    EXPECT_TRUE(writer->Write(message));
+    while (metrics_.Text().find("grpc_server_in_flight_requests{grpc_method=\"UploadDataset\","
+                                "grpc_service=\"tasuki.v1.DatasetService\"} 1") ==
+           std::string::npos) {
+      std::this_thread::yield();
+    }
+    return writer;
+  }
 };
 
 TEST_F(EndpointTest, HealthFollowsWhatTheServerSays) {
@@ -187,18 +202,10 @@ TEST_F(EndpointTest, ShutdownWaitsForNoIdleConnectionAndNoHealthWatch) {
 TEST_F(EndpointTest, ShutdownLetsACallEndThatIsUnderWay) {
   grpc::ClientContext context;
   v1::Dataset dataset;
-  auto stub = v1::DatasetService::NewStub(channel_);
-  auto writer = stub->UploadDataset(&context, &dataset);
-  v1::UploadDatasetRequest message;
-  *message.mutable_header() = Tsv();
-  ASSERT_TRUE(writer->Write(message));
-  while (metrics_.Text().find("grpc_server_in_flight_requests{grpc_method=\"UploadDataset\","
-                              "grpc_service=\"tasuki.v1.DatasetService\"} 1") ==
-         std::string::npos) {
-    std::this_thread::yield();
-  }
+  const auto writer = BeginUpload(context, dataset);
   std::thread shutdown([this] { endpoint_->Shutdown(absl::Now() + absl::Seconds(20)); });
   absl::SleepFor(absl::Milliseconds(300));  // longer than idle connections are given
+  v1::UploadDatasetRequest message;
   message.set_chunk("text\tlabel\na\tx\n");
   EXPECT_TRUE(writer->Write(message));
   writer->WritesDone();
@@ -243,16 +250,7 @@ TEST_F(EndpointTest, ShutdownLosesNoAnswer) {
 TEST_F(EndpointTest, ShutdownCancelsWhatDoesNotEndInTime) {
   grpc::ClientContext context;
   v1::Dataset dataset;
-  auto stub = v1::DatasetService::NewStub(channel_);
-  auto writer = stub->UploadDataset(&context, &dataset);
-  v1::UploadDatasetRequest message;
-  *message.mutable_header() = Tsv();
-  ASSERT_TRUE(writer->Write(message));
-  while (metrics_.Text().find("grpc_server_in_flight_requests{grpc_method=\"UploadDataset\","
-                              "grpc_service=\"tasuki.v1.DatasetService\"} 1") ==
-         std::string::npos) {
-    std::this_thread::yield();
-  }
+  const auto writer = BeginUpload(context, dataset);
   const absl::Time start = absl::Now();
   endpoint_->Shutdown(start + absl::Milliseconds(200));
   EXPECT_GE(absl::Now() - start, absl::Milliseconds(200));
