@@ -1,0 +1,144 @@
+// What T5, its loss, gradients and AdamW compute, against transformers and torch: golden/ holds
+// what tests/oracles/parity.py wrote. TASUKI_PARITY_DIR names another such directory (base size).
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <iostream>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "model/files/safetensors.h"
+#include "model/t5/t5.h"
+#include "model/t5/weights.h"
+#include "model/training/loss.h"
+#include "model/training/optimizer.h"
+
+namespace tasuki {
+namespace {
+
+class Golden {
+ public:
+  explicit Golden(const std::string& path) : file_(*SafetensorsFile::Open(path)) {}
+
+  at::Tensor Floats(const std::string& name) const { return Read(name, at::kFloat); }
+  double Number(const std::string& name) const { return Floats(name).item<double>(); }
+  std::vector<std::vector<int32_t>> Sequences(const std::string& name) const {
+    const at::Tensor ids = Read(name + "_ids", at::kLong);
+    const at::Tensor lengths = Read(name + "_lengths", at::kLong);
+    std::vector<std::vector<int32_t>> sequences;
+    const int64_t* next = ids.const_data_ptr<int64_t>();
+    for (int64_t i = 0; i < lengths.numel(); ++i) {
+      const int64_t length = lengths[i].item<int64_t>();
+      sequences.emplace_back(next, next + length);
+      next += length;
+    }
+    return sequences;
+  }
+
+ private:
+  at::Tensor Read(const std::string& name, at::ScalarType type) const {
+    const TensorEntry& entry = file_->tensors().at(name);
+    at::Tensor tensor = at::empty(entry.shape, type);
+    EXPECT_EQ(tensor.nbytes(), entry.size_bytes) << name;
+    std::memcpy(tensor.data_ptr(), entry.data, entry.size_bytes);
+    return tensor;
+  }
+
+  std::unique_ptr<SafetensorsFile> file_;
+};
+
+std::string ParityDirectory() {
+  const char* other = std::getenv("TASUKI_PARITY_DIR");
+  return other != nullptr ? other : TASUKI_SOURCE_DIR "/tests/model/training/golden";
+}
+
+std::vector<std::string> Variants() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(ParityDirectory())) {
+    names.push_back(entry.path().filename());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+double Largest(const at::Tensor& tensor) { return tensor.abs().max().item<double>(); }
+
+class ParityTest : public testing::TestWithParam<std::string> {
+ protected:
+  const std::string directory_ = ParityDirectory() + "/" + GetParam();
+  const T5Config config_ = *T5Config::Read(directory_ + "/config.json");
+  const Golden golden_{directory_ + "/golden.safetensors"};
+  const T5 model_{config_, *ReadWeights(directory_, config_)};
+  const Batch batch_ = [&] {
+    Batch batch{golden_.Sequences("input"), golden_.Sequences("target"), {}};
+    batch.weights.assign(batch.inputs.size(), 1);
+    return batch;
+  }();
+};
+
+TEST_P(ParityTest, LogitsAndLoss) {
+  at::NoGradGuard no_grad;
+  const at::Tensor logits = TargetLogits(model_, batch_.inputs, batch_.targets, /*dropout=*/0);
+  const double logits_off = Largest(logits - golden_.Floats("logits"));
+  const double loss_off =
+      std::abs(TokenLosses(logits, batch_.targets).mean().item<double>() - golden_.Number("loss"));
+  std::cout << GetParam() << ": logits differ by " << logits_off << ", loss by " << loss_off
+            << "\n";
+  EXPECT_LE(logits_off, 1e-4);
+  EXPECT_LE(loss_off, 1e-5);
+}
+
+TEST_P(ParityTest, Gradients) {
+  EXPECT_NEAR(Backward(model_, batch_, /*dropout=*/0), golden_.Number("loss"), 1e-5);
+  double worst = 0;
+  for (const auto& [name, weight] : model_.weights()) {
+    const at::Tensor expected = golden_.Floats("grad." + name);
+    const double off = Largest(weight.grad() - expected) / Largest(expected);
+    EXPECT_LE(off, 1e-4) << name;
+    worst = std::max(worst, off);
+  }
+  std::cout << GetParam() << ": gradients differ by " << worst << " of their largest\n";
+}
+
+TEST_P(ParityTest, TenStepsOfAdamW) {
+  WeightMap before;
+  for (const auto& [name, weight] : model_.weights()) before[name] = weight.detach().clone();
+  v1::Recipe recipe;
+  recipe.set_optimizer(v1::Recipe::ADAMW);
+  const auto optimizer = Optimizer::Create(recipe, model_.weights());
+  const at::Tensor losses = golden_.Floats("adamw.losses");
+  double worst_loss = 0;
+  for (int64_t step = 0; step < losses.numel(); ++step) {
+    ClearGradients(model_.weights());
+    const double off =
+        std::abs(Backward(model_, batch_, /*dropout=*/0) - losses[step].item<double>());
+    EXPECT_LE(off, 1e-4) << "step " << step;
+    worst_loss = std::max(worst_loss, off);
+    optimizer->Step({.step = step + 1, .learning_rate = 1e-3});
+  }
+  double worst = 0;
+  for (const auto& [name, weight] : model_.weights()) {
+    const at::Tensor expected = golden_.Floats("adamw." + name);
+    const double off =
+        ((weight.detach() - expected).norm() / (expected - before[name]).norm()).item<double>();
+    EXPECT_LE(off, 2e-3) << name;
+    worst = std::max(worst, off);
+  }
+  std::cout << GetParam() << ": losses of ten steps differ by " << worst_loss << ", weights by "
+            << worst << " of what they moved\n";
+}
+
+INSTANTIATE_TEST_SUITE_P(Transformers, ParityTest, testing::ValuesIn(Variants()),
+                         [](const auto& variant) {
+                           std::string name = variant.param;
+                           std::replace_if(
+                               name.begin(), name.end(), [](char c) { return !std::isalnum(c); },
+                               '_');
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace tasuki

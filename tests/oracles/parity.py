@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Writes what transformers computes from random T5s, for tests/model/training/parity_test.cc.
+
+usage: parity.py --out DIR [--size tiny|base]
+
+Makes one directory a variant: config.json and model.safetensors as save_pretrained writes them, and
+golden.safetensors:
+  input_ids, input_lengths, target_ids, target_lengths   int64, sequences one after the other
+  logits                    [target tokens, vocab_size], fp32, dropout off
+  loss                      [1], mean cross-entropy over all target tokens
+  grad.NAME                 gradient of the loss, each weight
+  adamw.losses              [10], losses before each of ten steps of torch.optim.AdamW (lr 1e-3, no
+                            decay) on the same batch
+  adamw.NAME                each weight after the ten steps
+The tiny ones lie in tests/model/training/golden and were made by this script; the base-size ones (1.8
+GB a variant) go to a temporary directory.
+"""
+import argparse
+import pathlib
+
+import torch
+from safetensors.torch import save_file
+from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
+
+SIZES = {
+    "tiny": dict(vocab_size=40, d_model=12, d_kv=4, d_ff=16, num_heads=2, num_layers=2, num_decoder_layers=2),
+    "base": dict(vocab_size=32128, d_model=768, d_kv=64, d_ff=3072, num_heads=12, num_layers=12, num_decoder_layers=12),
+}
+VARIANTS = {
+    "t5-v1.0": dict(feed_forward_proj="relu", tie_word_embeddings=True),
+    "t5-v1.0-untied": dict(feed_forward_proj="relu", tie_word_embeddings=False),
+    "t5-v1.1": dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    "t5-gated-tied": dict(feed_forward_proj="gated-gelu", tie_word_embeddings=True),
+    "mt5": dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    # Depths that differ, heads wider than the model, other buckets: 8 of them, exact to distance 1.
+    "odd": dict(feed_forward_proj="relu", tie_word_embeddings=True, num_decoder_layers=1, num_heads=3, d_kv=6,
+                relative_attention_num_buckets=8, relative_attention_max_distance=20),
+}
+# Around the edges of the buckets: 8 and 16 are the last exact distances (encoder, decoder), from 128
+# on all distances are one.
+INPUT_LENGTHS = {"tiny": [1, 2, 8, 9, 10, 16, 17, 18, 129, 150], "base": [5, 17, 64, 130]}
+TARGET_LENGTHS = {"tiny": [2, 1, 3, 16, 17, 18, 4, 130, 2, 5], "base": [2, 3, 2, 18]}
+STEPS = 10
+
+
+def pad(sequences, value):
+    longest = max(map(len, sequences))
+    return torch.tensor([s + [value] * (longest - len(s)) for s in sequences])
+
+
+def write(name, size, out):
+    numbers = {**SIZES[size], **VARIANTS[name]}
+    if size == "base" and name == "odd":
+        return
+    torch.manual_seed(list(VARIANTS).index(name) + 1)
+    mt5 = name == "mt5"
+    config = (MT5Config if mt5 else T5Config)(dropout_rate=0.0, decoder_start_token_id=0, **numbers)
+    model = (MT5ForConditionalGeneration if mt5 else T5ForConditionalGeneration)(config).float()
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if weight.dim() == 1:
+                weight.add_(torch.randn_like(weight), alpha=0.3)
+            elif "relative_attention_bias" in key:
+                weight.normal_(0, 1)
+    model.train()
+    directory = out / name
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(directory)
+    for extra in directory.glob("generation_config.json"):
+        extra.unlink()
+
+    def tokens(length):
+        return torch.randint(2, config.vocab_size, (length - 1,)).tolist() + [1]
+
+    inputs = [tokens(n) for n in INPUT_LENGTHS[size]]
+    targets = [tokens(n) for n in TARGET_LENGTHS[size]]
+    input_ids, labels = pad(inputs, 0), pad(targets, -100)
+    mask = torch.tensor([[1] * len(s) + [0] * (input_ids.shape[1] - len(s)) for s in inputs])
+
+    def forward():
+        return model(input_ids=input_ids, attention_mask=mask, labels=labels)
+
+    output = forward()
+    output.loss.backward()
+    lengths = lambda sequences: torch.tensor([len(s) for s in sequences])
+    golden = {
+        "input_ids": torch.tensor(sum(inputs, [])), "input_lengths": lengths(inputs),
+        "target_ids": torch.tensor(sum(targets, [])), "target_lengths": lengths(targets),
+        "logits": torch.cat([output.logits[i, : len(t)] for i, t in enumerate(targets)]).detach().contiguous(),
+        "loss": output.loss.detach().reshape(1),
+    }
+    for key, weight in model.named_parameters():
+        golden["grad." + key] = weight.grad.clone()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    losses = []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = forward().loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    golden["adamw.losses"] = torch.tensor(losses)
+    for key, weight in model.named_parameters():
+        golden["adamw." + key] = weight.detach().clone()
+    save_file(golden, directory / "golden.safetensors")
+    print(f"{name}: loss {output.loss.item():.6f}, after {STEPS} steps {losses[-1]:.6f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--variant", choices=VARIANTS, action="append")
+    arguments = parser.parse_args()
+    for name in arguments.variant or VARIANTS:
+        write(name, arguments.size, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
