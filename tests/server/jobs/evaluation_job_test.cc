@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include "model/errors/errors.h"
+#include "tasuki/internal/trainer.pb.h"
 #include "tests/server/jobs/job_fixture.h"
 
 namespace tasuki {
