@@ -453,7 +453,7 @@ TEST(Run, EvaluatesAVersionAndKeepsItsPredictions) {
   EXPECT_EQ(Read(scratch / "out.jsonl"), "{}\n");
   EXPECT_THAT(command.out(), HasSubstr("0.8765"));
   EXPECT_THAT(command.out(), HasSubstr("TASK       ROWS  TEMPERATURE"));
-  EXPECT_THAT(command.out(), HasSubstr("0.0625   0.0312"));
+  EXPECT_THAT(command.out(), HasSubstr("0.0625    0.0312"));
   EXPECT_THAT(command.out(), Not(HasSubstr(" made ")));
   // Later, and compared.
   Command later(server, {"job", "predictions", "nightly", scratch / "later.jsonl"});
