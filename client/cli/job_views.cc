@@ -33,8 +33,9 @@ Table TasksOf(const google::protobuf::RepeatedPtrField<v1::Task>& tasks) {
         task.labels(), ", ",
         [](std::string* out, const v1::Label& label) { absl::StrAppend(out, label.name()); });
     table.Add({task.name(), Shorten(labels, 40),
-               absl::StrCat(task.has_weight() ? task.weight() : 1), ShortName(task.train_dataset()),
-               ShortName(task.valid_dataset()), ShortName(task.test_dataset())});
+               task.has_weight() ? absl::StrCat(task.weight()) : "-",
+               ShortName(task.train_dataset()), ShortName(task.valid_dataset()),
+               ShortName(task.test_dataset())});
   }
   return table;
 }
