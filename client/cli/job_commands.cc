@@ -68,12 +68,14 @@ void AddChange(CLI::App& job, Session& session, const std::string& verb, const s
                absl::StatusOr<v1::TrainingJob> (Client::*method)(const std::string&)) {
   auto name = std::make_shared<std::string>();
   session.Bind(AddNamed(job, verb, what, *name),
-               [name, method, &session](Client& client) -> absl::Status {
+               [name, verb, method, &session](Client& client) -> absl::Status {
                  const auto answer = (client.*method)(*name);
                  if (!answer.ok()) return answer.status();
                  if (session.json()) return PrintJson(*answer);
+                 const bool asked = verb == "pause" && answer->state() == v1::TrainingJob::RUNNING;
                  std::cout << answer->name() << " is "
-                           << v1::TrainingJob::State_Name(answer->state()) << "\n";
+                           << v1::TrainingJob::State_Name(answer->state())
+                           << (asked ? " and was asked to write a checkpoint and pause\n" : "\n");
                  return absl::OkStatus();
                });
 }
