@@ -63,7 +63,7 @@ void AddList(CLI::App& job, Session& session) {
   });
 }
 
-// Cancel, pause, resume: a method that answers the job.
+// Cancel, pause, resume, finish, retry: a method that answers the job.
 void AddChange(CLI::App& job, Session& session, const std::string& verb, const std::string& what,
                absl::StatusOr<v1::TrainingJob> (Client::*method)(const std::string&)) {
   auto name = std::make_shared<std::string>();
@@ -148,6 +148,10 @@ void AddJobCommands(CLI::App& app, Session& session) {
   AddChange(*job, session, "pause", "Lets a job write a checkpoint and wait",
             &Client::PauseTrainingJob);
   AddChange(*job, session, "resume", "Queues a paused job again", &Client::ResumeTrainingJob);
+  AddChange(*job, session, "finish", "Ends the training now and publishes the best so far",
+            &Client::FinishTrainingJob);
+  AddChange(*job, session, "retry", "Queues a failed job again; it goes on from its checkpoint",
+            &Client::RetryTrainingJob);
   AddDelete(*job, session);
 }
 

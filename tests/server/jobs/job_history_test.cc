@@ -33,7 +33,7 @@ class JobHistoryTest : public JobFixture {
     };
     ASSERT_TRUE(store_->jobs().Change("trainingJobs/j", change).ok());
   }
-  void Die() { Queue(DeathReason("it exited with code 1")); }
+  void Die() { Queue(DeathReason("it exited with code 1", false)); }
   static v1::TrainingJobEvent Checkpoint() {
     v1::TrainingJobEvent event;
     event.mutable_checkpoint_written()->set_step(1);
