@@ -125,10 +125,11 @@ bool TakeLessAtOnce(internal::TrainingState& state, TrainingObserver& observer) 
   const int64_t tokens = state.tokens_at_once();
   if (tokens <= kLeastTokensAtOnce) return false;
   state.set_tokens_at_once(tokens / 2);
-  observer.OnMessage(Severity::WARNING,
-                     absl::StrCat("Memory ran out: ", tokens / 2, " input tokens instead of ", tokens,
-                                  " go through the model at once from here on. The batch of a "
-                                  "step and the schedule stay as they are."));
+  observer.OnMessage(
+      Severity::WARNING,
+      absl::StrCat("Memory ran out: ", tokens / 2, " input tokens instead of ", tokens,
+                   " go through the model at once from here on. The batch of a "
+                   "step and the schedule stay as they are."));
   return true;
 }
 
@@ -200,8 +201,7 @@ bool EndsEarly(const v1::Recipe& recipe, int64_t step, const StopSignal& stop,
 }
 
 // Counts the evaluations without a gain.
-void NoteForEarlyStopping(const v1::Recipe& recipe, double figure,
-                          internal::TrainingState& state) {
+void NoteForEarlyStopping(const v1::Recipe& recipe, double figure, internal::TrainingState& state) {
   const v1::Recipe::EarlyStopping& early = recipe.early_stopping();
   if (state.best_step() == 0 || figure > state.gain_figure() + early.min_delta()) {
     state.set_gain_figure(figure);
@@ -312,13 +312,8 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
                        absl::StrCat("Goes on from the checkpoint of step ", step, "."));
   }
 
-  // What goes through the model at once is part of the numerics: when it changes, a checkpoint must
-  // know before the next step is taken.
-  const int64_t at_once = state.tokens_at_once();
-  if (options.out_of_memory) TakeLessAtOnce(state, observer);
-  if (step < total_steps && !FitLongestBatch(work, model, state, observer)) return OutOfMemory();
   constexpr int64_t kNotSaved = -1;
-  int64_t saved_step = state.tokens_at_once() == at_once ? step : kNotSaved;
+  int64_t saved_step = step;
   const auto save_now = [&]() -> absl::Status {
     progress.Enter(v1::Progress::SAVING);
     if (!AllFinite(model.weights())) return NonFinite(step, "a weight", "");
@@ -328,6 +323,16 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
     observer.OnCheckpoint(step, step > 0 && state.best_step() == step);
     return absl::OkStatus();
   };
+
+  // What goes through the model at once is part of the numerics: when it changes, a checkpoint has
+  // to know before the next step; of a death by it, even before it is tried.
+  if (options.out_of_memory && TakeLessAtOnce(state, observer)) {
+    if (absl::Status saved = save_now(); !saved.ok()) return saved;
+  }
+  const int64_t at_once = state.tokens_at_once();
+  progress.Enter(v1::Progress::PREPARING);
+  if (step < total_steps && !FitLongestBatch(work, model, state, observer)) return OutOfMemory();
+  if (state.tokens_at_once() != at_once) saved_step = kNotSaved;
 
   // The training.
   progress.SetWork(step, total_steps, work.steps_per_epoch());

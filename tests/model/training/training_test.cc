@@ -272,6 +272,25 @@ TEST_F(TrainTest, EndsWithTheSameBytesAfterAStopWithEitherOptimizer) {
   }
 }
 
+TEST_F(TrainTest, GoesOnFromACheckpointOfFormatOne) {
+  const v1::TrainingJob job = Job();
+  const std::string bytes = Uninterrupted(job);
+  recorder_.on_checkpoint = [this](int64_t) { stop_.request = StopSignal::kStop; };
+  ASSERT_TRUE(Run(job).ok());
+  const std::string path = folder_ / "checkpoints/step-4/checkpoint.json";
+  internal::CheckpointManifest manifest;
+  ASSERT_TRUE(ReadJson(path, manifest).ok());
+  manifest.set_format_version(1);
+  manifest.mutable_state()->clear_tokens_at_once();
+  manifest.mutable_state()->clear_training_seconds();
+  ASSERT_TRUE(WriteJson(path, manifest).ok());
+  stop_.request = StopSignal::kNone;
+  recorder_ = Recorder();
+  ASSERT_TRUE(Run(job).ok());
+  EXPECT_THAT(recorder_.messages, Contains(HasSubstr("Goes on from the checkpoint of step 4")));
+  EXPECT_TRUE(Bytes("result/model.safetensors") == bytes);
+}
+
 TEST_F(TrainTest, PretrainsToTheSameBytesAfterAStop) {
   v1::TrainingJob job = PretrainingJob();
   job.mutable_pretraining()->mutable_recipe()->set_checkpoint_every_steps(13);
