@@ -35,7 +35,8 @@ DataOrder::DataOrder(std::vector<const TokenRows*> tasks, const v1::Recipe& reci
   double tokens = 0;
   for (size_t task = 0; task < tasks_.size(); ++task) {
     const double rows = static_cast<double>(tasks_[task]->size());
-    tokens += static_cast<double>(ShareOf(task)) * static_cast<double>(tasks_[task]->tokens()) / rows;
+    tokens +=
+        static_cast<double>(ShareOf(task)) * static_cast<double>(tasks_[task]->tokens()) / rows;
   }
   const double steps = std::ceil(tokens / static_cast<double>(batch_));
   steps_per_epoch_ = std::clamp(static_cast<int64_t>(steps), int64_t{1}, examples_per_epoch_);

@@ -34,9 +34,9 @@ absl::StatusOr<v1::Evaluation> EvaluateLabels(const T5Scorer& scorer, const Labe
 
 // Each target token is guessed given the right ones before it, and the guesses are compared with
 // the target as strings. Classes: the strings that occur. Loss: mean over batches of eight rows, in
-// the order of the dataset, of the mean cross-entropy over the batch's target tokens. With `padding`
-// the targets of a batch are filled with that token up to the longest, and it counts as the others
-// do.
+// the order of the dataset, of the mean cross-entropy over the batch's target tokens. With
+// `padding` the targets of a batch are filled with that token up to the longest, and it counts as
+// the others do.
 absl::StatusOr<v1::Evaluation> EvaluateTeacherForced(const T5& model, const LabelledRows& rows,
                                                      const LabelTrie& labels,
                                                      const Tokenizer& tokenizer,

@@ -149,9 +149,8 @@ class FineTuningWork : public Work {
     double worst = std::numeric_limits<double>::infinity(), sum = 0, weights = 0;
     for (const v1::Evaluation& evaluation : evaluations) {
       const double figure = SelectionFigure(recipe().selection(), evaluation);
-      const double weight = recipe().selection_over_tasks() == v1::Recipe::WEIGHTED
-                                ? WeightOf(evaluation.task())
-                                : 1;
+      const double weight =
+          recipe().selection_over_tasks() == v1::Recipe::WEIGHTED ? WeightOf(evaluation.task()) : 1;
       worst = std::min(worst, figure);
       sum += weight * figure;
       weights += weight;

@@ -3,8 +3,8 @@
 //   L = Σᵢ weightᵢ · Σₜ ℓᵢₜ / Σᵢ nᵢ
 //
 // with ℓ the cross-entropy of a target token and n the target tokens of an example, </s> included.
-// Weights do not enter the denominator. With label smoothing ε, ℓ is (1 − ε) · that + ε · the mean of
-// −log p over the vocabulary.
+// Weights do not enter the denominator. With label smoothing ε, ℓ is (1 − ε) · that + ε · the mean
+// of −log p over the vocabulary.
 #pragma once
 
 #include <ATen/core/Tensor.h>

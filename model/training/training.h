@@ -43,7 +43,8 @@ struct TrainingOptions {
 };
 
 // Set from any thread, read between steps. A later request replaces a weaker one. kFinish: end the
-// training after a step and publish the best so far; the others: stop, with a checkpoint or without.
+// training after a step and publish the best so far; the others: stop, with a checkpoint or
+// without.
 struct StopSignal {
   enum Request : int { kNone = 0, kFinish = 1, kStop = 2, kAbandon = 3 };
   std::atomic<int> request{kNone};

@@ -272,6 +272,23 @@ TEST_F(TrainTest, EndsWithTheSameBytesAfterAStopWithEitherOptimizer) {
   }
 }
 
+TEST_F(TrainTest, EndsWithTheSameBytesAfterAStopWithMuchOfTheRecipe) {
+  v1::TrainingJob job = Job();
+  job.mutable_fine_tuning()->mutable_tasks(0)->set_class_weights(v1::Task::BALANCED);
+  v1::Recipe& recipe = *job.mutable_fine_tuning()->mutable_recipe();
+  recipe.clear_batch_size();
+  recipe.set_batch_tokens(60);
+  recipe.set_gradient_accumulation_steps(2);
+  recipe.set_label_smoothing(0.1);
+  recipe.set_selection_over_tasks(v1::Recipe::WORST);
+  recipe.mutable_early_stopping()->set_patience(4);
+  recipe.mutable_time_limit()->set_seconds(3600);
+  recipe.mutable_habits()->set_count_padding(true);
+  const std::string bytes = Uninterrupted(job);
+  StopAtFirstCheckpointAndResume(job, 4);
+  EXPECT_TRUE(Bytes("result/model.safetensors") == bytes);
+}
+
 TEST_F(TrainTest, GoesOnFromACheckpointOfFormatOne) {
   const v1::TrainingJob job = Job();
   const std::string bytes = Uninterrupted(job);

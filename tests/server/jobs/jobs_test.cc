@@ -13,6 +13,7 @@
 #include "model/errors/errors.h"
 #include "server/jobs/job_history.h"
 #include "server/jobs/job_state.h"
+#include "tasuki/internal/trainer.pb.h"
 #include "tests/server/jobs/job_fixture.h"
 
 namespace tasuki {
