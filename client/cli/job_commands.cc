@@ -68,12 +68,19 @@ void AddChange(CLI::App& job, Session& session, const std::string& verb, const s
                absl::StatusOr<v1::TrainingJob> (Client::*method)(const std::string&)) {
   auto name = std::make_shared<std::string>();
   session.Bind(AddNamed(job, verb, what, *name),
-               [name, method, &session](Client& client) -> absl::Status {
+               [name, verb, method, &session](Client& client) -> absl::Status {
                  const auto answer = (client.*method)(*name);
                  if (!answer.ok()) return answer.status();
                  if (session.json()) return PrintJson(*answer);
+                 const bool running = answer->state() == v1::TrainingJob::RUNNING;
                  std::cout << answer->name() << " is "
-                           << v1::TrainingJob::State_Name(answer->state()) << "\n";
+                           << v1::TrainingJob::State_Name(answer->state());
+                 if (running && verb == "pause") {
+                   std::cout << " and was asked to write a checkpoint and pause";
+                 } else if (answer->finish_requested() && verb == "finish") {
+                   std::cout << " and was asked to finish";
+                 }
+                 std::cout << "\n";
                  return absl::OkStatus();
                });
 }

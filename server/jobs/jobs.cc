@@ -245,7 +245,9 @@ absl::StatusOr<Job> Jobs::Impl::Resume(const std::string& name) {
   if (present->state() != Job::RUNNING) return job;
   const auto pausing = WasAskedToPause(table(), *present);
   if (!pausing.ok()) return pausing.status();
-  return *pausing ? job : present;
+  if (!*pausing) return present;
+  return MakeError(absl::StatusCode::kFailedPrecondition, v1::JOB_STATE,
+                   absl::StrCat(name, " was asked to pause and is not PAUSED yet"));
 }
 
 absl::StatusOr<Job> Jobs::Impl::Finish(const std::string& name) {
