@@ -84,7 +84,7 @@ absl::Status Run(const std::string& base, const std::string& rows, int64_t steps
     AddSequences(absl::StrCat(step, ".input"), batch.inputs, written);
     AddSequences(absl::StrCat(step, ".target"), batch.targets, written);
     ClearGradients(model.weights());
-    losses.push_back(static_cast<float>(Backward(model, batch, recipe.dropout())));
+    losses.push_back(static_cast<float>(Backward(model, batch, {.dropout = recipe.dropout()})));
     optimizer->Step({.step = step + 1, .learning_rate = LearningRate(recipe, step, steps)});
   }
   written["losses"] = at::tensor(losses);
