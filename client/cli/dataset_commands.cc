@@ -17,8 +17,8 @@ namespace {
 
 std::string LabelsOf(const v1::Dataset& dataset) {
   if (!dataset.labelled()) return "texts only";
-  return absl::StrJoin(dataset.label_counts(), ", ", [](std::string* out, const auto& label) {
-    absl::StrAppend(out, label.value(), " ", Count(label.row_count()));
+  return absl::StrJoin(dataset.label_counts(), "; ", [](std::string* out, const auto& label) {
+    absl::StrAppend(out, label.value(), ": ", Count(label.row_count()));
   });
 }
 
@@ -117,6 +117,10 @@ void AddUpload(CLI::App& dataset, Session& session) {
       const auto answer = client.UploadDataset(source, header, ShowTransfer("uploading"));
       if (!answer.ok()) return answer.status();
       if (session.json()) return PrintJson(*answer);
+      if (!header.display_name().empty() && answer->display_name() != header.display_name()) {
+        std::cerr << "tasuki: these rows were there already, uploaded as \""
+                  << answer->display_name() << "\".\n";
+      }
       PrintDataset(*answer);
       return absl::OkStatus();
     };

@@ -87,7 +87,7 @@ class VersionEvaluation {
     if (!scores.ok()) return scores.status();
     for (absl::StatusOr<v1::Evaluation> evaluation :
          {absl::StatusOr<v1::Evaluation>(EvaluateScores(rows, *scores)),
-          EvaluateTeacherForced(model_, rows, *labels, tokenizer_, stop_)}) {
+          EvaluateTeacherForced(model_, rows, *labels, tokenizer_, std::nullopt, stop_)}) {
       if (!evaluation.ok()) return evaluation.status();
       if (!std::isfinite(evaluation->loss())) {
         return MakeError(absl::StatusCode::kOutOfRange, v1::NON_FINITE_LOSS,
