@@ -203,6 +203,12 @@ void CompleteNames(v1::TrainingJob& job) {
       complete(task.mutable_test_dataset(), DatasetName);
     }
   }
+  if (job.has_evaluation()) {
+    complete(job.mutable_evaluation()->mutable_model_version(), ModelOrVersionName);
+    for (v1::Task& task : *job.mutable_evaluation()->mutable_tasks()) {
+      complete(task.mutable_test_dataset(), DatasetName);
+    }
+  }
 }
 
 }  // namespace

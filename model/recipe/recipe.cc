@@ -241,6 +241,27 @@ void ResolveLabels(v1::Task& task, const FieldChecker& check) {
   }
 }
 
+// A task's name, which is to be another than those in `names`.
+void CheckTaskName(const v1::Task& task, std::set<std::string>& names, const FieldChecker& at) {
+  if (!IsTaskName(task.name())) {
+    at.Add("name", absl::StrCat(Quote(task.name()),
+                                " is not of the form [a-z]([a-z0-9_-]{0,30}[a-z0-9])?"));
+  } else if (!names.insert(task.name()).second) {
+    at.Add("name", absl::StrCat(Quote(task.name()), " is the name of another task too"));
+  }
+}
+
+void CheckAbstainPrecision(const v1::Task& task, const FieldChecker& at) {
+  if (!task.has_abstain_precision()) return;
+  if (!(task.abstain_precision() > 0 && task.abstain_precision() < 1)) {
+    at.Add("abstain_precision",
+           absl::StrCat(task.abstain_precision(), " is not above 0 and below 1"));
+  }
+  if (task.valid_dataset().empty()) {
+    at.Add("abstain_precision", "needs a valid_dataset, on which the threshold is chosen");
+  }
+}
+
 void ResolveFineTuning(v1::FineTuning& work, const FieldChecker& check) {
   if (!IsModelOrVersion(work.base_model_version())) {
     check.Add("base_model_version",
@@ -252,12 +273,7 @@ void ResolveFineTuning(v1::FineTuning& work, const FieldChecker& check) {
   for (int i = 0; i < work.tasks_size(); ++i) {
     v1::Task& task = *work.mutable_tasks(i);
     const FieldChecker at = check.At("tasks", i);
-    if (!IsTaskName(task.name())) {
-      at.Add("name", absl::StrCat(Quote(task.name()),
-                                  " is not of the form [a-z]([a-z0-9_-]{0,30}[a-z0-9])?"));
-    } else if (!names.insert(task.name()).second) {
-      at.Add("name", absl::StrCat(Quote(task.name()), " is the name of another task too"));
-    }
+    CheckTaskName(task, names, at);
     ResolveLabels(task, at);
     if (!task.has_prefix()) {
       task.set_prefix(work.tasks_size() == 1 ? "" : absl::StrCat(task.name(), ": "));
@@ -267,6 +283,7 @@ void ResolveFineTuning(v1::FineTuning& work, const FieldChecker& check) {
     if (!task.test_dataset().empty()) CheckDataset(at, "test_dataset", task.test_dataset());
     if (!task.has_weight()) task.set_weight(1);
     at.Positive("weight", task.weight(), 1000);
+    CheckAbstainPrecision(task, at);
     if (task.class_weights() == v1::Task::CLASS_WEIGHTS_UNSPECIFIED) {
       task.set_class_weights(v1::Task::NONE);
     }
@@ -350,6 +367,34 @@ void ResolvePretraining(v1::Pretraining& work, const FieldChecker& check) {
   ResolveRecipe(*work.mutable_recipe(), true, check.At("recipe"));
 }
 
+void ResolveEvaluation(v1::EvaluationJob& work, const FieldChecker& check) {
+  if (!IsModelOrVersion(work.model_version())) {
+    check.Add("model_version",
+              absl::StrCat(Quote(work.model_version()),
+                           " is not of the form models/{id} or models/{id}/versions/{number}"));
+  }
+  check.Count("tasks", work.tasks_size(), 1, 16);
+  std::set<std::string> names;
+  for (int i = 0; i < work.tasks_size(); ++i) {
+    v1::Task& task = *work.mutable_tasks(i);
+    const FieldChecker at = check.At("tasks", i);
+    CheckTaskName(task, names, at);
+    if (!task.labels().empty()) ResolveLabels(task, at);
+    CheckDataset(at, "test_dataset", task.test_dataset());
+    for (const auto& [field, given] :
+         {std::pair("train_dataset", !task.train_dataset().empty()),
+          std::pair("valid_dataset", !task.valid_dataset().empty()),
+          std::pair("weight", task.has_weight()),
+          std::pair("class_weights", task.class_weights() != v1::Task::CLASS_WEIGHTS_UNSPECIFIED),
+          std::pair("abstain_precision", task.has_abstain_precision())}) {
+      if (given) at.Add(field, "does not belong to an evaluation, which trains nothing");
+    }
+  }
+  if (work.has_max_input_tokens()) {
+    check.Integer("max_input_tokens", work.max_input_tokens(), 8, 4096);
+  }
+}
+
 }  // namespace
 
 int64_t DefaultPretrainingWarmup(int64_t steps) { return std::min<int64_t>(steps / 10, 1000); }
@@ -370,7 +415,9 @@ void ResolveJob(v1::TrainingJob& job, Faults& faults) {
   if (const size_t characters = Characters(job.display_name()); characters > kMaxNameCharacters) {
     check.Add("display_name", absl::StrCat("has ", characters, " characters; 63 are allowed"));
   }
-  if (!IsName(job.model(), "models/")) {
+  if (job.has_evaluation()) {
+    if (!job.model().empty()) check.Add("model", "is given, but an evaluation publishes nothing");
+  } else if (!IsName(job.model(), "models/")) {
     check.Add("model", absl::StrCat(Quote(job.model()), " is not of the form models/{id}"));
   }
   switch (job.work_case()) {
@@ -378,8 +425,10 @@ void ResolveJob(v1::TrainingJob& job, Faults& faults) {
       return ResolveFineTuning(*job.mutable_fine_tuning(), check.At("fine_tuning"));
     case v1::TrainingJob::kPretraining:
       return ResolvePretraining(*job.mutable_pretraining(), check.At("pretraining"));
+    case v1::TrainingJob::kEvaluation:
+      return ResolveEvaluation(*job.mutable_evaluation(), check.At("evaluation"));
     case v1::TrainingJob::WORK_NOT_SET:
-      check.Add("fine_tuning", "is missing: a job has fine_tuning or pretraining");
+      check.Add("fine_tuning", "is missing: a job has fine_tuning, pretraining or evaluation");
   }
 }
 

@@ -16,7 +16,8 @@ namespace tasuki {
 //
 // One default cannot be known here: the warm-up of a pre-training job that gives epochs. Its
 // `warmup_steps` stays unset, and the trainer takes DefaultPretrainingWarmup once it knows the
-// steps.
+// steps. Others are those that an evaluation takes from its version: labels, prefixes and
+// max_input_tokens, which CheckJob (server/jobs/job_check.h) fills in.
 void ResolveJob(v1::TrainingJob& job, Faults& faults);
 
 // A tenth of the steps, at most 1,000.

@@ -1,5 +1,7 @@
 #include "server/jobs/jobs.h"
 
+#include <algorithm>
+#include <fstream>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -27,6 +29,7 @@ using Events = std::vector<v1::TrainingJobEvent>;
 constexpr absl::Duration kClaimInterval = absl::Seconds(1);  // while the store does not answer
 constexpr int kDefaultLogLines = 100;
 constexpr int kMaxLogLines = 10'000;
+constexpr int64_t kPieceBytes = int64_t{1} << 20;  // of predictions
 
 }  // namespace
 
@@ -50,6 +53,7 @@ class Jobs::Impl {
   absl::StatusOr<Job> Retry(const std::string& name);
   absl::StatusOr<std::vector<std::string>> Log(const std::string& name, int line_count);
   absl::Status Delete(const std::string& name);
+  absl::Status ReadPredictions(const std::string& name, const UsePredictions& use);
 
  private:
   JobTable& table() { return context_.store.jobs(); }
@@ -309,6 +313,34 @@ absl::Status Jobs::Impl::Delete(const std::string& name) {
   return absl::OkStatus();
 }
 
+absl::Status Jobs::Impl::ReadPredictions(const std::string& name, const UsePredictions& use) {
+  const auto job = table().Get(name);
+  if (!job.ok()) return job.status();
+  const bool kept = job->evaluation().write_predictions();
+  if (!kept || job->state() != Job::SUCCEEDED) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, v1::JOB_STATE,
+                     kept ? absl::StrCat(name, " is ", Job::State_Name(job->state()),
+                                         "; its predictions are there once it is SUCCEEDED.")
+                          : absl::StrCat(name,
+                                         " keeps no predictions: only evaluations with "
+                                         "write_predictions do."));
+  }
+  const std::string path = data_.job_predictions(name);
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  const int64_t size = file ? static_cast<int64_t>(file.tellg()) : -1;
+  file.seekg(0);
+  int64_t left = size;
+  while (file && left > 0) {
+    std::string piece(std::min<int64_t>(left, kPieceBytes), '\0');
+    if (!file.read(piece.data(), static_cast<std::streamsize>(piece.size()))) break;
+    left -= static_cast<int64_t>(piece.size());
+    if (!use(size, std::move(piece))) return absl::CancelledError("The call was cancelled.");
+  }
+  if (left == 0) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
+                   absl::StrCat("The predictions of ", name, " cannot be read."));
+}
+
 Jobs::Jobs(Store& store, const DataDirectory& data, const JobsOptions& options, Metrics& metrics,
            Publish publish)
     : impl_(std::make_unique<Impl>(store, data, options, metrics, std::move(publish))) {}
@@ -331,5 +363,8 @@ absl::StatusOr<std::vector<std::string>> Jobs::Log(const std::string& name, int 
   return impl_->Log(name, line_count);
 }
 absl::Status Jobs::Delete(const std::string& name) { return impl_->Delete(name); }
+absl::Status Jobs::ReadPredictions(const std::string& name, const UsePredictions& use) {
+  return impl_->ReadPredictions(name, use);
+}
 
 }  // namespace tasuki

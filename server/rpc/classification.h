@@ -32,7 +32,8 @@ absl::StatusOr<std::vector<Classifier::Input>> PrepareInputs(const v1::ClassifyR
 void FillInputs(const LoadedModel& model, const std::vector<int>& tasks,
                 const std::vector<Classifier::Input>& inputs, v1::ClassifyResponse& response);
 
-// Adds the labels' scores to what FillInputs left. `scores` are in the order of the inputs.
+// Adds the labels' scores, calibrated as the version is, to what FillInputs left. `scores` are in
+// the order of the inputs.
 void FillScores(const LoadedModel& model, const std::vector<int>& tasks,
                 const std::vector<std::vector<float>>& scores, v1::ClassifyResponse& response);
 

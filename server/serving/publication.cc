@@ -50,6 +50,7 @@ absl::StatusOr<v1::ModelVersion> Describe(const std::string& name, const std::st
   version.set_training_job(manifest->training_job());
   version.set_base_model_version(manifest->base_model_version());
   version.mutable_evaluations()->Swap(manifest->mutable_evaluations());
+  version.mutable_calibrations()->Swap(manifest->mutable_calibrations());
   *version.mutable_create_time() = google::protobuf::util::TimeUtil::GetCurrentTime();
   version.mutable_files()->Swap(manifest->mutable_files());
   *version.add_files() = own->front();

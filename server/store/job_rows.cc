@@ -21,6 +21,8 @@ std::set<std::string> ReferencesOf(const Job& job) {
   for (const v1::Task& task : job.fine_tuning().tasks()) {
     names.insert({task.train_dataset(), task.valid_dataset(), task.test_dataset()});
   }
+  names.insert(job.evaluation().model_version());
+  for (const v1::Task& task : job.evaluation().tasks()) names.insert(task.test_dataset());
   names.erase("");
   return names;
 }

@@ -111,9 +111,8 @@ inline v1::Task YesNoTask(const std::string& name) {
 }
 
 inline std::shared_ptr<const LoadedModel> FakeModel(const std::string& name,
-                                                    std::shared_ptr<ScoreLog> log,
-                                                    Metrics& metrics) {
-  internal::ModelManifest manifest;
+                                                    std::shared_ptr<ScoreLog> log, Metrics& metrics,
+                                                    internal::ModelManifest manifest = {}) {
   ServedModel served;
   served.name = name;
   for (const char* task : {"first", "second"}) {

@@ -139,6 +139,7 @@ TEST(JobFile, ExpandsNoBombOfAliases) {
 TEST(JobFile, ExamplesParse) {
   const std::map<std::string, std::map<std::string, std::string>> examples = {
       {"pretrain-tiny", {{"TEXTS", "d-1"}}},
+      {"evaluation", {{"VERSION", "sentiment@2"}, {"ROWS", "d-1"}}},
       {"single-task", {{"BASE", "tiny"}, {"TRAIN", "d-1"}, {"VALID", "d-2"}, {"TEST", "d-3"}}},
       {"multi-task",
        {{"BASE", "tiny@2"},
@@ -156,6 +157,10 @@ TEST(JobFile, ExamplesParse) {
     EXPECT_TRUE(job.ok()) << job.status();
   }
   EXPECT_EQ(files, examples.size());
+  const auto evaluation = ReadJobFile(TASUKI_SOURCE_DIR "/client/cli/examples/evaluation.yaml",
+                                      examples.at("evaluation"));
+  EXPECT_EQ(evaluation->evaluation().model_version(), "models/sentiment/versions/2");
+  EXPECT_EQ(evaluation->evaluation().tasks(0).test_dataset(), "datasets/d-1");
 }
 
 TEST(JobFile, TakesVariablesFromTheCommandLineBeforeTheEnvironment) {

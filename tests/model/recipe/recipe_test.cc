@@ -402,6 +402,44 @@ TEST(ResolveJob, KnowsTheFormsOfABaseModelVersion) {
   }
 }
 
+TEST(ResolveJob, ChecksAbstainPrecision) {
+  const auto faults = [](double precision, bool valid) {
+    v1::TrainingJob job = FineTuningOf({"a"});
+    v1::Task& task = *job.mutable_fine_tuning()->mutable_tasks(0);
+    if (valid) task.set_valid_dataset("datasets/d");
+    task.set_abstain_precision(precision);
+    return FieldsAtFault(job).size();
+  };
+  EXPECT_EQ(faults(.5, true), 0);
+  for (const double bad : {0.0, 1.0, -1.0, std::nan("")}) EXPECT_EQ(faults(bad, true), 1) << bad;
+  EXPECT_EQ(faults(.5, false), 1) << "there is nothing to choose a threshold on";
+}
+
+TEST(ResolveJob, TakesAnEvaluationThatLeavesTheRestToItsVersion) {
+  v1::TrainingJob job = Parse(
+      "evaluation { model_version: 'models/m' tasks { name: 't' test_dataset: 'datasets/d' } "
+      "tasks { name: 'own' test_dataset: 'datasets/d' labels { name: 'a' } labels { name: 'b' } } "
+      "}");
+  EXPECT_THAT(FieldsAtFault(job), IsEmpty());
+  EXPECT_EQ(job.evaluation().tasks(0).labels_size(), 0);
+  EXPECT_EQ(job.evaluation().tasks(1).labels(0).target_text(), "a");
+  EXPECT_EQ(job.evaluation().tasks(1).labels(0).values(0), "a");
+}
+
+TEST(ResolveJob, NamesWhatAnEvaluationMayNotHave) {
+  v1::TrainingJob job = Parse(
+      "model: 'models/m' evaluation { model_version: 'm' max_input_tokens: 4 tasks { name: 'T' "
+      "train_dataset: 'datasets/d' valid_dataset: 'datasets/d' weight: 1 abstain_precision: .5 "
+      "labels { name: 'a' } } }");
+  EXPECT_THAT(FieldsAtFault(job),
+              testing::UnorderedElementsAre(
+                  "model", "evaluation.model_version", "evaluation.tasks[0].name",
+                  "evaluation.tasks[0].labels", "evaluation.tasks[0].test_dataset",
+                  "evaluation.tasks[0].train_dataset", "evaluation.tasks[0].valid_dataset",
+                  "evaluation.tasks[0].weight", "evaluation.tasks[0].abstain_precision",
+                  "evaluation.max_input_tokens"));
+}
+
 TEST(IsResourceId, TakesLowerCaseDigitsAndInnerHyphensUpTo63) {
   for (const std::string& good : {std::string("a"), std::string("a-1"), std::string(63, 'a')}) {
     EXPECT_TRUE(IsResourceId(good)) << good;

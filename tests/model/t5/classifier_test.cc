@@ -217,6 +217,18 @@ TEST_F(ClassifierTest, RefusesManifestsThatDoNotFit) {
   ASSERT_TRUE(WriteManifest(directory_.path(), manifest).ok());
   EXPECT_EQ(CheckModelDirectory(directory_.path()).status().code(), absl::StatusCode::kDataLoss);
 
+  for (const auto& [temperature, threshold] :
+       {std::pair(0.0, .5), {-1.0, .5}, {std::nan(""), .5}, {21.0, .5}, {1.0, 1.5}, {1.0, -.1}}) {
+    manifest = Manifest();
+    manifest.add_calibrations()->set_task("sentiment");
+    manifest.mutable_calibrations(0)->set_temperature(temperature);
+    manifest.mutable_calibrations(0)->set_abstain_threshold(threshold);
+    ASSERT_TRUE(WriteManifest(directory_.path(), manifest).ok());
+    const absl::Status status = CheckModelDirectory(directory_.path()).status();
+    EXPECT_EQ(ReasonOf(status), v1::FILE_CHANGED) << temperature << " " << threshold;
+    EXPECT_THAT(status.message(), HasSubstr("the calibration of task sentiment"));
+  }
+
   ASSERT_TRUE(WriteFile(directory_.At("tasuki.json"), "{").ok());
   EXPECT_EQ(Classifier::Load(directory_.path(), {}).status().code(), absl::StatusCode::kDataLoss);
 }

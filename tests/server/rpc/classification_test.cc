@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "model/errors/errors.h"
 #include "tests/testing/fake_classifier.h"
 
@@ -85,6 +87,33 @@ TEST_F(ClassificationTest, AnswersTextByTextInTheOrderOfTheTasks) {
   EXPECT_EQ(other.scores(1).label(), "yes");
   EXPECT_EQ(response.results(1).predictions(0).label(), "yes") << "of equals, the first declared";
   EXPECT_EQ(response.results(1).predictions(1).token_count(), 1);
+}
+
+TEST_F(ClassificationTest, CalibratesProbabilitiesAndAbstainsWhereTheVersionDoes) {
+  internal::ModelManifest manifest;
+  v1::Calibration& calibration = *manifest.add_calibrations();
+  calibration.set_task("second");
+  calibration.set_calibrated(true);
+  calibration.set_temperature(2);
+  calibration.set_abstain_threshold(.7);
+  const auto model =
+      FakeModel("models/m/versions/3", std::make_shared<ScoreLog>(), metrics_, manifest);
+  const v1::ClassifyRequest request = RequestOf({"a", "b"});
+  const std::vector<int> tasks = {0, 1};
+  v1::ClassifyResponse response;
+  FillInputs(*model, tasks, *PrepareInputs(request, *model, tasks), response);
+  FillScores(*model, tasks, {{-2, -1}, {-2, -1}, {-5, -1}, {-5, -1}}, response);
+
+  const auto top = [&](int text, int task) {
+    return response.results(text).predictions(task).scores(0);
+  };
+  EXPECT_NEAR(top(0, 0).probability(), 1 / (1 + std::exp(-1)), 1e-9) << "no calibration";
+  EXPECT_NEAR(top(0, 1).probability(), 1 / (1 + std::exp(-.5)), 1e-9);
+  EXPECT_EQ(top(0, 1).log_probability(), -1) << "as it was";
+  EXPECT_FALSE(response.results(0).predictions(0).abstained());
+  EXPECT_TRUE(response.results(0).predictions(1).abstained()) << "0.62 is below 0.7";
+  EXPECT_EQ(response.results(0).predictions(1).label(), "no") << "the label is given all the same";
+  EXPECT_FALSE(response.results(1).predictions(1).abstained()) << "0.88 is not";
 }
 
 }  // namespace
