@@ -270,6 +270,11 @@ absl::Status JobTable::Delete(const std::string& name) {
                                     ": cancel it and wait for its end before deleting it"),
                        {{"resource", name}, {"state", Job::State_Name(state)}});
     }
+    // Another job may get this name: it must not get this one's version.
+    sql << "DELETE FROM model_versions WHERE reservation_key = :name AND published = 0",
+        soci::use(name);
+    sql << "UPDATE model_versions SET reservation_key = NULL WHERE reservation_key = :name",
+        soci::use(name);
     sql << "DELETE FROM jobs WHERE name = :name", soci::use(name);
     return absl::OkStatus();
   });

@@ -58,7 +58,8 @@ class JobTable {
   // Events from `from_sequence` on, at most `limit`. Empty if there are none (yet).
   absl::StatusOr<std::vector<v1::TrainingJobEvent>> ReadEvents(const std::string& name,
                                                                int64_t from_sequence, int limit);
-  // Deletes an ended job and its events. FAILED_PRECONDITION, JOB_STATE otherwise; NOT_FOUND.
+  // Deletes an ended job, its events, and what was reserved under its name; the version that it
+  // published stays. FAILED_PRECONDITION, JOB_STATE otherwise; NOT_FOUND.
   absl::Status Delete(const std::string& name);
 
  private:
