@@ -276,6 +276,23 @@ TEST_F(ModelRegistryTest, UnloadWaitsForTheLastRequestAndIsRemembered) {
   EXPECT_THAT(registry_->LoadedVersions(), ElementsAre(name));
 }
 
+TEST_F(ModelRegistryTest, LoadsAndUnloadsOfAVersionAnswerWhatTheyMade) {
+  const std::string name = Publish(JobPublication("trainingJobs/a"));
+  for (int round = 0; round < 30; ++round) {
+    std::vector<std::thread> calls;
+    for (int i = 0; i < 4; ++i) {
+      calls.emplace_back([&, load = (round + i) % 2 == 0] {
+        const auto version = load ? registry_->Load(name) : registry_->Unload(name);
+        ASSERT_TRUE(version.ok()) << version.status();
+        EXPECT_EQ(version->state(), load ? v1::ModelVersion::LOADED : v1::ModelVersion::UNLOADED);
+      });
+    }
+    for (auto& call : calls) call.join();
+    const bool loaded = registry_->Get(name)->state() == v1::ModelVersion::LOADED;
+    ASSERT_EQ(store_->models().ToLoad()->size(), loaded ? 1u : 0u) << "round " << round;
+  }
+}
+
 TEST_F(ModelRegistryTest, LoadsAVersionThatTheStoreHasAndAPublicationIsAboutToTellOf) {
   const std::string name = Publish(JobPublication("trainingJobs/a"));
   // The next version, as far as the registry's memory is concerned: not there yet.
