@@ -259,8 +259,9 @@ absl::Status ReadJson(const std::string& path, google::protobuf::Message& messag
   if (!json.ok()) return json.status();
   const auto parsed = google::protobuf::util::JsonStringToMessage(*json, &message);
   if (parsed.ok()) return absl::OkStatus();
-  return Changed(absl::StrCat(path, " is not the JSON of ", message.GetTypeName(), ": ",
-                              parsed.message().ToString()));
+  std::string cause = parsed.message().ToString();
+  cause.resize(std::min(cause.find('\n'), cause.size()));  // what follows points into the text
+  return Changed(absl::StrCat(path, " is not the JSON of ", message.GetTypeName(), ": ", cause));
 }
 
 absl::Status ReadVersionedJson(const std::string& path, int newest,
