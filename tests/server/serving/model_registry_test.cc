@@ -250,7 +250,7 @@ TEST_F(ModelRegistryTest, AnImportWhoseManifestDoesNotFitIsRefused) {
               {.model = "models/i", .directory = directory, .key = "imports/1", .check = true})
           .status();
   EXPECT_EQ(ReasonOf(status), v1::MODEL_INVALID);
-  EXPECT_THAT(status.message(), HasSubstr("generation_config.json"));
+  EXPECT_THAT(status.message(), HasSubstr("fit the files: generation_config.json has 2 bytes"));
 }
 
 TEST_F(ModelRegistryTest, UnloadWaitsForTheLastRequestAndIsRemembered) {
