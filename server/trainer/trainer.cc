@@ -38,8 +38,10 @@ StopSignal stop_signal;
 
 // Of a server that wants less (kAbandon) no signal makes more.
 void StopOnSignal(int) {
-  int none = StopSignal::kNone;
-  stop_signal.request.compare_exchange_strong(none, StopSignal::kStop);
+  int before = stop_signal.request.load();
+  while (before < StopSignal::kStop &&
+         !stop_signal.request.compare_exchange_weak(before, StopSignal::kStop)) {
+  }
 }
 
 // Should memory run out, the system is to end this process, never the server. Best effort: a
@@ -150,8 +152,9 @@ absl::StatusOr<TrainingOutcome> TrainAsSpecified(const internal::TrainerSpec& sp
   places.result_directory = spec.job_dir() + "/result";
   places.training_job = spec.job().name();
   Reporter reporter;
-  return Train(spec.job(), places, {.threads = spec.threads(), .device = spec.device()},
-               stop_signal, reporter);
+  const TrainingOptions options{
+      .threads = spec.threads(), .device = spec.device(), .out_of_memory = spec.out_of_memory()};
+  return Train(spec.job(), places, options, stop_signal, reporter);
 }
 
 // Tells the end of the attempt and answers the exit code.
