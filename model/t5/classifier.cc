@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
 #include "model/files/model_directory.h"
+#include "model/recipe/recipe.h"
 #include "model/t5/config.h"
 #include "model/t5/model_json.h"
 #include "model/t5/scorer.h"
@@ -95,15 +96,13 @@ absl::Status ReadTasks(const std::string& directory, Contents& contents) {
   if (absl::IsNotFound(manifest.status())) return absl::OkStatus();
   if (!manifest.ok()) return manifest.status();
   contents.manifest = *std::move(manifest);
+  Faults faults;
+  ResolveManifest(contents.manifest, faults);
+  if (!faults.empty()) return ModelInvalid(kManifestName, faults.ToStatus().message());
   for (const v1::Task& task : contents.manifest.tasks()) {
     absl::StatusOr<LabelTrie> labels = LabelTrie::Build(task, *contents.tokenizer);
     if (!labels.ok()) return Annotate(labels.status(), absl::StrCat(kManifestName, ": "));
     contents.labels.push_back(*std::move(labels));
-  }
-  if (!contents.labels.empty() && contents.manifest.max_input_tokens() < 2) {
-    return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
-                     absl::StrCat(kManifestName, ": max_input_tokens is ",
-                                  contents.manifest.max_input_tokens(), ", less than 2"));
   }
   return CheckCalibrations(contents.manifest);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <memory>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -77,6 +78,7 @@ class Jobs::Impl {
   bool work_ ABSL_GUARDED_BY(mutex_) = true;  // perhaps a job is queued
   std::shared_ptr<JobRun> run_ ABSL_GUARDED_BY(mutex_);
 
+  std::set<std::string> passed_over_;  // of the scheduler's thread: said already
   std::thread scheduler_;
 };
 
@@ -150,7 +152,13 @@ std::optional<Job> Jobs::Impl::AwaitJob() {
       if (stopping_) return std::nullopt;
       work_ = false;
     }
-    auto job = table().ClaimOldestQueued();
+    std::vector<Job> unreadable;
+    auto job = table().ClaimOldestQueued(&unreadable);
+    for (const Job& passed : unreadable) {
+      if (passed_over_.insert(passed.name()).second) {
+        spdlog::error("{} cannot run: {}", passed.name(), passed.error().message());
+      }
+    }
     if (job.ok() && job->has_value()) return *std::move(job);
     const auto awake = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return work_ || stopping_; };
     absl::MutexLock lock(&mutex_);
@@ -302,15 +310,16 @@ absl::StatusOr<std::vector<std::string>> Jobs::Impl::Log(const std::string& name
 
 absl::Status Jobs::Impl::Delete(const std::string& name) {
   auto job = table().Get(name);
-  if (!job.ok()) return job.status();
+  if (!job.ok() && !absl::IsDataLoss(job.status())) return job.status();
   // The directory first: a job that has ended does not change, and if the server ends in between,
-  // the row is still there to be deleted again. Of a job that has not ended the table tells.
-  if (HasEnded(job->state())) {
+  // the row is still there to be deleted again. Of a job that has not ended, or cannot be read, the
+  // table tells.
+  if (job.ok() && HasEnded(job->state())) {
     if (absl::Status status = RemoveAll(data_.job(name)); !status.ok()) return status;
   }
   if (absl::Status status = table().Delete(name); !status.ok()) return status;
   context_.notify(name);
-  return absl::OkStatus();
+  return job.ok() ? absl::OkStatus() : RemoveAll(data_.job(name));
 }
 
 absl::Status Jobs::Impl::ReadPredictions(const std::string& name, const UsePredictions& use) {

@@ -14,6 +14,8 @@
 namespace tasuki {
 namespace {
 
+constexpr size_t kMaxAnswerBytes = 4 << 20;  // what gRPC's receivers take by default
+
 absl::Status LimitExceeded(absl::string_view message) {
   return MakeError(absl::StatusCode::kInvalidArgument, v1::LIMIT_EXCEEDED, message);
 }
@@ -70,6 +72,27 @@ absl::StatusOr<std::vector<int>> WantedTasks(const v1::ClassifyRequest& request,
     tasks.push_back(task);
   }
   return tasks;
+}
+
+absl::Status CheckAnswerSize(const v1::ClassifyRequest& request, const LoadedModel& model,
+                             const std::vector<int>& tasks) {
+  // Tags, lengths and numbers of each message at their longest, beside its texts.
+  constexpr size_t kResponseBytes = 1024, kResultBytes = 8, kPredictionBytes = 24, kScoreBytes = 24;
+  size_t bytes = kResultBytes;
+  for (const int index : tasks) {
+    const v1::Task& task = model.classifier->manifest().tasks(index);
+    size_t longest = 0;
+    for (const v1::Label& label : task.labels()) {
+      bytes += label.name().size() + kScoreBytes;
+      longest = std::max(longest, label.name().size());
+    }
+    bytes += task.name().size() + longest + kPredictionBytes;
+  }
+  const size_t fit = (kMaxAnswerBytes - kResponseBytes) / bytes;
+  if (static_cast<size_t>(request.texts_size()) <= fit) return absl::OkStatus();
+  return LimitExceeded(absl::StrCat(
+      "texts has ", request.texts_size(), " entries; the scores of ", fit,
+      " at most go into one answer for these tasks: send fewer texts, or name fewer tasks."));
 }
 
 absl::StatusOr<std::vector<Classifier::Input>> PrepareInputs(const v1::ClassifyRequest& request,

@@ -23,6 +23,11 @@ absl::Status CheckClassifyRequest(const v1::ClassifyRequest& request);
 absl::StatusOr<std::vector<int>> WantedTasks(const v1::ClassifyRequest& request,
                                              const LoadedModel& model);
 
+// INVALID_ARGUMENT, LIMIT_EXCEEDED, saying how many texts fit, if the answer may have more bytes
+// than gRPC's receivers take by default.
+absl::Status CheckAnswerSize(const v1::ClassifyRequest& request, const LoadedModel& model,
+                             const std::vector<int>& tasks);
+
 // Every text for every task: text by text, within a text in the order of `tasks`.
 absl::StatusOr<std::vector<Classifier::Input>> PrepareInputs(const v1::ClassifyRequest& request,
                                                              const LoadedModel& model,

@@ -123,6 +123,26 @@ TEST(JobFile, NamesAllFaultsOfItsWritingAtOnce) {
             "environment");
 }
 
+TEST(JobFile, NamesAllFaultsOfItsValuesAtOnce) {
+  const auto job = ParseJob("job.yaml",
+                            "model: m\n"
+                            "fine_tuning:\n"
+                            "  recipe:\n"
+                            "    epochs: many\n"
+                            "    learning_rate: fast\n"
+                            "    colour: red\n"
+                            "  tasks:\n"
+                            "  - no task\n"
+                            "  - {name: t, weight: heavy}\n",
+                            Defined);
+  for (const char* fault :
+       {":4: fine_tuning.recipe.epochs: ", ":5: fine_tuning.recipe.learning_rate",
+        ":6: fine_tuning.recipe.colour is not a field", ":8: fine_tuning.tasks[0]",
+        ":9: fine_tuning.tasks[1].weight: "}) {
+    EXPECT_THAT(job.status().message(), HasSubstr(fault));
+  }
+}
+
 TEST(JobFile, ExpandsNoBombOfAliases) {
   std::string yaml = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n";
   for (int i = 1; i < 9; ++i) {
@@ -174,10 +194,12 @@ TEST(JobFile, TakesVariablesFromTheCommandLineBeforeTheEnvironment) {
               HasSubstr("has no ${TXTS}"));
 }
 
-TEST(JobFile, ThatIsNotThereIsNamed) {
+TEST(JobFile, ThatCannotBeReadIsNamed) {
   const absl::Status status = ReadJobFile("/nowhere/job.yaml", {}).status();
   EXPECT_TRUE(absl::IsNotFound(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("/nowhere/job.yaml"));
+  EXPECT_THAT(std::string(ReadJobFile("/", {}).status().message()),
+              HasSubstr("cannot read /: Is a directory"));
 }
 
 }  // namespace

@@ -32,7 +32,7 @@ class Command {
  public:
   // Starts `tasuki ARGUMENTS…` with these bytes on stdin.
   Command(const FakeServer& server, std::vector<std::string> arguments,
-          const std::string& input = "") {
+          const std::string& input = "", const std::string& output = "") {
     std::ofstream(scratch_ / "in") << input;
     arguments.insert(arguments.begin(), TASUKI_BINARY_DIR "/bin/tasuki");
     std::vector<char*> argv;
@@ -40,7 +40,8 @@ class Command {
     argv.push_back(nullptr);
     const std::string environment = "TASUKI_SERVER=" + server.address();
     char* envp[] = {const_cast<char*>(environment.c_str()), nullptr};
-    const std::string in = scratch_ / "in", out = scratch_ / "out", err = scratch_ / "err";
+    const std::string in = scratch_ / "in", err = scratch_ / "err";
+    const std::string out = output.empty() ? scratch_ / "out" : output;
     pid_ = vfork();
     if (pid_ == 0) {
       dup2(open(in.c_str(), O_RDONLY), 0);
@@ -194,6 +195,18 @@ TEST(Run, TellsTheEndOfAJobByItsExitCode) {
         EXPECT_THAT(command.err(), HasSubstr("died three times\nlast line\n  (INTERNAL)"));
       }
     }
+  }
+}
+
+TEST(Run, FailsIfItsOutputCannotBeWritten) {
+  FakeServer server;
+  ScriptJob(server, v1::TrainingJob::SUCCEEDED);
+  const std::vector<std::vector<std::string>> commands = {
+      {"--version"}, {"job", "get", "nightly"}, {"job", "get", "nightly", "--output", "json"}};
+  for (const auto& arguments : commands) {
+    Command command(server, arguments, "", "/dev/full");
+    EXPECT_EQ(command.exit_code(), 1);
+    EXPECT_THAT(command.err(), testing::StartsWith("tasuki: the output cannot be written\n"));
   }
 }
 

@@ -482,6 +482,23 @@ TEST_F(JobsTest, StartsThoughTheEventsOfARunningJobCannotBeRead) {
   AwaitState(Create("finish"), Job::SUCCEEDED);
 }
 
+TEST_F(JobsTest, PassesOverAQueuedJobThatCannotBeReadAndDeletesIt) {
+  StartJobs();
+  const std::string running = Create("progress wait");
+  AwaitWord(running);
+  const std::string unreadable = Create("finish");
+  const std::string next = Create("finish");
+  {
+    soci::session sql(soci::sqlite3, "dbname=" + data_->database());
+    sql << "UPDATE jobs SET message = '{' WHERE name = :name", soci::use(unreadable);
+  }
+  ASSERT_TRUE(jobs_->Cancel(running).ok());
+  AwaitState(next, Job::SUCCEEDED);
+  EXPECT_EQ(ReasonOf(jobs_->Cancel(unreadable).status()), v1::FILE_CHANGED);
+  EXPECT_TRUE(jobs_->Delete(unreadable).ok());
+  EXPECT_TRUE(absl::IsNotFound(jobs_->Delete(unreadable)));
+}
+
 TEST_F(JobsTest, ADeathEndsAJobWhoseEventsCannotBeRead) {
   StartJobs();
   const std::string name = Create("progress nap kill");

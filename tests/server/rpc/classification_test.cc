@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numeric>
 
+#include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
 #include "tests/testing/fake_classifier.h"
 
@@ -60,6 +62,46 @@ TEST_F(ClassificationTest, NamesTheTasksThereAreToWhoAsksForAnother) {
   EXPECT_THAT(unknown.message(), HasSubstr("no task \"third\"; it has first, second."));
   EXPECT_EQ(ReasonOf(WantedTasks(RequestOf({"x"}, {"first", "first"}), *model_).status()),
             v1::FIELD_INVALID);
+}
+
+TEST_F(ClassificationTest, RefusesWhatNoClientWouldTakeAndSaysWhatFits) {
+  for (const int labels : {2, 256}) {
+    v1::Task task;
+    for (int i = 0; i < labels; ++i) {
+      task.add_labels()->set_name(absl::StrCat(i, std::string(180, 'l')));
+    }
+    internal::ModelManifest manifest;
+    for (int i = 0; i < 16; ++i) {
+      *manifest.add_tasks() = task;
+      manifest.mutable_tasks(i)->set_name(absl::StrCat(10 + i, std::string(30, 't')));
+    }
+    const auto model =
+        FakeModel("models/m/versions/1", std::make_shared<ScoreLog>(), metrics_, manifest);
+    std::vector<int> wanted(manifest.tasks_size());
+    std::iota(wanted.begin(), wanted.end(), 0);
+    int fit = 256;
+    absl::Status status;
+    while (
+        !(status = CheckAnswerSize(RequestOf(std::vector<std::string>(fit, "x")), *model, wanted))
+             .ok()) {
+      EXPECT_EQ(ReasonOf(status), v1::LIMIT_EXCEEDED);
+      ASSERT_GT(--fit, 0);
+    }
+    EXPECT_EQ(fit, labels == 2 ? 256 : 4);
+    // The longest answer to so many texts.
+    v1::ClassifyResponse response;
+    Classifier::Input input;
+    input.token_count = 1 << 30;
+    input.truncated = true;
+    FillInputs(*model, wanted, std::vector<Classifier::Input>(fit * wanted.size(), input),
+               response);
+    FillScores(
+        *model, wanted,
+        std::vector<std::vector<float>>(fit * wanted.size(), std::vector<float>(labels, -1e-30f)),
+        response);
+    EXPECT_LE(response.ByteSizeLong(), 4u << 20);
+  }
+  EXPECT_TRUE(CheckAnswerSize(RequestOf({"x"}), *model_, {0, 1}).ok());
 }
 
 TEST_F(ClassificationTest, AnswersTextByTextInTheOrderOfTheTasks) {
