@@ -189,14 +189,11 @@ void ResolveLength(v1::Recipe& recipe, bool pretraining, const FieldChecker& che
   if (recipe.has_steps()) {
     check.Integer("steps", recipe.steps(), 1, 100'000'000);
     if (recipe.has_epochs()) check.Add("epochs", "is given together with steps: give one of them");
-    if (pretraining && !recipe.has_warmup_steps()) {
-      recipe.set_warmup_steps(DefaultPretrainingWarmup(recipe.steps()));
-    }
   } else {
     if (!recipe.has_epochs()) recipe.set_epochs(pretraining ? 1 : 4);
     check.Integer("epochs", recipe.epochs(), 1, 1000);
   }
-  if (!pretraining && !recipe.has_warmup_steps()) recipe.set_warmup_steps(0);
+  if (!recipe.has_warmup_steps()) recipe.set_warmup_steps(0);
   check.AtLeastZero("warmup_steps", recipe.warmup_steps());
   if (recipe.has_steps() && recipe.warmup_steps() > recipe.steps()) {
     check.Add("warmup_steps", absl::StrCat(WithCommas(recipe.warmup_steps()), " is more than the ",
@@ -458,8 +455,6 @@ void ResolveEvaluation(v1::EvaluationJob& work, const FieldChecker& check) {
 }
 
 }  // namespace
-
-int64_t DefaultPretrainingWarmup(int64_t steps) { return std::min<int64_t>(steps / 10, 1000); }
 
 bool IsResourceId(absl::string_view id) { return IsIdOf(id, 63, "-"); }
 

@@ -15,18 +15,13 @@ namespace tasuki {
 // datasets and base exist and fit is the server's part. Field paths begin at the job
 // ("fine_tuning.tasks[0].labels"). Calling it again on a resolved job changes nothing.
 //
-// One default cannot be known here: the warm-up of a pre-training job that gives epochs. Its
-// `warmup_steps` stays unset, and the trainer takes DefaultPretrainingWarmup once it knows the
-// steps. Others are those that an evaluation takes from its version: labels, prefixes and
-// max_input_tokens, which CheckJob (server/jobs/job_check.h) fills in.
+// Some defaults cannot be known here: those that an evaluation takes from its version. Its labels,
+// prefixes and max_input_tokens are filled in by CheckJob (server/jobs/job_check.h).
 void ResolveJob(v1::TrainingJob& job, Faults& faults);
 
 // The same for the `tasuki.json` of a model, perhaps a stranger's: the rules for its tasks, whose
 // datasets may be missing, and for its numbers.
 void ResolveManifest(internal::ModelManifest& manifest, Faults& faults);
-
-// A tenth of the steps, at most 1,000.
-int64_t DefaultPretrainingWarmup(int64_t steps);
 
 // `[a-z]([a-z0-9-]{0,61}[a-z0-9])?`, the form of every id in a resource name.
 bool IsResourceId(absl::string_view id);

@@ -99,22 +99,13 @@ TEST(ResolveJob, FillsTheDefaultsOfPretraining) {
     vocabulary_size: 8000 noise_density: .15 mean_span_tokens: 3
     recipe {
       steps: 2000 batch_size: 32 max_input_tokens: 128 optimizer: ADAFACTOR learning_rate: 1e-2
-      weight_decay: 0 schedule: LINEAR warmup_steps: 200 max_gradient_norm: 1 dropout: 0
+      weight_decay: 0 schedule: LINEAR warmup_steps: 0 max_gradient_norm: 1 dropout: 0
       seed: 12 evaluate_every_steps: 0 checkpoint_every_steps: 500 mixing: PROPORTIONAL
       selection: MACRO_F1 preset: RECOMMENDED gradient_accumulation_steps: 1 label_smoothing: 0
       freeze_embeddings: false freeze_encoder: false selection_over_tasks: MEAN
       evaluate_every_epochs: 1 precision: FP32
     })");
   EXPECT_EQ(job.DebugString(), expected.DebugString());
-}
-
-TEST(ResolveJob, LeavesTheWarmUpOfPretrainingByEpochsToTheTrainer) {
-  v1::TrainingJob job = Pretraining("");
-  ASSERT_THAT(FieldsAtFault(job), IsEmpty());
-  EXPECT_EQ(job.pretraining().recipe().epochs(), 1);
-  EXPECT_FALSE(job.pretraining().recipe().has_warmup_steps());
-  EXPECT_EQ(DefaultPretrainingWarmup(99), 9);
-  EXPECT_EQ(DefaultPretrainingWarmup(5'000'000), 1000);
 }
 
 TEST(ResolveJob, ChangesNothingTheSecondTime) {
