@@ -84,13 +84,6 @@ PY
   figures "$work/comparison.json" | awk '{ n++; s = s sprintf("%s accuracy %s  ", $2, $3); if ($3 != 1) bad = 1 } END { print s; exit bad || n != 2 }'
 }
 
-tests_named() {  # tests_named REGEX COUNT: at least COUNT tests of that name ran and passed
-  ctest --test-dir build/release --output-on-failure -R "$1" || return 1
-  local count; count=$(ctest --test-dir build/release -N -R "$1" | sed -n 's/^Total Tests: //p')
-  echo "$count tests passed"
-  [ "$count" -ge "$2" ]
-}
-
 integration_tests() {  # one program that drives the real ones; its cases are counted
   build/release/tests/integration/integration_test | tee "$out/integration.txt"
   [ "${PIPESTATUS[0]}" = 0 ] || return 1

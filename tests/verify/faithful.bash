@@ -1,0 +1,102 @@
+# Numbers that can be trusted: what is computed here against what others compute. Sourced by script/verify.
+
+built() { cmake --preset release >/dev/null && cmake --build build/release; }
+
+parity() {  # parity SIZE: of model, loss, gradients and AdamW; the largest differences of all variants
+  local directory=tests/model/training/golden
+  if [ "$1" = base ]; then
+    directory=$out/parity; rm -rf "$directory"
+    "$python" tests/oracles/parity.py --size base --out "$directory" || return 1
+  fi
+  TASUKI_PARITY_DIR=$(realpath "$directory") build/release/model_training_test --gtest_filter='*Parity*' | tee "$out/parity-$1.txt"
+  local status=${PIPESTATUS[0]}
+  [ "$1" = base ] && rm -rf "$directory"
+  awk 'function most(name, value) { if (value + 0 > m[name]) m[name] = value + 0 }
+       /logits differ by/ { n++; most("logits", $5); most("loss", $8) } /gradients differ/ { most("gradients", $5) }
+       /losses of ten/ { most("ten losses", $9); most("ten updates", $12) }
+       END { printf "%d variants, largest differences: logits %.2g, loss %.2g, gradients %.2g of the largest, ten losses %.2g, weights %.2g of what they moved\n",
+             n, m["logits"], m["loss"], m["gradients"], m["ten losses"], m["ten updates"]; exit n < 4 }' "$out/parity-$1.txt" && return "$status"
+}
+
+figures_of_scikit_learn() {
+  "$python" tests/oracles/figures.py --count 1000 >"$out/figures.jsonl" || return 1
+  TASUKI_FIGURES=$out/figures.jsonl build/release/model_text_test --gtest_filter='Figures.*' | tee "$out/figures.txt"
+  [ "${PIPESTATUS[0]}" = 0 ] && grep 'largest difference' "$out/figures.txt"
+}
+
+weighted_loss() {  # a worked example; that weights of one give transformers' loss is in the parity line
+  build/release/model_training_test --gtest_filter='Backward.*' | tee "$out/loss.txt"
+  [ "${PIPESTATUS[0]}" = 0 ] && grep '\[  PASSED  \]' "$out/loss.txt"
+}
+
+resumes() {
+  TASUKI_KILLS=$([ -n "$full" ] && echo 200 || echo 20) build/release/server_trainer_test --gtest_filter='Resume*' | tee "$out/resume.txt"
+  [ "${PIPESTATUS[0]}" = 0 ] && grep 'the same bytes' "$out/resume.txt"
+}
+
+# AMCD at size mini: a base, a version fine-tuned here, one by transformers; with their answers to the
+# test rows. Left in $out/amcd for the lines below.
+amcd_models() {
+  local work=$out/amcd status=1
+  mkdir -p "$work"
+  start_server "$work" || return 1
+  local column=(--text-column sentence --label-column is_counterfactual)
+  upload TRAIN "$data/amcd_train.tsv" "${column[@]}" && upload VALID "$data/amcd_valid.tsv" "${column[@]}" &&
+    upload TEST "$data/amcd_test.tsv" "${column[@]}" &&
+    tasuki job submit --file tests/verify/amcd-base.yaml --id base --wait &&
+    tasuki job submit --file tests/verify/amcd.yaml --id amcd --wait &&
+    tasuki --output json job get amcd >"$work/job.json" &&
+    tasuki model export amcd-base@1 "$work/base" && tasuki model export amcd@1 "$work/here" &&
+    tasuki model evaluate amcd@1 --task amcd --dataset "$TEST" --id here --predictions "$work/here.jsonl" &&
+    "$python" tests/oracles/fine_tune.py "$work/base" "$data/amcd_train.tsv" "$work/there" --text sentence --label is_counterfactual &&
+    tasuki model import "$work/there" --model there &&
+    tasuki job submit --file tests/verify/amcd-evaluation.yaml --set VERSION=there@1 --id there --wait &&
+    tasuki job predictions there "$work/there.jsonl" && status=0
+  cp "$work/data/datasets/${TRAIN#datasets/}.jsonl" "$work/train.jsonl" || status=1
+  stop_server || status=1
+  echo "$(wc -l <"$work/here.jsonl") and $(wc -l <"$work/there.jsonl") answers"
+  return $status
+}
+
+same_labels() {  # same_labels here|there: transformers' answers from its logits, and ours
+  local work=$out/amcd
+  echo '{"tasks": [{"name": "amcd", "labels": [{"name": "0"}, {"name": "1"}]}]}' >"$work/tasks.json"
+  "$python" tests/oracles/scores.py "$work/$1" "$work/tasks.json" "$data/amcd_test.tsv" "$work/$1.jsonl" --task amcd --text sentence
+}
+
+loss_of_100_steps() {
+  build/release/loss_curve "$out/amcd/base" "$out/amcd/train.jsonl" 100 "$out/curve.safetensors" &&
+    "$python" tests/oracles/loss_curve.py "$out/amcd/base" "$out/curve.safetensors"
+}
+
+calibration() {
+  python3 - "$out/amcd/job.json" <<'PY'
+import json, sys
+(c,) = json.load(open(sys.argv[1]))["calibrations"]
+before, after = c["before"], c["after"]
+print(f"T {c['temperature']:.3f}: validation NLL {c['valid_nll_before']:.4f} to {c['valid_nll_after']:.4f}; test " +
+      ", ".join(f"{name.upper()} {before[name]:.4f} to {after[name]:.4f}" for name in ("nll", "ece", "brier")))
+sys.exit(not c["calibrated"] or c["valid_nll_after"] > c["valid_nll_before"])
+PY
+}
+
+catalogue() {  # rows of the catalogue of failures about checkpoints and model files
+  tests_named '^(Safetensors|ModelDirectory|Checkpoints?|ReadWeights|T5Config|Classifier|Durable|Manifest)' 40
+}
+
+check "everything is built" built
+check "parity with transformers: logits 1e-4, loss 1e-5, gradients 1e-4, ten AdamW steps (tiny)" parity tiny
+check "figures equal scikit-learn's to 1e-12 on 1,000 random answers" figures_of_scikit_learn
+check "the weighted multi-task loss equals a worked example" weighted_loss
+check "kills at random steps end with the same bytes" resumes
+if [ -f "$data/amcd_train.tsv" ]; then
+  check "AMCD at size mini: trained here, and by transformers and imported" amcd_models
+  check "a version trained here: transformers' scores give the same labels on all AMCD test rows" same_labels here
+  check "a version trained by transformers: ours give the same labels" same_labels there
+  check "100 steps on AMCD from the same weights: loss within 1e-3 of transformers'" loss_of_100_steps
+  check "calibration on AMCD: validation NLL not above T = 1's" calibration
+else
+  line 1 "AMCD" "no data in $data"
+fi
+check "checkpoints and model files: bad ones end as documented" catalogue
+[ -n "$full" ] && check "parity with transformers at size base" parity base
