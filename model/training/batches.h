@@ -17,6 +17,7 @@ class TokenRows {
     ends_.push_back(static_cast<int64_t>(tokens_.size()));
   }
   int64_t size() const { return static_cast<int64_t>(ends_.size()); }
+  int64_t token_count() const { return static_cast<int64_t>(tokens_.size()); }
   absl::Span<const int32_t> operator[](int64_t row) const {
     const int64_t begin = row == 0 ? 0 : ends_[row - 1];
     return absl::MakeConstSpan(tokens_).subspan(begin, ends_[row] - begin);

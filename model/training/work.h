@@ -41,6 +41,9 @@ class Work {
   // The evaluations to publish with the model.
   virtual absl::StatusOr<std::vector<v1::Evaluation>> EvaluateFinally(
       const T5& model, const StopSignal& stop) const = 0;
+  // Input tokens that go through the encoder in Evaluate, and in EvaluateFinally.
+  virtual int64_t evaluation_tokens() const = 0;
+  virtual int64_t final_evaluation_tokens() const = 0;
   // What the best checkpoint has most of; nullopt if the last one is to be taken.
   virtual std::optional<double> Figure(const std::vector<v1::Evaluation>& evaluations) const = 0;
 

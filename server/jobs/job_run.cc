@@ -226,6 +226,7 @@ void JobRun::TakeEvent(const internal::TrainerEvent& event) {
       kill_at_ = std::min(kill_at_, absl::Now() + context_.options.stop_grace);
       return;
     }
+    case internal::TrainerEvent::kEstimate:  // never from `--spec`
     case internal::TrainerEvent::EVENT_NOT_SET:
       return;
   }
