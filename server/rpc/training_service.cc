@@ -123,4 +123,10 @@ grpc::Status TrainingService::DeleteTrainingJob(grpc::ServerContext*,
   });
 }
 
+grpc::Status TrainingService::EstimateTrainingJob(grpc::ServerContext*,
+                                                  const v1::EstimateTrainingJobRequest* request,
+                                                  v1::EstimateTrainingJobResponse* response) {
+  return Answer([&] { return Assign(jobs_.Estimate(*request), response); });
+}
+
 }  // namespace tasuki

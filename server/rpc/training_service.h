@@ -39,6 +39,9 @@ class TrainingService final : public v1::TrainingService::WithCallbackMethod_Wat
   grpc::Status DeleteTrainingJob(grpc::ServerContext* context,
                                  const v1::DeleteTrainingJobRequest* request,
                                  google::protobuf::Empty* response) override;
+  grpc::Status EstimateTrainingJob(grpc::ServerContext* context,
+                                   const v1::EstimateTrainingJobRequest* request,
+                                   v1::EstimateTrainingJobResponse* response) override;
 
  private:
   Jobs& jobs_;

@@ -5,6 +5,7 @@
 #include "gmock/gmock.h"
 #include "google/rpc/error_details.pb.h"
 #include "gtest/gtest.h"
+#include "model/errors/status_proto.h"
 
 namespace tasuki {
 namespace {
@@ -115,6 +116,16 @@ TEST(Faults, CutsASingleFaultThatIsTooLong) {
   const std::string message(faults.ToStatus().message());
   EXPECT_LT(message.size(), 1000);
   EXPECT_THAT(message, HasSubstr("f…: d"));
+}
+
+TEST(StatusProto, GoesThereAndBack) {
+  Faults faults;
+  faults.Add("field", "is wrong");
+  const absl::Status status = faults.ToStatus();
+  const absl::Status back = StatusOf(StatusProto(status));
+  EXPECT_EQ(back, status);
+  EXPECT_EQ(ReasonOf(back), v1::FIELD_INVALID);
+  EXPECT_TRUE(StatusOf(StatusProto(absl::OkStatus())).ok());
 }
 
 }  // namespace
