@@ -83,7 +83,8 @@ class UploadSource {
   static UploadSource Stream(std::istream& stream);
 
   bool repeatable() const { return stream_ == nullptr; }
-  // A reader at the beginning. NOT_FOUND or PERMISSION_DENIED, naming the file.
+  // A reader at the beginning. NOT_FOUND, PERMISSION_DENIED, or INVALID_ARGUMENT for a directory, a
+  // pipe or a device, naming the file.
   absl::StatusOr<std::shared_ptr<std::istream>> Open() const;
 
  private:

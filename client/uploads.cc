@@ -190,6 +190,11 @@ absl::StatusOr<std::shared_ptr<std::istream>> UploadSource::Open() const {
   if (std::filesystem::is_directory(path_)) {
     return absl::InvalidArgumentError(absl::StrCat(path_, " is a directory, not a file"));
   }
+  std::error_code error;  // a pipe would block, and is empty when it is read again
+  if (std::filesystem::exists(path_, error) && !std::filesystem::is_regular_file(path_, error)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path_, " is not a regular file; send what comes from a pipe as -"));
+  }
   auto file = std::make_shared<std::ifstream>(path_, std::ios::binary);
   if (!*file) {
     const int cause = errno;

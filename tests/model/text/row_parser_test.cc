@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+
 #include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
 #include "model/text/examples.h"
@@ -226,6 +228,11 @@ INSTANTIATE_TEST_SUITE_P(
          "\xef\xbb\xbftext,label\n\xff,1\n",
          v1::ROWS_INVALID,
          {"at byte 14 of the file"}},
+        {"ShiftJis",
+         kCsv,
+         "text\n\x93\xfa\x96\x7b\n",
+         v1::ROWS_INVALID,
+         {"not UTF-8 at byte 5 of the"}},
         {"InvalidUtf8InHeader", kCsv, "text,\xff\n", v1::ROWS_INVALID, {"header is not UTF-8"}},
         {"Surrogate", kCsv, "text\n\xed\xa0\x80\n", v1::ROWS_INVALID, {"not UTF-8"}},
         {"Nul",
@@ -448,6 +455,31 @@ TEST(RowParser, TakesATextOfOneMebibyteAndRefusesALongerOne) {
   EXPECT_TRUE(ParseInChunks(Format(kCsv), absl::StrCat("text\n", text, "\n"), 1 << 16).status.ok());
   const Parsed parsed = ParseInChunks(Format(kCsv), absl::StrCat("text\n", text, "y\n"), 1 << 16);
   EXPECT_THAT(std::string(parsed.status.message()), HasSubstr("column \"text\" has 1048577 bytes"));
+}
+
+// Bytes of memory that this process had at most since it was last asked to forget.
+int64_t PeakBytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;) {
+    int64_t kilobytes = 0;
+    if (word == "VmHWM:" && status >> kilobytes) return kilobytes * 1024;
+  }
+  return 0;
+}
+
+TEST(RowParser, TakesNoMoreMemoryForManyRowsOrForALongLine) {
+  std::string rows;
+  for (int i = 0; i < 20'000; ++i) absl::StrAppend(&rows, "a text of row ", i, ",1\n");
+  const std::string line(1 << 20, 'x');
+  std::ofstream("/proc/self/clear_refs") << 5;
+  const int64_t before = PeakBytes();
+  RowParser parser(Format(kCsv), [](v1::Example) { return absl::OkStatus(); });
+  ASSERT_TRUE(parser.Feed("text,label\n").ok());
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(parser.Feed(rows).ok());
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(parser.Feed(line).ok());  // 100 MiB
+  EXPECT_THAT(std::string(parser.Finish().message()), HasSubstr("is longer than 4 MiB"));
+  EXPECT_EQ(parser.row_count(), 2'000'000);
+  EXPECT_LT(PeakBytes() - before, int64_t{64} << 20);
 }
 
 TEST(RowParser, AnswersAnErrorOfItsSinkAtOnce) {
