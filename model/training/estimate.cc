@@ -168,7 +168,8 @@ void EstimateMemory(const Work& work, const Counts& counts, int64_t program_byte
   memory.set_gradients_bytes(weights * kFloat);
   memory.set_optimizer_bytes(state * kFloat);
   // An evaluation has a second set of weights; Adafactor three copies of one gradient at a time.
-  const int64_t between = std::max(weights, adamw ? 0 : 3 * largest);
+  const bool evaluates = work.evaluation_tokens() + work.final_evaluation_tokens() > 0;
+  const int64_t between = std::max(evaluates ? weights : 0, adamw ? 0 : 3 * largest);
   memory.set_activations_bytes(std::max(counts.kept_floats, between) * kFloat);
   memory.set_program_bytes(program_bytes);
   memory.set_peak_bytes(memory.weights_bytes() + memory.gradients_bytes() +
