@@ -228,11 +228,6 @@ INSTANTIATE_TEST_SUITE_P(
          "\xef\xbb\xbftext,label\n\xff,1\n",
          v1::ROWS_INVALID,
          {"at byte 14 of the file"}},
-        {"ShiftJis",
-         kCsv,
-         "text\n\x93\xfa\x96\x7b\n",
-         v1::ROWS_INVALID,
-         {"not UTF-8 at byte 5 of the"}},
         {"InvalidUtf8InHeader", kCsv, "text,\xff\n", v1::ROWS_INVALID, {"header is not UTF-8"}},
         {"Surrogate", kCsv, "text\n\xed\xa0\x80\n", v1::ROWS_INVALID, {"not UTF-8"}},
         {"Nul",
@@ -468,6 +463,9 @@ int64_t PeakBytes() {
 }
 
 TEST(RowParser, TakesNoMoreMemoryForManyRowsOrForALongLine) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "AddressSanitizer keeps what was freed";
+#endif
   std::string rows;
   for (int i = 0; i < 20'000; ++i) absl::StrAppend(&rows, "a text of row ", i, ",1\n");
   const std::string line(1 << 20, 'x');
