@@ -31,6 +31,8 @@ using Response = v1::EstimateTrainingJobResponse;
 constexpr int64_t kMostCountedSteps = 20'000;  // of more, as many are taken, evenly spread
 constexpr int kMostMeasuredSteps = 20;
 constexpr auto kMeasuringTime = std::chrono::seconds(5);
+// Code and buffers of LibTorch that come with the first step: 60 to 90 MiB on a CPU.
+constexpr int64_t kFirstStepBytes = int64_t{64} << 20;
 // A forward pass against one with its backward pass.
 constexpr double kForwardShare = 1.0 / 3;
 
@@ -265,7 +267,7 @@ absl::StatusOr<Response> EstimateOrThrow(const v1::TrainingJob& job, const Train
                                     " steps, evenly spread over the job."));
   }
   Response::Memory& memory = *response.mutable_memory();
-  EstimateMemory(work, *counts, BytesIn("/proc/self/status", "VmRSS"), memory);
+  EstimateMemory(work, *counts, BytesIn("/proc/self/status", "VmRSS") + kFirstStepBytes, memory);
 
   const int64_t available = BytesIn("/proc/meminfo", "MemAvailable");
   const int64_t needed = memory.peak_bytes() - memory.program_bytes();

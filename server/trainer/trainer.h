@@ -1,5 +1,5 @@
-// What `tasuki-trainer` does: trains one attempt of a job, estimates what a job would need, or checks
-// a model directory.
+// What `tasuki-trainer` does: trains one attempt of a job, estimates what a job would need, or
+// checks a model directory.
 #pragma once
 
 #include <string>
