@@ -161,6 +161,18 @@ absl::StatusOr<v1::TrainingJob> Client::ResumeTrainingJob(const std::string& nam
              Named<v1::ResumeTrainingJobRequest>(name));
 }
 
+absl::StatusOr<v1::TrainingJob> Client::FinishTrainingJob(const std::string& name) {
+  return Ask(*connection_, connection_->options.timeout, connection_->training,
+             &v1::TrainingService::Stub::FinishTrainingJob,
+             Named<v1::FinishTrainingJobRequest>(name));
+}
+
+absl::StatusOr<v1::TrainingJob> Client::RetryTrainingJob(const std::string& name) {
+  return Ask(*connection_, connection_->options.timeout, connection_->training,
+             &v1::TrainingService::Stub::RetryTrainingJob,
+             Named<v1::RetryTrainingJobRequest>(name));
+}
+
 absl::StatusOr<std::vector<std::string>> Client::GetTrainingJobLog(const std::string& name,
                                                                    int line_count) {
   auto request = Named<v1::GetTrainingJobLogRequest>(name);

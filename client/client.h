@@ -135,6 +135,8 @@ class Client {
   absl::StatusOr<v1::TrainingJob> CancelTrainingJob(const std::string& name);
   absl::StatusOr<v1::TrainingJob> PauseTrainingJob(const std::string& name);
   absl::StatusOr<v1::TrainingJob> ResumeTrainingJob(const std::string& name);
+  absl::StatusOr<v1::TrainingJob> FinishTrainingJob(const std::string& name);
+  absl::StatusOr<v1::TrainingJob> RetryTrainingJob(const std::string& name);
   absl::StatusOr<std::vector<std::string>> GetTrainingJobLog(const std::string& name,
                                                              int line_count = 0);
   absl::Status DeleteTrainingJob(const std::string& name);

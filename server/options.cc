@@ -54,7 +54,8 @@ void Declare(CLI::App& app, Options& options) {
     return app.add_option("--" + name, value, help)->envname(variable)->capture_default_str();
   };
   add("data_dir", options.data_dir, "Directory of everything that is stored; made if missing");
-  add("listen", options.listen, "HOST:PORT of the gRPC services; port 0 picks a free one")
+  add("listen", options.listen,
+      "HOST:PORT of the gRPC services, without TLS or authentication; port 0 picks a free one")
       ->check(CLI::Validator(CheckAddress, "HOST:PORT"));
   add("metrics_listen", options.metrics_listen,
       "HOST:PORT of /metrics for Prometheus; port 0 picks a free one, none turns it off")
@@ -157,11 +158,16 @@ ParsedOptions ParseOptions(int argc, const char* const* argv) {
   Declare(app, parsed.options);
   try {
     app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
+  } catch (const CLI::Success& asked) {  // --help, --version
     std::ostringstream out;
     parsed.finished = true;
-    parsed.exit_code = app.exit(error, out, out) == 0 ? 0 : kExitBadSetup;
+    parsed.exit_code = app.exit(asked, out, out);
     parsed.output = out.str();
+    return parsed;
+  } catch (const CLI::ParseError& error) {
+    parsed.finished = true;
+    parsed.exit_code = kExitBadSetup;
+    parsed.output = absl::StrCat("tasukid: ", error.what(), " (see tasukid --help).\n");
     return parsed;
   }
   if (const std::string fault = Resolve(parsed.options); !fault.empty()) {

@@ -5,7 +5,9 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
 #include "google/protobuf/util/time_util.h"
 #include "model/files/durable.h"
 #include "model/t5/libtorch_version.h"
@@ -177,6 +179,15 @@ absl::Status Server::Rooms::WriteReadyFile() const {
 
 Server::Server(std::unique_ptr<Rooms> rooms) : rooms_(std::move(rooms)) {}
 
+namespace {
+
+bool IsLoopback(absl::string_view address) {
+  return absl::StartsWith(address, "127.") || absl::StartsWith(address, "localhost:") ||
+         absl::StartsWith(address, "[::1]:");
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
   std::unique_ptr<Server> server(new Server(std::make_unique<Rooms>(options)));
   if (absl::Status status = server->rooms_->OpenData(); !status.ok()) return status;
@@ -186,6 +197,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
                server->metrics_listen().empty() ? "off" : server->metrics_listen(),
                server->health_listen().empty() ? "on the same port" : server->health_listen(),
                options.data_dir, options.device, options.serving_threads, options.training_threads);
+  if (!IsLoopback(server->listen())) {
+    spdlog::warn("{} can be reached from other machines, and there is no TLS or authentication yet",
+                 server->listen());
+  }
   return server;
 }
 

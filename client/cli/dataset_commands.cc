@@ -132,6 +132,10 @@ void AddUpload(CLI::App& dataset, Session& session) {
           client.UploadDataset(SourceOf(*upload), header, ShowTransfer("uploading"));
       if (!answer.ok()) return answer.status();
       if (session.json()) return PrintJson(*answer);
+      if (!header.display_name().empty() && answer->display_name() != header.display_name()) {
+        std::cerr << "tasuki: these rows were there already, uploaded as \""
+                  << answer->display_name() << "\".\n";
+      }
       PrintDataset(*answer);
       return absl::OkStatus();
     };

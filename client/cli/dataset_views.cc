@@ -83,8 +83,8 @@ void PrintReports(const v1::InspectDatasetResponse& answer) {
 
 std::string LabelsOf(const v1::Dataset& dataset) {
   if (!dataset.labelled()) return "texts only";
-  return absl::StrJoin(dataset.label_counts(), ", ", [](std::string* out, const auto& label) {
-    absl::StrAppend(out, label.value(), " ", Count(label.row_count()));
+  return absl::StrJoin(dataset.label_counts(), "; ", [](std::string* out, const auto& label) {
+    absl::StrAppend(out, label.value(), ": ", Count(label.row_count()));
   });
 }
 

@@ -9,7 +9,7 @@
 
 namespace tasuki::cli {
 
-// "positive 1,200, negative 300".
+// "positive: 1,200; negative: 300".
 std::string LabelsOf(const v1::Dataset& dataset);
 
 // A dataset in words on stdout.

@@ -63,17 +63,24 @@ void AddList(CLI::App& job, Session& session) {
   });
 }
 
-// Cancel, pause, resume: a method that answers the job.
+// Cancel, pause, resume, finish, retry: a method that answers the job.
 void AddChange(CLI::App& job, Session& session, const std::string& verb, const std::string& what,
                absl::StatusOr<v1::TrainingJob> (Client::*method)(const std::string&)) {
   auto name = std::make_shared<std::string>();
   session.Bind(AddNamed(job, verb, what, *name),
-               [name, method, &session](Client& client) -> absl::Status {
+               [name, verb, method, &session](Client& client) -> absl::Status {
                  const auto answer = (client.*method)(*name);
                  if (!answer.ok()) return answer.status();
                  if (session.json()) return PrintJson(*answer);
+                 const bool running = answer->state() == v1::TrainingJob::RUNNING;
                  std::cout << answer->name() << " is "
-                           << v1::TrainingJob::State_Name(answer->state()) << "\n";
+                           << v1::TrainingJob::State_Name(answer->state());
+                 if (running && verb == "pause") {
+                   std::cout << " and was asked to write a checkpoint and pause";
+                 } else if (answer->finish_requested() && verb == "finish") {
+                   std::cout << " and was asked to finish";
+                 }
+                 std::cout << "\n";
                  return absl::OkStatus();
                });
 }
@@ -149,6 +156,10 @@ void AddJobCommands(CLI::App& app, Session& session) {
   AddChange(*job, session, "pause", "Lets a job write a checkpoint and wait",
             &Client::PauseTrainingJob);
   AddChange(*job, session, "resume", "Queues a paused job again", &Client::ResumeTrainingJob);
+  AddChange(*job, session, "finish", "Ends the training now and publishes the best so far",
+            &Client::FinishTrainingJob);
+  AddChange(*job, session, "retry", "Queues a failed job again; it goes on from its checkpoint",
+            &Client::RetryTrainingJob);
   AddDelete(*job, session);
 }
 

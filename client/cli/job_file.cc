@@ -150,6 +150,7 @@ std::string Wanted(const std::string& type) {
     for (int i = 1; i < values->value_count(); ++i) names.push_back(values->value(i)->name());
     return absl::StrCat("one of ", absl::StrJoin(names, ", "));
   }
+  if (type == "google.protobuf.Duration") return "a time in seconds, such as 3600s";
   if (const auto* message = pool->FindMessageTypeByName(type)) {
     return absl::StrCat("a ", message->name(), ", which is a map of fields");
   }

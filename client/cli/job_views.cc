@@ -15,13 +15,17 @@
 namespace tasuki::cli {
 namespace {
 
-// The fields that are set: "epochs 4, optimizer ADAMW".
+// The fields that are set: "epochs 4, optimizer ADAMW, early_stopping (patience 3)".
 std::string FieldsOf(const google::protobuf::Message& message) {
   std::vector<const google::protobuf::FieldDescriptor*> fields;
   message.GetReflection()->ListFields(message, &fields);
   return absl::StrJoin(fields, ", ", [&](std::string* out, const auto* field) {
     std::string value;
-    google::protobuf::TextFormat::PrintFieldValueToString(message, field, -1, &value);
+    if (field->message_type() != nullptr && !field->is_repeated()) {
+      value = absl::StrCat("(", FieldsOf(message.GetReflection()->GetMessage(message, field)), ")");
+    } else {
+      google::protobuf::TextFormat::PrintFieldValueToString(message, field, -1, &value);
+    }
     absl::StrAppend(out, field->name(), " ", value);
   });
 }
@@ -45,6 +49,7 @@ std::string StateOf(const v1::TrainingJob& job) {
     absl::StrAppend(&state, ", ", job.queue_position(), " before it");
   }
   if (job.attempt() > 1) absl::StrAppend(&state, ", attempt ", job.attempt());
+  if (job.finish_requested()) absl::StrAppend(&state, ", asked to finish");
   return state;
 }
 

@@ -4,6 +4,7 @@
 #include <iostream>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "client/cli/commands.h"
 #include "client/cli/interrupts.h"
@@ -21,6 +22,14 @@ std::string FlagWithoutValue(int argc, char** argv) {
     if (argument.starts_with("--") && argument.find('=') == argument.size() - 1) return argument;
   }
   return "";
+}
+
+// What to say if a word stands where a command is missing; or "".
+std::string UnknownCommand(const CLI::App& app, const CLI::ParseError& error) {
+  const std::vector<std::string> rest = app.remaining(/*recurse=*/true);
+  const bool missing = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::RequiredError);
+  if (!missing || rest.empty() || rest.front().starts_with("-")) return "";
+  return "there is no command \"" + rest.front() + "\"";
 }
 
 int RunAction(const Session& session) {
@@ -77,7 +86,9 @@ int Run(int argc, char** argv, std::stop_token stop) {
   } catch (const CLI::Success& asked) {  // --help, --version
     return app.exit(asked);
   } catch (const CLI::ParseError& error) {
-    std::cerr << "tasuki: " << error.what() << "\nTry --help after the command.\n";
+    const std::string unknown = UnknownCommand(app, error);
+    std::cerr << "tasuki: " << (unknown.empty() ? error.what() : unknown)
+              << "\nTry --help after the command.\n";
     return kUsage;
   }
   return RunAction(session);

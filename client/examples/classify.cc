@@ -1,10 +1,11 @@
-// Classifies the texts of its command line: classify-example HOST:PORT MODEL TEXT...
+// Classifies the texts of its command line.
 #include <iostream>
 
 #include "client/client.h"
 
 int main(int argc, char** argv) {
-  if (argc < 4) return std::cerr << "usage: classify-example HOST:PORT MODEL TEXT...\n", 2;
+  if (argc < 4)
+    return std::cerr << "usage: classify-example HOST:PORT models/MODEL[/versions/N] TEXT...\n", 2;
   absl::StatusOr<tasuki::Client> client = tasuki::Client::Connect(argv[1]);
   if (!client.ok()) return std::cerr << client.status().message() << '\n', 2;
   tasuki::v1::ClassifyRequest request;

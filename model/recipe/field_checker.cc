@@ -1,5 +1,6 @@
 #include "model/recipe/field_checker.h"
 
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -56,6 +57,11 @@ void FieldChecker::AtLeastZero(absl::string_view field, int64_t value) const {
 void FieldChecker::Positive(absl::string_view field, double value, int64_t high) const {
   if (value > 0 && value <= high) return;
   Add(field, absl::StrCat(value, " is not more than 0 and at most ", WithCommas(high)));
+}
+
+void FieldChecker::FiniteAtLeastZero(absl::string_view field, double value) const {
+  if (value >= 0 && std::isfinite(value)) return;
+  Add(field, absl::StrCat(value, " is not 0 or a finite number above it"));
 }
 
 void FieldChecker::Known(absl::string_view field, int value, bool known) const {

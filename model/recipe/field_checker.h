@@ -31,6 +31,8 @@ class FieldChecker {
   void AtLeastZero(absl::string_view field, int64_t value) const;
   // 0 < `value` ≤ `high`.
   void Positive(absl::string_view field, double value, int64_t high) const;
+  // Neither below 0 nor infinite nor NaN.
+  void FiniteAtLeastZero(absl::string_view field, double value) const;
   // An enum, `known` being what its …_IsValid says.
   void Known(absl::string_view field, int value, bool known) const;
 

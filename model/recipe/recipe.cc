@@ -1,7 +1,6 @@
 #include "model/recipe/recipe.h"
 
 #include <algorithm>
-#include <cmath>
 #include <set>
 #include <string>
 
@@ -50,6 +49,97 @@ void CheckDataset(const FieldChecker& check, absl::string_view field, const std:
   }
 }
 
+// Puts a preset's values under those that the recipe gives.
+void ResolvePreset(v1::Recipe& recipe, bool pretraining, const FieldChecker& check) {
+  if (recipe.preset() == v1::Recipe::PRESET_UNSPECIFIED) recipe.set_preset(v1::Recipe::RECOMMENDED);
+  check.Known("preset", recipe.preset(), v1::Recipe::Preset_IsValid(recipe.preset()));
+  if (recipe.preset() != v1::Recipe::STUDY) return;
+  if (pretraining) return check.Add("preset", "STUDY is a way of fine-tuning");
+  v1::Recipe study;
+  if (!recipe.has_steps()) study.set_epochs(4);
+  if (!recipe.has_batch_tokens()) study.set_batch_size(8);
+  study.set_max_input_tokens(512);
+  study.set_optimizer(v1::Recipe::ADAMW);
+  study.set_learning_rate(3e-4);
+  study.set_weight_decay(0);
+  study.set_schedule(v1::Recipe::CONSTANT);
+  study.set_warmup_steps(0);
+  study.set_max_gradient_norm(0);
+  study.set_dropout(0.1);
+  study.set_seed(12);
+  study.set_selection(v1::Recipe::LAST);
+  study.mutable_habits()->set_first_task_weight(true);
+  study.mutable_habits()->set_count_padding(true);
+  study.mutable_habits()->set_teacher_forced(true);
+  study.MergeFrom(recipe);
+  recipe = study;
+}
+
+void ResolveBatch(v1::Recipe& recipe, bool pretraining, const FieldChecker& check) {
+  if (recipe.has_batch_tokens()) {
+    check.Integer("batch_tokens", recipe.batch_tokens(), 1, 4'194'304);
+    if (recipe.has_batch_size()) {
+      check.Add("batch_size", "is given together with batch_tokens: give one of them");
+    }
+  } else {
+    if (!recipe.has_batch_size()) recipe.set_batch_size(pretraining ? 32 : 8);
+    check.Integer("batch_size", recipe.batch_size(), 1, 4096);
+  }
+  if (!recipe.has_gradient_accumulation_steps()) recipe.set_gradient_accumulation_steps(1);
+  check.Integer("gradient_accumulation_steps", recipe.gradient_accumulation_steps(), 1, 1024);
+  if (!recipe.has_max_input_tokens()) recipe.set_max_input_tokens(pretraining ? 128 : 512);
+  check.Integer("max_input_tokens", recipe.max_input_tokens(), 8, 4096);
+}
+
+// When the training is judged, by what, and when it ends before its last step.
+void ResolveSelection(v1::Recipe& recipe, const FieldChecker& check) {
+  if (!recipe.has_evaluate_every_steps()) recipe.set_evaluate_every_steps(0);
+  check.AtLeastZero("evaluate_every_steps", recipe.evaluate_every_steps());
+  if (recipe.evaluate_every_steps() == 0 && !recipe.has_evaluate_every_epochs()) {
+    recipe.set_evaluate_every_epochs(1);
+  }
+  if (recipe.has_evaluate_every_epochs()) {
+    check.Integer("evaluate_every_epochs", recipe.evaluate_every_epochs(), 1, 1000);
+    if (recipe.evaluate_every_steps() > 0) {
+      check.Add("evaluate_every_epochs",
+                "is given together with evaluate_every_steps: give one of them");
+    }
+  }
+  if (recipe.selection() == v1::Recipe::SELECTION_UNSPECIFIED) {
+    recipe.set_selection(v1::Recipe::MACRO_F1);
+  }
+  check.Known("selection", recipe.selection(), v1::Recipe::Selection_IsValid(recipe.selection()));
+  if (recipe.selection_over_tasks() == v1::Recipe::SELECTION_OVER_TASKS_UNSPECIFIED) {
+    recipe.set_selection_over_tasks(v1::Recipe::MEAN);
+  }
+  check.Known("selection_over_tasks", recipe.selection_over_tasks(),
+              v1::Recipe::SelectionOverTasks_IsValid(recipe.selection_over_tasks()));
+  if (recipe.has_time_limit() && recipe.time_limit().seconds() < 1) {
+    check.Add("time_limit", "is below 1 s");
+  }
+  if (!recipe.has_early_stopping()) return;
+  v1::Recipe::EarlyStopping& early = *recipe.mutable_early_stopping();
+  const FieldChecker at = check.At("early_stopping");
+  if (!early.has_patience()) early.set_patience(3);
+  at.Integer("patience", early.patience(), 1, 1000);
+  if (!early.has_min_delta()) early.set_min_delta(0);
+  at.FiniteAtLeastZero("min_delta", early.min_delta());
+  if (recipe.selection() == v1::Recipe::LAST) {
+    check.Add("early_stopping", "needs a selection other than LAST");
+  }
+}
+
+void ResolveHabits(v1::Recipe& recipe, bool pretraining, const FieldChecker& check) {
+  if (pretraining) {
+    if (recipe.has_habits()) check.Add("habits", "are of fine-tuning only");
+    return;
+  }
+  v1::Recipe::Habits& habits = *recipe.mutable_habits();
+  if (!habits.has_first_task_weight()) habits.set_first_task_weight(false);
+  if (!habits.has_count_padding()) habits.set_count_padding(false);
+  if (!habits.has_teacher_forced()) habits.set_teacher_forced(false);
+}
+
 void ResolveLength(v1::Recipe& recipe, bool pretraining, const FieldChecker& check) {
   if (recipe.has_steps()) {
     check.Integer("steps", recipe.steps(), 1, 100'000'000);
@@ -85,34 +175,38 @@ void ResolveOptimizer(v1::Recipe& recipe, bool pretraining, const FieldChecker& 
   }
   check.Known("schedule", recipe.schedule(), v1::Recipe::Schedule_IsValid(recipe.schedule()));
   if (!recipe.has_max_gradient_norm()) recipe.set_max_gradient_norm(1);
-  const double norm = recipe.max_gradient_norm();
-  if (!(norm >= 0 && std::isfinite(norm))) {
-    check.Add("max_gradient_norm", absl::StrCat(norm, " is not 0 or a finite number above it"));
-  }
+  check.FiniteAtLeastZero("max_gradient_norm", recipe.max_gradient_norm());
   if (!recipe.has_dropout()) recipe.set_dropout(pretraining ? 0 : 0.1);
   check.Real("dropout", recipe.dropout(), 0.0, 0.9);
+  if (!recipe.has_label_smoothing()) recipe.set_label_smoothing(0);
+  check.Real("label_smoothing", recipe.label_smoothing(), 0.0, 0.9);
+  if (!recipe.has_freeze_embeddings()) recipe.set_freeze_embeddings(false);
+  if (!recipe.has_freeze_encoder()) recipe.set_freeze_encoder(false);
+  if (recipe.precision() == v1::Recipe::PRECISION_UNSPECIFIED) {
+    recipe.set_precision(v1::Recipe::FP32);
+  }
+  check.Known("precision", recipe.precision(), v1::Recipe::Precision_IsValid(recipe.precision()));
+  if (recipe.precision() == v1::Recipe::FP16) {
+    check.Add("precision",
+              "FP16 cannot hold T5: its activations exceed 65,504, and the loss becomes NaN; use "
+              "FP32");
+  }
 }
 
 void ResolveRecipe(v1::Recipe& recipe, bool pretraining, const FieldChecker& check) {
+  ResolvePreset(recipe, pretraining, check);
   ResolveLength(recipe, pretraining, check);
-  if (!recipe.has_batch_size()) recipe.set_batch_size(pretraining ? 32 : 8);
-  check.Integer("batch_size", recipe.batch_size(), 1, 4096);
-  if (!recipe.has_max_input_tokens()) recipe.set_max_input_tokens(pretraining ? 128 : 512);
-  check.Integer("max_input_tokens", recipe.max_input_tokens(), 8, 4096);
+  ResolveBatch(recipe, pretraining, check);
   ResolveOptimizer(recipe, pretraining, check);
   if (!recipe.has_seed()) recipe.set_seed(12);
-  if (!recipe.has_evaluate_every_steps()) recipe.set_evaluate_every_steps(0);
-  check.AtLeastZero("evaluate_every_steps", recipe.evaluate_every_steps());
   if (!recipe.has_checkpoint_every_steps()) recipe.set_checkpoint_every_steps(500);
   check.AtLeastZero("checkpoint_every_steps", recipe.checkpoint_every_steps());
   if (recipe.mixing() == v1::Recipe::MIXING_UNSPECIFIED) {
     recipe.set_mixing(v1::Recipe::PROPORTIONAL);
   }
   check.Known("mixing", recipe.mixing(), v1::Recipe::Mixing_IsValid(recipe.mixing()));
-  if (recipe.selection() == v1::Recipe::SELECTION_UNSPECIFIED) {
-    recipe.set_selection(v1::Recipe::MACRO_F1);
-  }
-  check.Known("selection", recipe.selection(), v1::Recipe::Selection_IsValid(recipe.selection()));
+  ResolveSelection(recipe, check);
+  ResolveHabits(recipe, pretraining, check);
 }
 
 void ResolveLabels(v1::Task& task, const FieldChecker& check) {
@@ -132,6 +226,8 @@ void ResolveLabels(v1::Task& task, const FieldChecker& check) {
       at.Add("target_text",
              absl::StrCat(Quote(label.target_text()), " is the target of another label too"));
     }
+    if (!label.has_weight()) label.set_weight(1);
+    at.Positive("weight", label.weight(), 1000);
     if (label.values().empty()) label.add_values(label.name());
     for (int j = 0; j < label.values_size(); ++j) {
       if (label.values(j).empty()) {
@@ -171,8 +267,18 @@ void ResolveFineTuning(v1::FineTuning& work, const FieldChecker& check) {
     if (!task.test_dataset().empty()) CheckDataset(at, "test_dataset", task.test_dataset());
     if (!task.has_weight()) task.set_weight(1);
     at.Positive("weight", task.weight(), 1000);
+    if (task.class_weights() == v1::Task::CLASS_WEIGHTS_UNSPECIFIED) {
+      task.set_class_weights(v1::Task::NONE);
+    }
+    at.Known("class_weights", task.class_weights(),
+             v1::Task::ClassWeights_IsValid(task.class_weights()));
   }
   ResolveRecipe(*work.mutable_recipe(), false, check.At("recipe"));
+  if (work.recipe().has_early_stopping() &&
+      std::all_of(work.tasks().begin(), work.tasks().end(),
+                  [](const v1::Task& task) { return task.valid_dataset().empty(); })) {
+    check.Add("recipe.early_stopping", "needs a task with a valid_dataset");
+  }
 }
 
 // The numbers of a preset; empty for PRESET_UNSPECIFIED.

@@ -17,7 +17,7 @@ class TokenRows {
     ends_.push_back(static_cast<int64_t>(tokens_.size()));
   }
   int64_t size() const { return static_cast<int64_t>(ends_.size()); }
-  int64_t token_count() const { return static_cast<int64_t>(tokens_.size()); }
+  int64_t tokens() const { return static_cast<int64_t>(tokens_.size()); }
   absl::Span<const int32_t> operator[](int64_t row) const {
     const int64_t begin = row == 0 ? 0 : ends_[row - 1];
     return absl::MakeConstSpan(tokens_).subspan(begin, ends_[row] - begin);
@@ -28,12 +28,15 @@ class TokenRows {
   std::vector<int64_t> ends_;
 };
 
-// The order in which examples are learnt: a pure function of the seed, so that the batch of any
-// step is known without the steps before it. Thread-compatible; keeps the order of one epoch.
+// The order in which examples are learnt: a pure function of rows and recipe, so that the batch of
+// any step is known without the steps before it. Thread-compatible; keeps the order of one epoch.
 //
 // An epoch has as many examples as all tasks have rows. PROPORTIONAL: each row once, shuffled.
 // EQUAL: each task gives its share of the examples, going through its rows in shuffled rounds of
-// its own. The last batch of an epoch may be smaller.
+// its own. A step has batch_size · gradient_accumulation_steps examples, the last one of an epoch
+// perhaps fewer. With batch_tokens the steps of an epoch share its tokens evenly, and there are as
+// many as keep their mean (EQUAL: the mean over the epochs) at that many tokens or below; each has
+// an example.
 class DataOrder {
  public:
   struct Example {
@@ -41,27 +44,33 @@ class DataOrder {
     int64_t row = 0;
   };
 
-  // REQUIRES: every task has a row; batch_size > 0.
-  DataOrder(std::vector<int64_t> rows_of_tasks, v1::Recipe::Mixing mixing, int64_t batch_size,
-            int64_t seed);
+  // REQUIRES: every task has a row; a resolved recipe. `tasks` must outlive it.
+  DataOrder(std::vector<const TokenRows*> tasks, const v1::Recipe& recipe);
 
-  int64_t examples_per_epoch() const { return examples_per_epoch_; }
-  int64_t steps_per_epoch() const { return (examples_per_epoch_ + batch_size_ - 1) / batch_size_; }
-  int64_t EpochOf(int64_t step) const { return step / steps_per_epoch(); }
+  int64_t steps_per_epoch() const { return steps_per_epoch_; }
+  int64_t EpochOf(int64_t step) const { return step / steps_per_epoch_; }
   // The examples of the step that follows `step` others. Valid until the next call.
   absl::Span<const Example> BatchAt(int64_t step);
+  // The step of the first epoch with the most input tokens, the first of them.
+  int64_t LongestStep();
 
  private:
+  int64_t ShareOf(int64_t task) const;
+  int64_t TokensOf(const Example& example) const;
   void Arrange(int64_t epoch);
+  void CutByTokens();
 
-  const std::vector<int64_t> rows_of_tasks_;
+  const std::vector<const TokenRows*> tasks_;
   const v1::Recipe::Mixing mixing_;
-  const int64_t batch_size_;
   const int64_t seed_;
+  const bool by_tokens_;
+  const int64_t batch_;  // examples, or tokens, of a step
   int64_t examples_per_epoch_ = 0;
+  int64_t steps_per_epoch_ = 0;
 
   int64_t arranged_epoch_ = -1;
   std::vector<Example> order_;  // of arranged_epoch_
+  std::vector<int64_t> ends_;   // in order_, of its steps
 };
 
 }  // namespace tasuki

@@ -20,7 +20,7 @@
 namespace tasuki {
 namespace {
 
-constexpr int kFormatVersion = 1;
+constexpr int kFormatVersion = 2;  // 1: without TrainingState.tokens_at_once and what follows
 constexpr char kManifestName[] = "checkpoint.json";
 constexpr char kWeightsName[] = "model.safetensors";
 constexpr char kOptimizerName[] = "optimizer.safetensors";
@@ -166,7 +166,7 @@ absl::Status Checkpoints::RemoveOld() const {
     absl::Status status =
         ReadJson(absl::StrCat(DirectoryOf((*steps)[i]), "/", kManifestName), manifest);
     if (!status.ok()) return status;
-    kept.insert(manifest.state().best_step());
+    if (manifest.state().best_step() > 0) kept.insert(manifest.state().best_step());
   }
   for (const int64_t step : *steps) {
     if (kept.contains(step)) continue;

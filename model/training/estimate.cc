@@ -153,7 +153,7 @@ absl::StatusOr<Counts> CountSteps(Work& work, int64_t steps, const StopSignal& s
 
 void EstimateMemory(const Work& work, const Counts& counts, int64_t program_bytes,
                     Response::Memory& memory) {
-  int64_t weights = 0, state = 0, largest = 0;
+  int64_t weights = 0, gradients = 0, state = 0, largest = 0;
   const bool adamw = work.recipe().optimizer() != v1::Recipe::ADAFACTOR;
   for (const WeightShape& weight : ExpectedWeights(work.config())) {
     int64_t count = 1, sum = 0;
@@ -162,12 +162,14 @@ void EstimateMemory(const Work& work, const Counts& counts, int64_t program_byte
       sum += size;
     }
     weights += count;
+    if (IsFrozen(work.recipe(), weight.name)) continue;
+    gradients += count;
     largest = std::max(largest, count);
     state += adamw ? 2 * count : sum;
   }
   constexpr int64_t kFloat = sizeof(float);
   memory.set_weights_bytes(weights * kFloat);
-  memory.set_gradients_bytes(weights * kFloat);
+  memory.set_gradients_bytes(gradients * kFloat);
   memory.set_optimizer_bytes(state * kFloat);
   // An evaluation has a second set of weights; Adafactor three copies of one gradient at a time.
   const bool evaluates = work.evaluation_tokens() + work.final_evaluation_tokens() > 0;
@@ -191,7 +193,11 @@ absl::StatusOr<Speed> MeasureSpeed(Work& work, int64_t steps, const std::string&
   if (!weights.ok()) return weights.status();
   for (auto& [name, weight] : *weights) weight = weight.to(at::Device(device));
   const T5 model(work.config(), *std::move(weights));
-  const std::unique_ptr<Optimizer> optimizer = Optimizer::Create(work.recipe(), model.weights());
+  const v1::Recipe& recipe = work.recipe();
+  for (const auto& [name, weight] : model.weights()) {
+    weight.set_requires_grad(!IsFrozen(recipe, name));
+  }
+  const std::unique_ptr<Optimizer> optimizer = Optimizer::Create(recipe, model.weights());
   Speed speed;
   const Clock::time_point begin = Clock::now();
   for (int i = 0; i <= kMostMeasuredSteps && i < std::max<int64_t>(steps, 2); ++i) {
@@ -199,7 +205,8 @@ absl::StatusOr<Speed> MeasureSpeed(Work& work, int64_t steps, const std::string&
     const Batch batch = work.BatchAt(i * steps / (kMostMeasuredSteps + 1));
     const Clock::time_point step_begin = Clock::now();
     ClearGradients(model.weights());
-    Backward(model, batch, work.recipe().dropout());
+    Backward(model, batch,
+             {.dropout = recipe.dropout(), .label_smoothing = recipe.label_smoothing()});
     (void)GradientNorm(model.weights());
     optimizer->Step({.step = i + 1, .learning_rate = 1e-9});
     const bool time_is_up = Clock::now() - begin > kMeasuringTime;
@@ -227,9 +234,10 @@ void EstimateTime(const Work& work, const Speed& speed, double input_tokens, int
   response.set_measured_steps(speed.steps);
   response.set_tokens_per_second(rate);
   SetDuration(input_tokens / rate, *response.mutable_training_duration());
-  const int64_t every = work.recipe().evaluate_every_steps() > 0
-                            ? work.recipe().evaluate_every_steps()
-                            : work.steps_per_epoch();
+  const int64_t every =
+      work.recipe().evaluate_every_steps() > 0
+          ? work.recipe().evaluate_every_steps()
+          : std::max(1, work.recipe().evaluate_every_epochs()) * work.steps_per_epoch();
   const int64_t evaluations = (steps + every - 1) / every;
   const double tokens =
       static_cast<double>(evaluations * work.evaluation_tokens() + work.final_evaluation_tokens());
@@ -265,6 +273,11 @@ absl::StatusOr<Response> EstimateOrThrow(const v1::TrainingJob& job, const Train
   if (steps > kMostCountedSteps) {
     response.add_notes(absl::StrCat("Tokens and the largest batch are those of ", kMostCountedSteps,
                                     " steps, evenly spread over the job."));
+  }
+  if (recipe.has_time_limit() || recipe.has_early_stopping()) {
+    response.add_notes(
+        "Steps, tokens and time are those of the whole schedule; the time limit or early stopping "
+        "may end the job before.");
   }
   Response::Memory& memory = *response.mutable_memory();
   EstimateMemory(work, *counts, BytesIn("/proc/self/status", "VmRSS") + kFirstStepBytes, memory);

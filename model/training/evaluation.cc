@@ -65,6 +65,7 @@ absl::StatusOr<v1::Evaluation> EvaluateLabels(const T5Scorer& scorer, const Labe
 absl::StatusOr<v1::Evaluation> EvaluateTeacherForced(const T5& model, const LabelledRows& rows,
                                                      const LabelTrie& labels,
                                                      const Tokenizer& tokenizer,
+                                                     std::optional<int32_t> padding,
                                                      const StopSignal& stop) {
   at::NoGradGuard no_grad;
   const int64_t count = rows.inputs.size();
@@ -81,6 +82,9 @@ absl::StatusOr<v1::Evaluation> EvaluateTeacherForced(const T5& model, const Labe
       tokens += static_cast<int64_t>(rows.inputs[end].size());
       inputs.push_back(RowTokens(rows, end));
       targets.push_back(labels.target(rows.labels[end]));
+    }
+    for (size_t first = 0; padding && first < targets.size(); first += kLossBatchRows) {
+      PadTargets(absl::MakeSpan(targets).subspan(first, kLossBatchRows), *padding);
     }
     const at::Tensor logits = TargetLogits(model, inputs, targets, /*dropout=*/0);
     const at::Tensor losses = TokenLosses(logits, targets).cpu();

@@ -2,11 +2,12 @@
 // torch.
 //
 // Both fill method, row_count, truncated_row_count, loss, the figures and the majority's; task,
-// split and step are the caller's. Dropout is off, padding of targets is never counted. They end
+// split and step are the caller's. Dropout is off. They end
 // with CANCELLED as soon as `stop` is requested.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -33,10 +34,13 @@ absl::StatusOr<v1::Evaluation> EvaluateLabels(const T5Scorer& scorer, const Labe
 
 // Each target token is guessed given the right ones before it, and the guesses are compared with
 // the target as strings. Classes: the strings that occur. Loss: mean over batches of eight rows, in
-// the order of the dataset, of the mean cross-entropy over the batch's target tokens.
+// the order of the dataset, of the mean cross-entropy over the batch's target tokens. With
+// `padding` the targets of a batch are filled with that token up to the longest, and it counts as
+// the others do.
 absl::StatusOr<v1::Evaluation> EvaluateTeacherForced(const T5& model, const LabelledRows& rows,
                                                      const LabelTrie& labels,
                                                      const Tokenizer& tokenizer,
+                                                     std::optional<int32_t> padding,
                                                      const StopSignal& stop);
 
 }  // namespace tasuki

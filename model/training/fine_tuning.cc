@@ -1,6 +1,8 @@
 // Fine-tuning on labelled tasks: rows in, target texts out, judged on the tasks' own splits.
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <limits>
 #include <set>
 #include <utility>
 
@@ -24,7 +26,35 @@ struct TaskData {
   v1::Task task;
   LabelTrie labels;
   LabelledRows train, valid, test;
+  std::vector<double> factors;  // of the labels, in the loss
 };
+
+// Factors of the task's labels: as Task.class_weights says, their mean over the rows being 1.
+std::vector<double> FactorsOf(const v1::Task& task, const std::vector<int>& row_labels) {
+  std::vector<double> factors, rows(task.labels_size());
+  for (const int label : row_labels) ++rows[label];
+  double sum = 0;
+  for (int i = 0; i < task.labels_size(); ++i) {
+    const double weight = task.labels(i).has_weight() ? task.labels(i).weight() : 1;
+    const bool balanced = task.class_weights() == v1::Task::BALANCED;
+    factors.push_back(balanced && rows[i] > 0 ? weight / rows[i] : weight);
+    sum += factors[i] * rows[i];
+  }
+  for (double& factor : factors) factor *= static_cast<double>(row_labels.size()) / sum;
+  return factors;
+}
+
+// The figure that a checkpoint is chosen by; more is better.
+double SelectionFigure(v1::Recipe::Selection selection, const v1::Evaluation& evaluation) {
+  switch (selection) {
+    case v1::Recipe::ACCURACY:
+      return evaluation.accuracy();
+    case v1::Recipe::LOSS:
+      return -evaluation.loss();
+    default:
+      return evaluation.macro_f1();
+  }
+}
 
 class FineTuningWork : public Work {
  public:
@@ -35,7 +65,7 @@ class FineTuningWork : public Work {
         config_(config),
         tokenizer_(std::move(tokenizer)),
         tasks_(std::move(tasks)),
-        order_(TrainRows(tasks_), recipe().mixing(), recipe().batch_size(), recipe().seed()) {}
+        order_(TrainRows(tasks_), recipe()) {}
 
   const v1::Recipe& recipe() const override { return job_.recipe(); }
   const T5Config& config() const override { return config_; }
@@ -47,15 +77,24 @@ class FineTuningWork : public Work {
 
   Batch BatchAt(int64_t step) override {
     Batch batch;
-    for (const DataOrder::Example& example : order_.BatchAt(step)) {
+    const absl::Span<const DataOrder::Example> examples = order_.BatchAt(step);
+    for (const DataOrder::Example& example : examples) {
       const TaskData& data = tasks_[example.task];
+      const TaskData& weighing =
+          recipe().habits().first_task_weight() ? tasks_[examples.front().task] : data;
       const absl::Span<const int32_t> input = data.train.inputs[example.row];
+      const int label = data.train.labels[example.row];
       batch.inputs.emplace_back(input.begin(), input.end());
-      batch.targets.push_back(data.labels.target(data.train.labels[example.row]));
-      batch.weights.push_back(static_cast<float>(data.task.weight()));
+      batch.targets.push_back(data.labels.target(label));
+      batch.weights.push_back(static_cast<float>(weighing.task.weight() * data.factors[label]));
+    }
+    if (recipe().habits().count_padding()) {
+      PadTargets(absl::MakeSpan(batch.targets), config_.pad_token_id);
     }
     return batch;
   }
+
+  int64_t LongestStep() override { return order_.LongestStep(); }
 
   std::string DescribeBatch(int64_t step) override {
     std::vector<std::string> rows;
@@ -76,7 +115,9 @@ class FineTuningWork : public Work {
     for (const TaskData& data : tasks_) {
       if (data.valid.inputs.size() == 0) continue;
       absl::StatusOr<v1::Evaluation> evaluation =
-          EvaluateLabels(scorer, data.valid, data.labels, stop);
+          recipe().habits().teacher_forced()
+              ? TeacherForced(model, data.valid, data.labels, stop)
+              : EvaluateLabels(scorer, data.valid, data.labels, stop);
       if (!evaluation.ok()) return evaluation.status();
       evaluation->set_task(data.task.name());
       evaluation->set_split(v1::Evaluation::VALID);
@@ -95,7 +136,7 @@ class FineTuningWork : public Work {
       if (rows.inputs.size() == 0) continue;
       for (absl::StatusOr<v1::Evaluation> evaluation :
            {EvaluateLabels(scorer, rows, data.labels, stop),
-            EvaluateTeacherForced(model, rows, data.labels, *tokenizer_, stop)}) {
+            TeacherForced(model, rows, data.labels, stop)}) {
         if (!evaluation.ok()) return evaluation.status();
         evaluation->set_task(data.task.name());
         evaluation->set_split(test ? v1::Evaluation::TEST : v1::Evaluation::VALID);
@@ -107,7 +148,7 @@ class FineTuningWork : public Work {
 
   int64_t evaluation_tokens() const override {
     int64_t tokens = 0;
-    for (const TaskData& data : tasks_) tokens += data.valid.inputs.token_count();
+    for (const TaskData& data : tasks_) tokens += data.valid.inputs.tokens();
     return tokens;
   }
 
@@ -115,27 +156,23 @@ class FineTuningWork : public Work {
     int64_t tokens = 0;  // by both methods
     for (const TaskData& data : tasks_) {
       const LabelledRows& rows = data.test.inputs.size() > 0 ? data.test : data.valid;
-      tokens += 2 * rows.inputs.token_count();
+      tokens += 2 * rows.inputs.tokens();
     }
     return tokens;
   }
 
   std::optional<double> Figure(const std::vector<v1::Evaluation>& evaluations) const override {
     if (evaluations.empty() || recipe().selection() == v1::Recipe::LAST) return std::nullopt;
-    double sum = 0;
+    double worst = std::numeric_limits<double>::infinity(), sum = 0, weights = 0;
     for (const v1::Evaluation& evaluation : evaluations) {
-      switch (recipe().selection()) {
-        case v1::Recipe::ACCURACY:
-          sum += evaluation.accuracy();
-          break;
-        case v1::Recipe::LOSS:
-          sum -= evaluation.loss();
-          break;
-        default:
-          sum += evaluation.macro_f1();
-      }
+      const double figure = SelectionFigure(recipe().selection(), evaluation);
+      const double weight =
+          recipe().selection_over_tasks() == v1::Recipe::WEIGHTED ? WeightOf(evaluation.task()) : 1;
+      worst = std::min(worst, figure);
+      sum += weight * figure;
+      weights += weight;
     }
-    return sum / static_cast<double>(evaluations.size());
+    return recipe().selection_over_tasks() == v1::Recipe::WORST ? worst : sum / weights;
   }
 
   internal::ModelManifest Manifest() const override {
@@ -147,10 +184,25 @@ class FineTuningWork : public Work {
   }
 
  private:
-  static std::vector<int64_t> TrainRows(const std::vector<TaskData>& tasks) {
-    std::vector<int64_t> rows;
-    for (const TaskData& data : tasks) rows.push_back(data.train.inputs.size());
+  static std::vector<const TokenRows*> TrainRows(const std::vector<TaskData>& tasks) {
+    std::vector<const TokenRows*> rows;
+    for (const TaskData& data : tasks) rows.push_back(&data.train.inputs);
     return rows;
+  }
+
+  double WeightOf(const std::string& task) const {
+    for (const TaskData& data : tasks_) {
+      if (data.task.name() == task) return data.task.weight();
+    }
+    return 0;
+  }
+
+  absl::StatusOr<v1::Evaluation> TeacherForced(const T5& model, const LabelledRows& rows,
+                                               const LabelTrie& labels,
+                                               const StopSignal& stop) const {
+    std::optional<int32_t> padding;
+    if (recipe().habits().count_padding()) padding = config_.pad_token_id;
+    return EvaluateTeacherForced(model, rows, labels, *tokenizer_, padding, stop);
   }
 
   static T5Scorer ScorerOf(const T5& model) {
@@ -289,7 +341,7 @@ absl::StatusOr<std::unique_ptr<Work>> PrepareFineTuning(const v1::FineTuning& jo
   for (const v1::Task& task : job.tasks()) {
     absl::StatusOr<LabelTrie> labels = LabelTrie::Build(task, **tokenizer);
     if (!labels.ok()) return labels.status();
-    TaskData data{task, *std::move(labels), {}, {}, {}};
+    TaskData data{task, *std::move(labels), {}, {}, {}, {}};
     for (auto [dataset, rows] : {std::pair(&task.train_dataset(), &data.train),
                                  std::pair(&task.valid_dataset(), &data.valid),
                                  std::pair(&task.test_dataset(), &data.test)}) {
@@ -299,6 +351,7 @@ absl::StatusOr<std::unique_ptr<Work>> PrepareFineTuning(const v1::FineTuning& jo
       *rows = *std::move(read);
     }
     WarnOfRows(data, observer);
+    data.factors = FactorsOf(task, data.train.labels);
     tasks.push_back(std::move(data));
   }
   return std::make_unique<FineTuningWork>(job, places.base_directory, *config,

@@ -16,18 +16,18 @@ int64_t TokensOf(const std::vector<std::vector<int32_t>>& sequences) {
   return tokens;
 }
 
-// The batch in parts of at most kTokensAtOnce input tokens, each of examples of like length.
-std::vector<Batch> Parts(const Batch& batch) {
+// The batch in parts of at most `most_tokens` input tokens, each of examples of like length.
+std::vector<Batch> Parts(const Batch& batch, int64_t most_tokens) {
   std::vector<int64_t> order(batch.size());
   std::iota(order.begin(), order.end(), int64_t{0});
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
     return batch.inputs[a].size() > batch.inputs[b].size();
   });
   std::vector<Batch> parts;
-  int64_t tokens = kTokensAtOnce;
+  int64_t tokens = most_tokens;
   for (const int64_t example : order) {
     tokens += static_cast<int64_t>(batch.inputs[example].size());
-    if (tokens > kTokensAtOnce) {
+    if (tokens > most_tokens) {
       parts.emplace_back();
       tokens = static_cast<int64_t>(batch.inputs[example].size());
     }
@@ -66,18 +66,26 @@ at::Tensor TargetLogits(const T5& model, const std::vector<std::vector<int32_t>>
   return model.Logits(model.Decode(decoder_input, encoded, input, dropout));
 }
 
-at::Tensor TokenLosses(const at::Tensor& logits, const std::vector<std::vector<int32_t>>& targets) {
+at::Tensor TokenLosses(const at::Tensor& logits, const std::vector<std::vector<int32_t>>& targets,
+                       double label_smoothing) {
   const at::Tensor ids = PackedTokens::Of(targets, logits.device()).ids;
-  return at::cross_entropy_loss(logits, ids, /*weight=*/{}, at::Reduction::None);
+  return at::cross_entropy_loss(logits, ids, /*weight=*/{}, at::Reduction::None,
+                                /*ignore_index=*/-100, label_smoothing);
 }
 
-double Backward(const T5& model, const Batch& batch, double dropout) {
+void PadTargets(absl::Span<std::vector<int32_t>> targets, int32_t pad) {
+  size_t longest = 0;
+  for (const std::vector<int32_t>& target : targets) longest = std::max(longest, target.size());
+  for (std::vector<int32_t>& target : targets) target.resize(longest, pad);
+}
+
+double Backward(const T5& model, const Batch& batch, const LossOptions& options) {
   const int64_t target_tokens = batch.target_tokens();
   double sum = 0;
-  for (const Batch& part : Parts(batch)) {
-    const at::Tensor logits = TargetLogits(model, part.inputs, part.targets, dropout);
+  for (const Batch& part : Parts(batch, options.tokens_at_once)) {
+    const at::Tensor logits = TargetLogits(model, part.inputs, part.targets, options.dropout);
     const at::Tensor factors = TokenFactors(part, target_tokens, logits.device());
-    const at::Tensor loss = TokenLosses(logits, part.targets).dot(factors);
+    const at::Tensor loss = TokenLosses(logits, part.targets, options.label_smoothing).dot(factors);
     loss.backward();
     sum += loss.item<double>();
   }

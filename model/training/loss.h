@@ -3,7 +3,8 @@
 //   L = Σᵢ weightᵢ · Σₜ ℓᵢₜ / Σᵢ nᵢ
 //
 // with ℓ the cross-entropy of a target token and n the target tokens of an example, </s> included.
-// Weights do not enter the denominator.
+// Weights do not enter the denominator. With label smoothing ε, ℓ is (1 − ε) · that + ε · the mean
+// of −log p over the vocabulary.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,6 +12,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "model/t5/t5.h"
 
 namespace tasuki {
@@ -19,7 +21,7 @@ namespace tasuki {
 struct Batch {
   std::vector<std::vector<int32_t>> inputs;   // with </s>
   std::vector<std::vector<int32_t>> targets;  // with </s>
-  std::vector<float> weights;                 // of the examples' tasks
+  std::vector<float> weights;                 // of the examples
 
   int64_t size() const { return static_cast<int64_t>(inputs.size()); }
   int64_t input_tokens() const;
@@ -31,11 +33,24 @@ at::Tensor TargetLogits(const T5& model, const std::vector<std::vector<int32_t>>
                         const std::vector<std::vector<int32_t>>& targets, double dropout);
 
 // Cross-entropy of each target token: [target tokens].
-at::Tensor TokenLosses(const at::Tensor& logits, const std::vector<std::vector<int32_t>>& targets);
+at::Tensor TokenLosses(const at::Tensor& logits, const std::vector<std::vector<int32_t>>& targets,
+                       double label_smoothing = 0);
+
+// Fills the targets with `pad` up to the longest, so that padding counts as the study counted it.
+void PadTargets(absl::Span<std::vector<int32_t>> targets, int32_t pad);
+
+// Input tokens that go through the model at once, unless a single example has more.
+inline constexpr int64_t kTokensAtOnce = 2048;
+
+struct LossOptions {
+  double dropout = 0;
+  double label_smoothing = 0;
+  int64_t tokens_at_once = kTokensAtOnce;
+};
 
 // Adds the gradient of L to the model's weights and answers L. Goes through the batch in parts of
-// at most kTokensAtOnce input tokens, longest examples first, so that memory does not grow with it.
-inline constexpr int64_t kTokensAtOnce = 2048;
-double Backward(const T5& model, const Batch& batch, double dropout);
+// at most `tokens_at_once` input tokens, longest examples first, so that memory does not grow with
+// it. Without dropout the parts change L by rounding only.
+double Backward(const T5& model, const Batch& batch, const LossOptions& options);
 
 }  // namespace tasuki

@@ -21,6 +21,11 @@ bool Decays(const std::string& weight) {
          !absl::StrContains(weight, "relative_attention_bias");
 }
 
+WeightMap Trained(const v1::Recipe& recipe, WeightMap weights) {
+  std::erase_if(weights, [&](const auto& weight) { return IsFrozen(recipe, weight.first); });
+  return weights;
+}
+
 // Loshchilov and Hutter 2019. One fused call over all weights that share a decay.
 class AdamW : public Optimizer {
  public:
@@ -141,12 +146,17 @@ double GradientNorm(const WeightMap& weights) {
   return at::stack(at::_foreach_norm(gradients)).norm().item<double>();
 }
 
+bool IsFrozen(const v1::Recipe& recipe, const std::string& weight) {
+  return (recipe.freeze_embeddings() && weight == "shared.weight") ||
+         (recipe.freeze_encoder() && absl::StartsWith(weight, "encoder."));
+}
+
 void ClearGradients(const WeightMap& weights) {
   for (const auto& [name, weight] : weights) weight.mutable_grad() = at::Tensor();
 }
 
 Optimizer::Optimizer(const v1::Recipe& recipe, const WeightMap& weights)
-    : weights_(weights), weight_decay_(recipe.weight_decay()) {}
+    : weights_(Trained(recipe, weights)), weight_decay_(recipe.weight_decay()) {}
 
 std::unique_ptr<Optimizer> Optimizer::Create(const v1::Recipe& recipe, const WeightMap& weights) {
   if (recipe.optimizer() == v1::Recipe::ADAFACTOR) {

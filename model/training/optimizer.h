@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "model/t5/weights.h"
 #include "tasuki/v1/training.pb.h"
@@ -15,6 +16,9 @@ double LearningRate(const v1::Recipe& recipe, int64_t steps_done, int64_t total_
 // L2 norm over all gradients; NaN or infinite if one of them is.
 double GradientNorm(const WeightMap& weights);
 
+// Whether `recipe` keeps the weight of that name as it is.
+bool IsFrozen(const v1::Recipe& recipe, const std::string& weight);
+
 // Forgets the gradients, and their memory.
 void ClearGradients(const WeightMap& weights);
 
@@ -22,7 +26,7 @@ void ClearGradients(const WeightMap& weights);
 // model. A weight without a gradient stays as it is.
 class Optimizer {
  public:
-  // The one that `recipe` names, with empty state.
+  // The one that `recipe` names, with empty state; frozen weights have none.
   static std::unique_ptr<Optimizer> Create(const v1::Recipe& recipe, const WeightMap& weights);
   virtual ~Optimizer() = default;
 
@@ -41,7 +45,7 @@ class Optimizer {
  protected:
   Optimizer(const v1::Recipe& recipe, const WeightMap& weights);
 
-  const WeightMap weights_;  // shares the tensors
+  const WeightMap weights_;  // shares the tensors; without frozen ones
   const double weight_decay_;
   WeightMap state_;
 };

@@ -40,8 +40,7 @@ class PretrainingWork : public Work {
         config_(ConfigOf(job_, *tokenizer_)),
         corruption_{.noise_density = job_.noise_density(),
                     .mean_span_tokens = job_.mean_span_tokens()},
-        order_({segments_.train.size()}, v1::Recipe::PROPORTIONAL, recipe().batch_size(),
-               recipe().seed()) {}
+        order_({&segments_.train}, recipe()) {}
 
   const v1::Recipe& recipe() const override { return job_.recipe(); }
   const T5Config& config() const override { return config_; }
@@ -58,6 +57,8 @@ class PretrainingWork : public Work {
     }
     return batch;
   }
+
+  int64_t LongestStep() override { return order_.LongestStep(); }
 
   std::string DescribeBatch(int64_t) override { return "segments of the texts"; }
 
@@ -94,7 +95,7 @@ class PretrainingWork : public Work {
     return Evaluate(model, stop);
   }
 
-  int64_t evaluation_tokens() const override { return segments_.held_out.token_count(); }
+  int64_t evaluation_tokens() const override { return segments_.held_out.tokens(); }
   int64_t final_evaluation_tokens() const override { return evaluation_tokens(); }
 
   std::optional<double> Figure(const std::vector<v1::Evaluation>& evaluations) const override {

@@ -15,6 +15,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "model/errors/errors.h"
@@ -32,6 +33,8 @@ namespace tasuki {
 namespace {
 
 using Severity = v1::TrainingJobEvent::Message;
+
+constexpr int64_t kLeastTokensAtOnce = 64;  // fewer would not save memory: one example is more
 
 std::string WorkSha256(const v1::TrainingJob& job) {
   const google::protobuf::Message& work =
@@ -86,9 +89,67 @@ WeightMap OnDevice(WeightMap weights, const std::string& device) {
   return weights;
 }
 
-// One optimizer step, and what is to be told about it.
+absl::Status OutOfMemory() {
+  return MakeError(absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,
+                   "the training does not fit into memory; a smaller batch_size or "
+                   "max_input_tokens may help");
+}
+
+bool SaysOutOfMemory(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return true;
+  const auto* const torch = dynamic_cast<const c10::Error*>(&error);
+  if (torch == nullptr) return false;
+  // "DefaultCPUAllocator: can't allocate memory: …"; "CUDA out of memory."
+  const char* const what = torch->what_without_backtrace();
+  return absl::StrContains(what, "allocate memory") || absl::StrContains(what, "out of memory");
+}
+
+// The loss, with its gradients in the weights; nullopt if there is too little memory for it.
+std::optional<double> LossOf(const Work& work, const T5& model, const Batch& batch,
+                             const internal::TrainingState& state) {
+  ClearGradients(model.weights());
+  try {
+    return Backward(model, batch,
+                    {.dropout = work.recipe().dropout(),
+                     .label_smoothing = work.recipe().label_smoothing(),
+                     .tokens_at_once = state.tokens_at_once()});
+  } catch (const std::exception& error) {
+    if (!SaysOutOfMemory(error)) throw;
+  }
+  ClearGradients(model.weights());
+  return std::nullopt;
+}
+
+// Halves what goes through the model at once. False if that would not help any more.
+bool TakeLessAtOnce(internal::TrainingState& state, TrainingObserver& observer) {
+  const int64_t tokens = state.tokens_at_once();
+  if (tokens <= kLeastTokensAtOnce) return false;
+  state.set_tokens_at_once(tokens / 2);
+  observer.OnMessage(
+      Severity::WARNING,
+      absl::StrCat("Memory ran out: ", tokens / 2, " input tokens instead of ", tokens,
+                   " go through the model at once from here on. The batch of a "
+                   "step and the schedule stay as they are."));
+  return true;
+}
+
+// Tries the longest batch, so that a lack of memory shows before hours of shorter ones. Answers
+// whether it fits, and how much at once if not everything did.
+bool FitLongestBatch(Work& work, const T5& model, internal::TrainingState& state,
+                     TrainingObserver& observer) {
+  const Batch batch = work.BatchAt(work.LongestStep());
+  while (!LossOf(work, model, batch, state)) {
+    if (!TakeLessAtOnce(state, observer)) return false;
+  }
+  ClearGradients(model.weights());
+  return true;
+}
+
+// One optimizer step, and what is to be told about it. Weights and optimizer are as they were after
+// an error.
 absl::StatusOr<ProgressReporter::Step> TakeStep(Work& work, const T5& model, Optimizer& optimizer,
-                                                int64_t steps_done, int64_t total_steps) {
+                                                int64_t steps_done, int64_t total_steps,
+                                                const internal::TrainingState& state) {
   const v1::Recipe& recipe = work.recipe();
   const Batch batch = work.BatchAt(steps_done);
   ProgressReporter::Step step;
@@ -98,8 +159,9 @@ absl::StatusOr<ProgressReporter::Step> TakeStep(Work& work, const T5& model, Opt
   step.learning_rate = LearningRate(recipe, steps_done, total_steps);
 
   at::manual_seed(Random({recipe.seed(), steps_done}).Next());
-  ClearGradients(model.weights());
-  step.loss = Backward(model, batch, recipe.dropout());
+  const std::optional<double> loss = LossOf(work, model, batch, state);
+  if (!loss) return OutOfMemory();
+  step.loss = *loss;
   step.gradient_norm = GradientNorm(model.weights());
   if (!std::isfinite(step.loss) || !std::isfinite(step.gradient_norm)) {
     return NonFinite(steps_done + 1, std::isfinite(step.loss) ? "the gradient" : "the loss",
@@ -124,6 +186,33 @@ absl::Status Announce(std::vector<v1::Evaluation>& evaluations, int64_t step,
   return absl::OkStatus();
 }
 
+// Whether the training ends with `step` though steps are left; `state` remembers why.
+bool EndsEarly(const v1::Recipe& recipe, int64_t step, const StopSignal& stop,
+               internal::TrainingState& state) {
+  if (step == 0) return false;  // the base is nothing to publish
+  if (!state.ended_by().empty()) return true;
+  const double limit = static_cast<double>(recipe.time_limit().seconds());
+  if (stop.request.load() == StopSignal::kFinish) {
+    state.set_ended_by("it was asked to finish");
+  } else if (recipe.has_time_limit() && state.training_seconds() >= limit) {
+    state.set_ended_by(absl::StrCat("its time limit of ", limit, " s is over"));
+  }
+  return !state.ended_by().empty();
+}
+
+// Counts the evaluations without a gain.
+void NoteForEarlyStopping(const v1::Recipe& recipe, double figure, internal::TrainingState& state) {
+  const v1::Recipe::EarlyStopping& early = recipe.early_stopping();
+  if (state.best_step() == 0 || figure > state.gain_figure() + early.min_delta()) {
+    state.set_gain_figure(figure);
+    state.set_evaluations_without_gain(0);
+    return;
+  }
+  state.set_evaluations_without_gain(state.evaluations_without_gain() + 1);
+  if (state.evaluations_without_gain() < early.patience() || !recipe.has_early_stopping()) return;
+  state.set_ended_by(absl::StrCat(early.patience(), " evaluations brought no gain"));
+}
+
 // Evaluates after `step` and remembers the best. CANCELLED once `stop` is requested.
 absl::Status Judge(const Work& work, const T5& model, int64_t step, const StopSignal& stop,
                    TrainingObserver& observer, internal::TrainingState& state) {
@@ -133,6 +222,7 @@ absl::Status Judge(const Work& work, const T5& model, int64_t step, const StopSi
   if (!announced.ok()) return announced;
   state.set_evaluated_step(step);
   const std::optional<double> figure = work.Figure(*evaluations);
+  if (figure) NoteForEarlyStopping(work.recipe(), *figure, state);
   if (figure && (state.best_step() == 0 || *figure > state.best_figure())) {
     state.set_best_step(step);
     state.set_best_figure(*figure);
@@ -177,11 +267,13 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
 
   internal::TrainingState state;
   state.set_threads(options.threads);
+  state.set_tokens_at_once(kTokensAtOnce);
   state.set_libtorch_version(TORCH_VERSION);
   int64_t step = 0;  // steps done
   if (resumed->has_value()) {
     step = (*resumed)->step();
     state = (*resumed)->state();
+    if (state.tokens_at_once() == 0) state.set_tokens_at_once(kTokensAtOnce);
     if (state.libtorch_version() != TORCH_VERSION) {
       warn(absl::StrCat("The job began with LibTorch ", state.libtorch_version(),
                         " and goes on with ", TORCH_VERSION,
@@ -200,13 +292,18 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
   const int64_t total_steps =
       recipe.has_steps() ? recipe.steps() : recipe.epochs() * work.steps_per_epoch();
   const int64_t evaluate_every =
-      recipe.evaluate_every_steps() > 0 ? recipe.evaluate_every_steps() : work.steps_per_epoch();
+      recipe.evaluate_every_steps() > 0
+          ? recipe.evaluate_every_steps()
+          : std::max(1, recipe.evaluate_every_epochs()) * work.steps_per_epoch();
   const int64_t checkpoint_every = recipe.checkpoint_every_steps();
 
   auto weights =
       step > 0 ? ReadWeights(checkpoints.DirectoryOf(step), work.config()) : work.FirstWeights();
   if (!weights.ok()) return weights.status();
   const T5 model(work.config(), OnDevice(*std::move(weights), options.device));
+  for (const auto& [name, weight] : model.weights()) {
+    weight.set_requires_grad(!IsFrozen(recipe, name));
+  }
   const std::unique_ptr<Optimizer> optimizer = Optimizer::Create(recipe, model.weights());
   if (step > 0) {
     absl::Status read = checkpoints.ReadOptimizer(step, optimizer->state());
@@ -215,38 +312,70 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
                        absl::StrCat("Goes on from the checkpoint of step ", step, "."));
   }
 
+  constexpr int64_t kNotSaved = -1;
+  int64_t saved_step = step;
+  const auto save_now = [&]() -> absl::Status {
+    progress.Enter(v1::Progress::SAVING);
+    if (!AllFinite(model.weights())) return NonFinite(step, "a weight", "");
+    absl::Status saved = checkpoints.Save(step, model.weights(), optimizer->state(), state);
+    if (!saved.ok()) return saved;
+    saved_step = step;
+    observer.OnCheckpoint(step, step > 0 && state.best_step() == step);
+    return absl::OkStatus();
+  };
+
+  // What goes through the model at once is part of the numerics: when it changes, a checkpoint has
+  // to know before the next step; of a death by it, even before it is tried.
+  if (options.out_of_memory && TakeLessAtOnce(state, observer)) {
+    if (absl::Status saved = save_now(); !saved.ok()) return saved;
+  }
+  const int64_t at_once = state.tokens_at_once();
+  progress.Enter(v1::Progress::PREPARING);
+  if (step < total_steps && !FitLongestBatch(work, model, state, observer)) return OutOfMemory();
+  if (state.tokens_at_once() != at_once) saved_step = kNotSaved;
+
   // The training.
   progress.SetWork(step, total_steps, work.steps_per_epoch());
-  int64_t saved_step = step;
+  const absl::Time begin = absl::Now();
+  const double seconds_before = state.training_seconds();
   while (true) {
-    const bool last = step == total_steps;
-    const bool evaluate = step > state.evaluated_step() && (last || step % evaluate_every == 0);
+    state.set_training_seconds(seconds_before + absl::ToDoubleSeconds(absl::Now() - begin));
+    const bool over = step == total_steps || EndsEarly(recipe, step, stop, state);
+    const bool evaluate = step > state.evaluated_step() && (over || step % evaluate_every == 0);
     if (evaluate) {
       progress.Enter(v1::Progress::EVALUATING);
       absl::Status judged = Judge(work, model, step, stop, observer, state);
       if (!judged.ok() && !absl::IsCancelled(judged)) return judged;
     }
+    const bool last = over || !state.ended_by().empty();
 
     const int request = stop.request.load();
     if (request == StopSignal::kAbandon) return stopped();
-    const bool save = last || request == StopSignal::kStop ||
+    const bool save = last || request == StopSignal::kStop || saved_step == kNotSaved ||
                       (checkpoint_every > 0 && step % checkpoint_every == 0);
     if (evaluate || (save && step > saved_step)) {
-      progress.Enter(v1::Progress::SAVING);
-      if (!AllFinite(model.weights())) return NonFinite(step, "a weight", "");
-      absl::Status saved = checkpoints.Save(step, model.weights(), optimizer->state(), state);
-      if (!saved.ok()) return saved;
-      saved_step = step;
-      observer.OnCheckpoint(step, state.best_step() == step);
+      if (absl::Status saved = save_now(); !saved.ok()) return saved;
     }
     if (stop.requested() && step == saved_step) return stopped();
     if (last) break;
 
     progress.Enter(v1::Progress::TRAINING);
-    auto taken = TakeStep(work, model, *optimizer, step, total_steps);
-    if (!taken.ok()) return taken.status();
+    auto taken = TakeStep(work, model, *optimizer, step, total_steps, state);
+    if (ReasonOf(taken.status()) == v1::OUT_OF_MEMORY && TakeLessAtOnce(state, observer)) {
+      saved_step = kNotSaved;
+      continue;
+    }
+    if (!taken.ok()) {
+      // What went before the bad step is kept for those who look into it, and for a retry.
+      if (step > saved_step) save_now().IgnoreError();
+      return taken.status();
+    }
     ++step;
     progress.Add(*taken);
+  }
+  if (step < total_steps) {
+    observer.OnMessage(Severity::INFO, absl::StrCat("The training ends after step ", step, " of ",
+                                                    total_steps, ": ", state.ended_by(), "."));
   }
 
   // The best weights, judged and published.
@@ -286,23 +415,14 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
 absl::StatusOr<TrainingOutcome> Train(const v1::TrainingJob& job, const TrainingPlaces& places,
                                       const TrainingOptions& options, const StopSignal& stop,
                                       TrainingObserver& observer) {
-  const auto out_of_memory = [] {
-    return MakeError(absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,
-                     "the training does not fit into memory; a smaller batch_size or "
-                     "max_input_tokens may help");
-  };
   try {
     return TrainOrThrow(job, places, options, stop, observer);
-  } catch (const std::bad_alloc&) {
-    return out_of_memory();
-  } catch (const c10::Error& error) {
-    const char* const what = error.what_without_backtrace();
-    // "DefaultCPUAllocator: can't allocate memory: …"; "CUDA out of memory."
-    if (absl::StrContains(what, "allocate memory") || absl::StrContains(what, "out of memory")) {
-      return out_of_memory();
-    }
-    return MakeError(absl::StatusCode::kInternal, v1::INTERNAL_ERROR, what);
   } catch (const std::exception& error) {
+    if (SaysOutOfMemory(error)) return OutOfMemory();
+    if (const auto* const torch = dynamic_cast<const c10::Error*>(&error)) {
+      return MakeError(absl::StatusCode::kInternal, v1::INTERNAL_ERROR,
+                       torch->what_without_backtrace());
+    }
     return MakeError(absl::StatusCode::kInternal, v1::INTERNAL_ERROR, error.what());
   }
 }

@@ -39,13 +39,17 @@ struct TrainingPlaces {
 struct TrainingOptions {
   int threads = 1;
   std::string device = "cpu";
+  bool out_of_memory = false;  // of this the attempt before died: begin with half at once
 };
 
-// Set from any thread, read between steps.
+// Set from any thread, read between steps. A later request replaces a weaker one. kFinish: end the
+// training after a step and publish the best so far; the others: stop, with a checkpoint or
+// without.
 struct StopSignal {
-  enum Request : int { kNone = 0, kStop = 1, kAbandon = 2 };
+  enum Request : int { kNone = 0, kFinish = 1, kStop = 2, kAbandon = 3 };
   std::atomic<int> request{kNone};
-  bool requested() const { return request.load(std::memory_order_relaxed) != kNone; }
+  // To stop: finishing is none.
+  bool requested() const { return request.load(std::memory_order_relaxed) >= kStop; }
 };
 
 struct TrainingOutcome {

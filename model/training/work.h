@@ -32,6 +32,8 @@ class Work {
   virtual int64_t steps_per_epoch() const = 0;
   // What the step that follows `step` others learns from: a pure function of seed and step.
   virtual Batch BatchAt(int64_t step) = 0;
+  // The step of the first epoch that learns from the most input tokens.
+  virtual int64_t LongestStep() = 0;
   // Where the examples of that step come from, for a message.
   virtual std::string DescribeBatch(int64_t step) = 0;
 

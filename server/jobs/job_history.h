@@ -17,7 +17,7 @@ inline constexpr int kMaxDeaths = 3;
 
 // Reason of the state change after a trainer died of itself. `cause` is a clause, such as
 // "it exited with code 1".
-std::string DeathReason(absl::string_view cause);
+std::string DeathReason(absl::string_view cause, bool out_of_memory);
 
 // The event of an asked pause of a running job.
 v1::TrainingJobEvent PauseAskedEvent(const v1::TrainingJob& job);
@@ -26,11 +26,15 @@ v1::TrainingJobEvent PauseAskedEvent(const v1::TrainingJob& job);
 inline constexpr char kServerRestarted[] =
     "The server was started anew; the job goes on from its newest checkpoint.";
 
+// Reason of the state change when a failed job is tried again; deaths before it do not count.
+inline constexpr char kRetried[] = "It is tried again; it goes on from its newest checkpoint.";
+
 struct JobHistory {
-  int deaths = 0;            // of trainers since the newest checkpoint
+  int deaths = 0;            // of trainers since the newest checkpoint or retry
   bool pause_asked = false;  // of the present attempt
   // Why the job was queued last: by its death, by a restart, or else.
   bool queued_by_death = false;
+  bool queued_by_lack_of_memory = false;  // a death, too
   bool queued_by_restart = false;
 };
 

@@ -1,6 +1,7 @@
 #include "server/jobs/job_run.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <thread>
 #include <utility>
@@ -31,9 +32,26 @@ std::set<std::string> DatasetsOf(const Job& job) {
   return names;
 }
 
-int64_t BatchSize(const Job& job) {
-  return job.has_pretraining() ? job.pretraining().recipe().batch_size()
-                               : job.fine_tuning().recipe().batch_size();
+// About how many examples a step has.
+int64_t BatchSize(const Job& job, const v1::Progress& progress) {
+  const v1::Recipe& recipe =
+      job.has_pretraining() ? job.pretraining().recipe() : job.fine_tuning().recipe();
+  const int64_t batches = std::max(1, recipe.gradient_accumulation_steps());
+  if (recipe.batch_tokens() == 0) return batches * recipe.batch_size();
+  if (!(progress.tokens_per_second() > 0)) return 0;
+  return std::llround(static_cast<double>(batches * recipe.batch_tokens()) *
+                      progress.examples_per_second() / progress.tokens_per_second());
+}
+
+internal::TrainerCommand::Action ActionOf(JobRun::Request request) {
+  switch (request) {
+    case JobRun::kCancel:
+      return internal::TrainerCommand::ABANDON;
+    case JobRun::kFinish:
+      return internal::TrainerCommand::FINISH;
+    default:
+      return internal::TrainerCommand::STOP;
+  }
 }
 
 Metrics::AttemptCause CauseOf(const Job& job, const JobHistory& history) {
@@ -74,11 +92,10 @@ void JobRun::Ask(Request request) {
   absl::MutexLock lock(&mutex_);
   if ((asked_ & request) != 0) return;
   asked_ |= request;
-  kill_at_ = std::min(kill_at_, absl::Now() + context_.options.stop_grace);
-  if (process_ != nullptr) {
-    process_->Send(request == kCancel ? internal::TrainerCommand::ABANDON
-                                      : internal::TrainerCommand::STOP);
+  if (request != kFinish) {
+    kill_at_ = std::min(kill_at_, absl::Now() + context_.options.stop_grace);
   }
+  if (process_ != nullptr) process_->Send(ActionOf(request));
 }
 
 bool JobRun::Asked(int requests) const {
@@ -99,8 +116,9 @@ absl::Status JobRun::Prepare() {
   job_ = *std::move(job);
   if (job_.state() == Job::CANCELLING) Ask(kCancel);
   if (history->pause_asked) Ask(kPause);
+  if (job_.finish_requested()) Ask(kFinish);
 
-  auto spec = MakeSpec();
+  auto spec = MakeSpec(history->queued_by_lack_of_memory);
   if (!spec.ok()) return spec.status();
   absl::Status status = MakeDirectories(context_.data.job(job_.name()));
   if (status.ok()) status = WriteJson(context_.data.job_spec(job_.name()), *spec);
@@ -110,13 +128,14 @@ absl::Status JobRun::Prepare() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<internal::TrainerSpec> JobRun::MakeSpec() const {
+absl::StatusOr<internal::TrainerSpec> JobRun::MakeSpec(bool out_of_memory) const {
   internal::TrainerSpec spec;
   *spec.mutable_job() = job_;
   spec.set_attempt(job_.attempt());
   spec.set_job_dir(context_.data.job(job_.name()));
   spec.set_threads(context_.options.training_threads);
   spec.set_device(context_.options.device);
+  spec.set_out_of_memory(out_of_memory);
   if (job_.has_fine_tuning()) {
     spec.set_base_dir(context_.data.model_version(job_.fine_tuning().base_model_version()));
   }
@@ -157,8 +176,9 @@ void JobRun::WatchOver(TrainerProcess& process) {
     absl::MutexLock lock(&mutex_);
     process_ = &process;
     // What was asked since Prepare looked.
-    if ((asked_ & (kPause | kStop)) != 0) process.Send(internal::TrainerCommand::STOP);
-    if ((asked_ & kCancel) != 0) process.Send(internal::TrainerCommand::ABANDON);
+    for (const Request request : {kFinish, kPause, kStop, kCancel}) {
+      if ((asked_ & request) != 0) process.Send(ActionOf(request));
+    }
   }
   while (true) {
     {
@@ -248,7 +268,7 @@ void JobRun::TakeProgress(const v1::Progress& progress) {
   JobMetrics::Report report;
   report.step = progress.step();
   report.total_steps = progress.total_steps();
-  report.batch_size = BatchSize(job_);
+  report.batch_size = BatchSize(job_, progress);
   report.loss = progress.loss();
   report.learning_rate = progress.learning_rate();
   report.gradient_norm = progress.gradient_norm();

@@ -47,8 +47,9 @@ struct JobContext {
 class JobRun {
  public:
   // kPause: a checkpoint, then PAUSED. kCancel: no checkpoint; the job is CANCELLING already.
-  // kStop: a checkpoint, then QUEUED, since the server stops.
-  enum Request { kPause = 1, kCancel = 2, kStop = 4 };
+  // kStop: a checkpoint, then QUEUED, since the server stops. kFinish: the training ends and what
+  // is best so far is published.
+  enum Request { kPause = 1, kCancel = 2, kStop = 4, kFinish = 8 };
 
   // `job` was claimed: RUNNING, its attempt counted.
   JobRun(const JobContext& context, v1::TrainingJob job);
@@ -56,7 +57,8 @@ class JobRun {
   // Instead of Run(): what the job, which is none of the store's, would need. `directory` is
   // scratch. See tasuki.v1.TrainingService. Blocks; Ask(kStop) ends it, UNAVAILABLE.
   absl::StatusOr<v1::EstimateTrainingJobResponse> Estimate(const std::string& directory);
-  // Passes the wish on; a trainer that does not follow within stop_grace is killed. Never blocks.
+  // Passes the wish on; a trainer that does not follow within stop_grace is killed, unless it was
+  // asked to finish only. Never blocks.
   void Ask(Request request);
   const std::string& job_name() const { return job_.name(); }
 
@@ -66,7 +68,7 @@ class JobRun {
   // Reads the job anew, hears what was asked before this object was there, and makes the directory
   // with the trainer's specification.
   absl::Status Prepare();
-  absl::StatusOr<internal::TrainerSpec> MakeSpec() const;
+  absl::StatusOr<internal::TrainerSpec> MakeSpec(bool out_of_memory) const;
   // `flag` says what it is to do with the specification.
   absl::StatusOr<std::unique_ptr<TrainerProcess>> StartTrainer(const std::string& flag,
                                                                const std::string& spec,

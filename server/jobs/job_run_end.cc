@@ -173,7 +173,8 @@ void JobRun::ConcludeDeath(const std::string& cause, bool out_of_memory) {
   }
   const std::string reason =
       DeathReason(absl::StrCat(cause, ". The job goes on from its newest checkpoint; it may die ",
-                               kMaxDeaths - deaths, " times more without a new one."));
+                               kMaxDeaths - deaths, " times more without a new one."),
+                  out_of_memory);
   Leave(Job::QUEUED, reason, tell);
   Wait(context_.options.death_pause * deaths * deaths);
 }

@@ -13,7 +13,7 @@
 namespace tasuki {
 
 absl::StatusOr<v1::EstimateTrainingJobResponse> JobRun::Estimate(const std::string& directory) {
-  auto spec = MakeSpec();
+  auto spec = MakeSpec(/*out_of_memory=*/false);
   if (!spec.ok()) return spec.status();
   spec->set_job_dir(directory);
   absl::Status status = MakeDirectories(directory);

@@ -19,6 +19,8 @@ bool MayBecome(Job::State from, Job::State to) {
       return to == Job::QUEUED || to == Job::CANCELLED;
     case Job::CANCELLING:
       return to == Job::CANCELLED;
+    case Job::FAILED:
+      return to == Job::QUEUED;
     default:
       return false;
   }

@@ -1,17 +1,19 @@
 // The states of a training job and their legal changes: drawn here, enforced here, tested as a full
 // matrix.
 //
-//                       the trainer died, or the server stopped
-//                  ┌───────────────────────────────────────┐
-//                  ▼                                       │
-//   created ─▶ QUEUED ──────── gets the device ────────▶ RUNNING ──┬──▶ SUCCEEDED
-//               │  ▲                                       │       ├──▶ FAILED
-//               │  └─ resumed ── PAUSED ◀──── paused ──────┤       └──▶ CANCELLING ──▶ CANCELLED
-//               │                 ▲ │                                                     ▲
-//               ├──── paused ─────┘ └───────────── cancelled ─────────────────────────────┤
-//               └──────────────────────────────── cancelled ──────────────────────────────┘
+//                 ┌─────────────────────── retried ────────────────────────┐
+//                 │     the trainer died, or the server stopped            │
+//                 │┌──────────────────────────────────────┐                │
+//                 ▼▼                                      │                │
+//   created ─▶ QUEUED ──────── gets the device ───────▶ RUNNING ──┬──▶ FAILED
+//               │  ▲                                      │       ├──▶ SUCCEEDED
+//               │  └─ resumed ── PAUSED ◀──── paused ─────┤       └──▶ CANCELLING ──▶ CANCELLED
+//               │                 ▲ │                                                    ▲
+//               ├──── paused ─────┘ └───────────── cancelled ────────────────────────────┤
+//               └──────────────────────────────── cancelled ─────────────────────────────┘
 //
-// SUCCEEDED, FAILED and CANCELLED never change again. Pure functions; any thread.
+// A job in SUCCEEDED, FAILED or CANCELLED has ended. It does not change again, but for a FAILED one
+// by RetryTrainingJob. Pure functions; any thread.
 #pragma once
 
 #include <string>
@@ -25,7 +27,7 @@ namespace tasuki {
 // Whether a job in state `from` may come into state `to`.
 bool MayBecome(v1::TrainingJob::State from, v1::TrainingJob::State to);
 
-// Whether the state is final.
+// Whether a job in that state has ended.
 bool HasEnded(v1::TrainingJob::State state);
 
 // An event that says that the job is in `state` now, of the job's present attempt.

@@ -48,6 +48,8 @@ class Jobs::Impl {
   absl::StatusOr<Job> Cancel(const std::string& name);
   absl::StatusOr<Job> Pause(const std::string& name);
   absl::StatusOr<Job> Resume(const std::string& name);
+  absl::StatusOr<Job> Finish(const std::string& name);
+  absl::StatusOr<Job> Retry(const std::string& name);
   absl::StatusOr<std::vector<std::string>> Log(const std::string& name, int line_count);
   absl::Status Delete(const std::string& name);
 
@@ -279,7 +281,43 @@ absl::StatusOr<Job> Jobs::Impl::Resume(const std::string& name) {
   if (present->state() != Job::RUNNING) return job;
   const auto pausing = WasAskedToPause(table(), *present);
   if (!pausing.ok()) return pausing.status();
-  return *pausing ? job : present;
+  if (!*pausing) return present;
+  return MakeError(absl::StatusCode::kFailedPrecondition, v1::JOB_STATE,
+                   absl::StrCat(name, " was asked to pause and is not PAUSED yet"));
+}
+
+absl::StatusOr<Job> Jobs::Impl::Finish(const std::string& name) {
+  auto job = table().Get(name);
+  if (!job.ok() || job->finish_requested()) return job;  // it may have been this very call
+  job = Change(name, {.expected = {Job::QUEUED, Job::PAUSED, Job::RUNNING},
+                      .apply = [](Job& job, Events& events) {
+                        job.set_finish_requested(true);
+                        v1::TrainingJobEvent& event = events.emplace_back();
+                        event.set_attempt(job.attempt());
+                        event.mutable_message()->set_severity(v1::TrainingJobEvent::Message::INFO);
+                        event.mutable_message()->set_text(
+                            "It was asked to stop training and to publish the best so far.");
+                      }});
+  if (job.ok() && job->state() == Job::RUNNING) Ask(name, JobRun::kFinish);
+  return job;
+}
+
+absl::StatusOr<Job> Jobs::Impl::Retry(const std::string& name) {
+  auto job = Change(name, {.expected = {Job::FAILED}, .apply = [](Job& job, Events& events) {
+                             job.clear_error();
+                             job.clear_end_time();
+                             // Should a result be there, the trainer finds it, and says so again.
+                             job.clear_best_step();
+                             job.clear_evaluations();
+                             EnterState(job, Job::QUEUED, kRetried, events);
+                           }});
+  if (job.ok()) WakeScheduler();
+  if (ReasonOf(job.status()) != v1::JOB_STATE) return job;
+  auto present = table().Get(name);  // it may have been queued by this very call
+  if (!present.ok() || present->state() == Job::QUEUED || present->state() == Job::RUNNING) {
+    return present;
+  }
+  return job;
 }
 
 absl::StatusOr<std::vector<std::string>> Jobs::Impl::Log(const std::string& name, int line_count) {
@@ -327,6 +365,8 @@ absl::StatusOr<v1::EstimateTrainingJobResponse> Jobs::Estimate(
 absl::StatusOr<Job> Jobs::Cancel(const std::string& name) { return impl_->Cancel(name); }
 absl::StatusOr<Job> Jobs::Pause(const std::string& name) { return impl_->Pause(name); }
 absl::StatusOr<Job> Jobs::Resume(const std::string& name) { return impl_->Resume(name); }
+absl::StatusOr<Job> Jobs::Finish(const std::string& name) { return impl_->Finish(name); }
+absl::StatusOr<Job> Jobs::Retry(const std::string& name) { return impl_->Retry(name); }
 absl::StatusOr<std::vector<std::string>> Jobs::Log(const std::string& name, int line_count) {
   return impl_->Log(name, line_count);
 }

@@ -64,6 +64,8 @@ class Jobs {
   absl::StatusOr<v1::TrainingJob> Cancel(const std::string& name);
   absl::StatusOr<v1::TrainingJob> Pause(const std::string& name);
   absl::StatusOr<v1::TrainingJob> Resume(const std::string& name);
+  absl::StatusOr<v1::TrainingJob> Finish(const std::string& name);
+  absl::StatusOr<v1::TrainingJob> Retry(const std::string& name);
   absl::StatusOr<std::vector<std::string>> Log(const std::string& name, int line_count);
   absl::Status Delete(const std::string& name);
 

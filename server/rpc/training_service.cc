@@ -102,6 +102,24 @@ grpc::Status TrainingService::ResumeTrainingJob(grpc::ServerContext*,
   });
 }
 
+grpc::Status TrainingService::FinishTrainingJob(grpc::ServerContext*,
+                                                const v1::FinishTrainingJobRequest* request,
+                                                v1::TrainingJob* response) {
+  return Answer([&] {
+    if (absl::Status status = CheckJobName(request->name()); !status.ok()) return status;
+    return Assign(jobs_.Finish(request->name()), response);
+  });
+}
+
+grpc::Status TrainingService::RetryTrainingJob(grpc::ServerContext*,
+                                               const v1::RetryTrainingJobRequest* request,
+                                               v1::TrainingJob* response) {
+  return Answer([&] {
+    if (absl::Status status = CheckJobName(request->name()); !status.ok()) return status;
+    return Assign(jobs_.Retry(request->name()), response);
+  });
+}
+
 grpc::Status TrainingService::GetTrainingJobLog(grpc::ServerContext*,
                                                 const v1::GetTrainingJobLogRequest* request,
                                                 v1::GetTrainingJobLogResponse* response) {

@@ -33,6 +33,12 @@ class TrainingService final : public v1::TrainingService::WithCallbackMethod_Wat
   grpc::Status ResumeTrainingJob(grpc::ServerContext* context,
                                  const v1::ResumeTrainingJobRequest* request,
                                  v1::TrainingJob* response) override;
+  grpc::Status FinishTrainingJob(grpc::ServerContext* context,
+                                 const v1::FinishTrainingJobRequest* request,
+                                 v1::TrainingJob* response) override;
+  grpc::Status RetryTrainingJob(grpc::ServerContext* context,
+                                const v1::RetryTrainingJobRequest* request,
+                                v1::TrainingJob* response) override;
   grpc::Status GetTrainingJobLog(grpc::ServerContext* context,
                                  const v1::GetTrainingJobLogRequest* request,
                                  v1::GetTrainingJobLogResponse* response) override;

@@ -33,6 +33,9 @@ void ReadCommands(int fd, StopSignal& stop) {
     } else if (command.action() == internal::TrainerCommand::ABANDON) {
       spdlog::info("Told to stop without a checkpoint.");
       Request(stop, StopSignal::kAbandon);
+    } else if (command.action() == internal::TrainerCommand::FINISH) {
+      spdlog::info("Told to end the training and publish the best so far.");
+      Request(stop, StopSignal::kFinish);
     }
     command.Clear();
   }

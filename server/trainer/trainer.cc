@@ -40,8 +40,10 @@ StopSignal stop_signal;
 
 // Of a server that wants less (kAbandon) no signal makes more.
 void StopOnSignal(int) {
-  int none = StopSignal::kNone;
-  stop_signal.request.compare_exchange_strong(none, StopSignal::kStop);
+  int before = stop_signal.request.load();
+  while (before < StopSignal::kStop &&
+         !stop_signal.request.compare_exchange_weak(before, StopSignal::kStop)) {
+  }
 }
 
 // Should memory run out, the system is to end this process, never the server. Best effort: a
@@ -156,8 +158,9 @@ TrainingPlaces PlacesOf(const internal::TrainerSpec& spec) {
 absl::StatusOr<TrainingOutcome> TrainAsSpecified(const internal::TrainerSpec& spec) {
   if (absl::Status status = CheckInputs(spec); !status.ok()) return status;
   Reporter reporter;
-  return Train(spec.job(), PlacesOf(spec), {.threads = spec.threads(), .device = spec.device()},
-               stop_signal, reporter);
+  const TrainingOptions options{
+      .threads = spec.threads(), .device = spec.device(), .out_of_memory = spec.out_of_memory()};
+  return Train(spec.job(), PlacesOf(spec), options, stop_signal, reporter);
 }
 
 // Tells an error and answers the exit code.

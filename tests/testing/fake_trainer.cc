@@ -10,7 +10,8 @@
 //   finish       leaves a result and says so      fail        reports a failure; exits with 65
 //   hungry       reports that memory ran out; exits with 65
 //   garbage      writes what is no event          linger      goes on after its last word
-//   wait         waits for a command and stops    deaf        ignores every command
+//   wait         waits for a command and stops, or finishes if that is the command
+//   deaf         ignores every command
 //   facts        writes what it inherited to `facts` in the job's directory
 //   starve       counts an out-of-memory kill in `vmstat` of the job's directory and dies of it
 //   nap          does nothing for a moment
@@ -132,7 +133,7 @@ void Do(const std::string& word, const internal::TrainerSpec& spec) {
     (void)!write(3, "\x05zzzzz", 6);
     while (true) ReadCommand();
   } else if (word == "wait") {
-    ReadCommand();
+    if (ReadCommand() == internal::TrainerCommand::FINISH) return Finish(spec);
     event.mutable_stopped()->set_step(3);
     Write(event);
     _exit(0);

@@ -88,6 +88,7 @@ TEST(JobFile, SaysWhereItIsWrong) {
       {"fine_tuning:\n  recipe:\n    epochs: many",
        "job.yaml:3: fine_tuning.recipe.epochs: \"many\" is not a whole number"},
       {"fine_tuning:\n  recipe:\n    epochs: 2.5", "\"2.5\" is not a whole number"},
+      {"fine_tuning:\n  recipe:\n    time_limit: 1h", "is not a time in seconds, such as 3600s"},
       {"fine_tuning:\n  recipe:\n    epochs: 99999999999", "job.yaml:3:"},
       {"fine_tuning:\n  recipe:\n    dropout: a bit",
        "job.yaml:3: fine_tuning.recipe.dropout: \"a bit\" is not a number"},

@@ -131,16 +131,35 @@ TEST(Run, ExitsWithTwoForAWrongCommandLine) {
 
 TEST(Run, HelpsEveryCommandWithAnExample) {
   FakeServer server;
-  const std::vector<std::string> lines[] = {
-      {"dataset", "upload"},  {"dataset", "list"},  {"dataset", "get"},
-      {"dataset", "inspect"}, {"dataset", "check"}, {"dataset", "delete"},
-      {"job", "submit"},      {"job", "estimate"},  {"job", "list"},
-      {"job", "get"},         {"job", "watch"},     {"job", "logs"},
-      {"job", "compare"},     {"job", "cancel"},    {"job", "pause"},
-      {"job", "resume"},      {"job", "delete"},    {"model", "import"},
-      {"model", "export"},    {"model", "list"},    {"model", "get"},
-      {"model", "load"},      {"model", "unload"},  {"model", "delete"},
-      {"server", "info"},     {"classify"},         {}};
+  const std::vector<std::string> lines[] = {{"dataset", "upload"},
+                                            {"dataset", "list"},
+                                            {"dataset", "get"},
+                                            {"dataset", "inspect"},
+                                            {"dataset", "check"},
+                                            {"dataset", "delete"},
+                                            {"job", "submit"},
+                                            {"job", "estimate"},
+                                            {"job", "list"},
+                                            {"job", "get"},
+                                            {"job", "watch"},
+                                            {"job", "logs"},
+                                            {"job", "compare"},
+                                            {"job", "cancel"},
+                                            {"job", "pause"},
+                                            {"job", "resume"},
+                                            {"job", "finish"},
+                                            {"job", "retry"},
+                                            {"job", "delete"},
+                                            {"model", "import"},
+                                            {"model", "export"},
+                                            {"model", "list"},
+                                            {"model", "get"},
+                                            {"model", "load"},
+                                            {"model", "unload"},
+                                            {"model", "delete"},
+                                            {"server", "info"},
+                                            {"classify"},
+                                            {}};
   for (std::vector<std::string> line : lines) {
     line.push_back("--help");
     Command command(server, line);

@@ -72,14 +72,18 @@ TEST(ResolveJob, FillsTheDefaultsOfFineTuning) {
       base_model_version: 'models/base'
       tasks {
         name: 'sentiment' prefix: '' weight: 1 train_dataset: 'datasets/train'
-        labels { name: 'negative' target_text: 'negative' values: 'negative' }
-        labels { name: 'positive' target_text: 'positive' values: 'positive' }
+        class_weights: NONE
+        labels { name: 'negative' target_text: 'negative' values: 'negative' weight: 1 }
+        labels { name: 'positive' target_text: 'positive' values: 'positive' weight: 1 }
       }
       recipe {
         epochs: 4 batch_size: 8 max_input_tokens: 512 optimizer: ADAMW learning_rate: 3e-4
         weight_decay: 0 schedule: CONSTANT warmup_steps: 0 max_gradient_norm: 1 dropout: .1
         seed: 12 evaluate_every_steps: 0 checkpoint_every_steps: 500 mixing: PROPORTIONAL
-        selection: MACRO_F1
+        selection: MACRO_F1 preset: RECOMMENDED gradient_accumulation_steps: 1 label_smoothing: 0
+        freeze_embeddings: false freeze_encoder: false selection_over_tasks: MEAN
+        evaluate_every_epochs: 1 precision: FP32
+        habits { first_task_weight: false count_padding: false teacher_forced: false }
       }
     })");
   EXPECT_EQ(job.DebugString(), expected.DebugString());
@@ -97,7 +101,9 @@ TEST(ResolveJob, FillsTheDefaultsOfPretraining) {
       steps: 2000 batch_size: 32 max_input_tokens: 128 optimizer: ADAFACTOR learning_rate: 1e-2
       weight_decay: 0 schedule: LINEAR warmup_steps: 200 max_gradient_norm: 1 dropout: 0
       seed: 12 evaluate_every_steps: 0 checkpoint_every_steps: 500 mixing: PROPORTIONAL
-      selection: MACRO_F1
+      selection: MACRO_F1 preset: RECOMMENDED gradient_accumulation_steps: 1 label_smoothing: 0
+      freeze_embeddings: false freeze_encoder: false selection_over_tasks: MEAN
+      evaluate_every_epochs: 1 precision: FP32
     })");
   EXPECT_EQ(job.DebugString(), expected.DebugString());
 }
@@ -231,12 +237,76 @@ TEST(ResolveJob, RefusesEachRecipeFieldOutOfItsRange) {
       {"dropout: nan", "dropout"},
       {"evaluate_every_steps: -1", "evaluate_every_steps"},
       {"checkpoint_every_steps: -1", "checkpoint_every_steps"},
+      {"batch_tokens: 0", "batch_tokens"},
+      {"batch_tokens: 100 batch_size: 8", "batch_size"},
+      {"gradient_accumulation_steps: 0", "gradient_accumulation_steps"},
+      {"label_smoothing: .95", "label_smoothing"},
+      {"evaluate_every_epochs: 0", "evaluate_every_epochs"},
+      {"evaluate_every_epochs: 2 evaluate_every_steps: 9", "evaluate_every_epochs"},
+      {"time_limit { nanos: 999999999 }", "time_limit"},
+      {"early_stopping { patience: 0 }", "early_stopping.patience"},
+      {"early_stopping { min_delta: nan }", "early_stopping.min_delta"},
+      {"early_stopping {} selection: LAST", "early_stopping"},
+      {"precision: FP16", "precision"},
+      {"preset: STUDY", "preset"},
+      {"habits {}", "habits"},
   };
   for (const auto& [recipe, field] : kCases) {
     EXPECT_THAT(FieldsAtFault(Pretraining(absl::StrCat("recipe { ", recipe, " }"))),
                 ElementsAre(absl::StrCat("pretraining.recipe.", field)))
         << recipe;
   }
+}
+
+TEST(ResolveJob, SaysWhyHalfPrecisionIsRefused) {
+  v1::TrainingJob job = FineTuningOf({"a"});
+  job.mutable_fine_tuning()->mutable_recipe()->set_precision(v1::Recipe::FP16);
+  EXPECT_THAT(MessageOf(job), ::testing::HasSubstr("65,504"));
+}
+
+TEST(ResolveJob, RefusesEarlyStoppingWithoutAValidDataset) {
+  v1::TrainingJob job = FineTuningOf({"a", "b"});
+  job.mutable_fine_tuning()->mutable_recipe()->mutable_early_stopping();
+  EXPECT_THAT(FieldsAtFault(job), ElementsAre("fine_tuning.recipe.early_stopping"));
+  job.mutable_fine_tuning()->mutable_tasks(1)->set_valid_dataset("datasets/v");
+  EXPECT_THAT(FieldsAtFault(job), IsEmpty());
+  EXPECT_EQ(job.fine_tuning().recipe().early_stopping().patience(), 3);
+}
+
+TEST(ResolveJob, PutsTheStudysValuesUnderThoseGiven) {
+  v1::TrainingJob job = FineTuningOf({"amcd", "marc"});
+  v1::Recipe& recipe = *job.mutable_fine_tuning()->mutable_recipe();
+  recipe.set_preset(v1::Recipe::STUDY);
+  recipe.set_seed(13);
+  recipe.mutable_habits()->set_teacher_forced(false);
+  ASSERT_THAT(FieldsAtFault(job), IsEmpty());
+  EXPECT_EQ(recipe.epochs(), 4);
+  EXPECT_EQ(recipe.batch_size(), 8);
+  EXPECT_EQ(recipe.learning_rate(), 3e-4);
+  EXPECT_EQ(recipe.max_gradient_norm(), 0);
+  EXPECT_EQ(recipe.selection(), v1::Recipe::LAST);
+  EXPECT_EQ(recipe.seed(), 13);
+  EXPECT_TRUE(recipe.habits().first_task_weight());
+  EXPECT_TRUE(recipe.habits().count_padding());
+  EXPECT_FALSE(recipe.habits().teacher_forced());
+  const v1::TrainingJob once = job;
+  ASSERT_THAT(FieldsAtFault(job), IsEmpty());
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(once, job));
+}
+
+TEST(ResolveJob, TheStudyTakesStepsAndTokensInsteadOfItsOwn) {
+  v1::TrainingJob job = FineTuningOf({"a"});
+  v1::Recipe& recipe = *job.mutable_fine_tuning()->mutable_recipe();
+  recipe.set_preset(v1::Recipe::STUDY);
+  recipe.set_steps(10);
+  recipe.set_batch_tokens(1000);
+  EXPECT_THAT(FieldsAtFault(job), IsEmpty());
+}
+
+TEST(ResolveJob, RefusesLabelWeightsOutOfRange) {
+  v1::TrainingJob job = FineTuningOf({"a"});
+  job.mutable_fine_tuning()->mutable_tasks(0)->mutable_labels(1)->set_weight(0);
+  EXPECT_THAT(FieldsAtFault(job), ElementsAre("fine_tuning.tasks[0].labels[1].weight"));
 }
 
 TEST(ResolveJob, RefusesEnumNumbersThatNobodyKnows) {

@@ -48,7 +48,7 @@ class EvaluationTest : public ::testing::Test {
 
 TEST_F(EvaluationTest, TeacherForcedLossIsTheMeanOverBatchesOfEightOfTheTokenMean) {
   const absl::StatusOr<v1::Evaluation> evaluation =
-      EvaluateTeacherForced(model_, rows_, labels_, *tokenizer_, stop_);
+      EvaluateTeacherForced(model_, rows_, labels_, *tokenizer_, std::nullopt, stop_);
   ASSERT_TRUE(evaluation.ok()) << evaluation.status();
 
   double batches = 0, losses = 0;
@@ -106,7 +106,7 @@ TEST_F(EvaluationTest, EndsAsSoonAsItIsToldToStop) {
   const T5Scorer scorer(model_.config(), model_.weights());
   EXPECT_TRUE(absl::IsCancelled(EvaluateLabels(scorer, rows_, labels_, stop_).status()));
   EXPECT_TRUE(absl::IsCancelled(
-      EvaluateTeacherForced(model_, rows_, labels_, *tokenizer_, stop_).status()));
+      EvaluateTeacherForced(model_, rows_, labels_, *tokenizer_, std::nullopt, stop_).status()));
 }
 
 }  // namespace

@@ -45,6 +45,25 @@ v1::Recipe RecipeOf(v1::Recipe::Optimizer optimizer, double weight_decay) {
   return recipe;
 }
 
+TEST(Optimizer, LeavesFrozenWeightsAndKeepsNothingOfThem) {
+  for (const auto kind : {v1::Recipe::ADAMW, v1::Recipe::ADAFACTOR}) {
+    v1::Recipe recipe = RecipeOf(kind, 0.5);
+    recipe.set_freeze_encoder(true);
+    recipe.set_freeze_embeddings(true);
+    WeightMap map;
+    for (const char* name : {"shared.weight", "encoder.wi.weight", "decoder.wi.weight"}) {
+      map[name] = at::ones({2, 2});
+      map[name].mutable_grad() = at::ones({2, 2});
+    }
+    auto optimizer = Optimizer::Create(recipe, map);
+    optimizer->Step({.step = 1, .learning_rate = 0.1});
+    EXPECT_TRUE(at::equal(map["shared.weight"], at::ones({2, 2})));
+    EXPECT_TRUE(at::equal(map["encoder.wi.weight"], at::ones({2, 2})));
+    EXPECT_FALSE(at::equal(map["decoder.wi.weight"], at::ones({2, 2})));
+    for (const auto& [name, tensor] : optimizer->state()) EXPECT_EQ(name.rfind("decoder.", 0), 0);
+  }
+}
+
 // Three steps at 1e-2; transformers 4.57.3 (Adafactor) and torch 2.11.0 (AdamW) gave the numbers.
 TEST(Adafactor, TakesTheStepsOfTransformers) {
   Weights weights;

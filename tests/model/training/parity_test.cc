@@ -92,7 +92,7 @@ TEST_P(ParityTest, LogitsAndLoss) {
 }
 
 TEST_P(ParityTest, Gradients) {
-  EXPECT_NEAR(Backward(model_, batch_, /*dropout=*/0), golden_.Number("loss"), 1e-5);
+  EXPECT_NEAR(Backward(model_, batch_, {}), golden_.Number("loss"), 1e-5);
   double worst = 0;
   for (const auto& [name, weight] : model_.weights()) {
     const at::Tensor expected = golden_.Floats("grad." + name);
@@ -113,8 +113,7 @@ TEST_P(ParityTest, TenStepsOfAdamW) {
   double worst_loss = 0;
   for (int64_t step = 0; step < losses.numel(); ++step) {
     ClearGradients(model_.weights());
-    const double off =
-        std::abs(Backward(model_, batch_, /*dropout=*/0) - losses[step].item<double>());
+    const double off = std::abs(Backward(model_, batch_, {}) - losses[step].item<double>());
     EXPECT_LE(off, 1e-4) << "step " << step;
     worst_loss = std::max(worst_loss, off);
     optimizer->Step({.step = step + 1, .learning_rate = 1e-3});

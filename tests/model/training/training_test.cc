@@ -29,7 +29,10 @@ using ::testing::Not;
 
 class Recorder : public TrainingObserver {
  public:
-  void OnProgress(const v1::Progress& p) override { progress.push_back(p); }
+  void OnProgress(const v1::Progress& p) override {
+    progress.push_back(p);
+    if (on_progress) on_progress(p);
+  }
   void OnEvaluation(const v1::Evaluation& e) override {
     evaluations.push_back(e);
     if (on_evaluation) on_evaluation();
@@ -42,6 +45,7 @@ class Recorder : public TrainingObserver {
     messages.push_back(text);
   }
 
+  std::function<void(const v1::Progress&)> on_progress;
   std::function<void(int64_t)> on_checkpoint;
   std::function<void()> on_evaluation;
   std::vector<v1::Progress> progress;
@@ -269,6 +273,42 @@ TEST_F(TrainTest, EndsWithTheSameBytesAfterAStopWithEitherOptimizer) {
   }
 }
 
+TEST_F(TrainTest, EndsWithTheSameBytesAfterAStopWithMuchOfTheRecipe) {
+  v1::TrainingJob job = Job();
+  job.mutable_fine_tuning()->mutable_tasks(0)->set_class_weights(v1::Task::BALANCED);
+  v1::Recipe& recipe = *job.mutable_fine_tuning()->mutable_recipe();
+  recipe.clear_batch_size();
+  recipe.set_batch_tokens(60);
+  recipe.set_gradient_accumulation_steps(2);
+  recipe.set_label_smoothing(0.1);
+  recipe.set_selection_over_tasks(v1::Recipe::WORST);
+  recipe.mutable_early_stopping()->set_patience(4);
+  recipe.mutable_time_limit()->set_seconds(3600);
+  recipe.mutable_habits()->set_count_padding(true);
+  const std::string bytes = Uninterrupted(job);
+  StopAtFirstCheckpointAndResume(job, 4);
+  EXPECT_TRUE(Bytes("result/model.safetensors") == bytes);
+}
+
+TEST_F(TrainTest, GoesOnFromACheckpointOfFormatOne) {
+  const v1::TrainingJob job = Job();
+  const std::string bytes = Uninterrupted(job);
+  recorder_.on_checkpoint = [this](int64_t) { stop_.request = StopSignal::kStop; };
+  ASSERT_TRUE(Run(job).ok());
+  const std::string path = folder_ / "checkpoints/step-4/checkpoint.json";
+  internal::CheckpointManifest manifest;
+  ASSERT_TRUE(ReadJson(path, manifest).ok());
+  manifest.set_format_version(1);
+  manifest.mutable_state()->clear_tokens_at_once();
+  manifest.mutable_state()->clear_training_seconds();
+  ASSERT_TRUE(WriteJson(path, manifest).ok());
+  stop_.request = StopSignal::kNone;
+  recorder_ = Recorder();
+  ASSERT_TRUE(Run(job).ok());
+  EXPECT_THAT(recorder_.messages, Contains(HasSubstr("Goes on from the checkpoint of step 4")));
+  EXPECT_TRUE(Bytes("result/model.safetensors") == bytes);
+}
+
 TEST_F(TrainTest, PretrainsToTheSameBytesAfterAStop) {
   v1::TrainingJob job = PretrainingJob();
   job.mutable_pretraining()->mutable_recipe()->set_checkpoint_every_steps(13);
@@ -377,6 +417,236 @@ TEST_F(TrainTest, EndsWhenTheLossIsNoNumberAndKeepsTheLastGoodCheckpoint) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("step "));
   EXPECT_TRUE(std::filesystem::exists(folder_ / "checkpoints/step-1/checkpoint.json"));
   EXPECT_FALSE(std::filesystem::exists(places_.result_directory));
+}
+
+TEST_F(TrainTest, WritesACheckpointFromBeforeTheStepThatIsNoNumber) {
+  v1::TrainingJob job = Job();
+  v1::Recipe& recipe = *job.mutable_fine_tuning()->mutable_recipe();
+  recipe.set_learning_rate(1e30);
+  recipe.set_warmup_steps(1);  // the first step changes nothing, the second one ruins everything
+  recipe.set_checkpoint_every_steps(0);
+  const absl::Status status = Run(job).status();
+  EXPECT_EQ(ReasonOf(status), v1::NON_FINITE_LOSS) << status;
+  EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("step 3: "), HasSubstr("rows mood ")));
+  ASSERT_THAT(recorder_.checkpoints, ElementsAre(std::pair<int64_t, bool>(2, false)));
+  const T5Config config = *T5Config::Read(folder_ / "base/config.json");
+  EXPECT_TRUE(ReadWeights(folder_ / "checkpoints/step-2", config).ok());
+  // A retry meets it again, and neither loses nor writes anything.
+  EXPECT_EQ(Run(job).status(), status);
+  EXPECT_THAT(recorder_.messages, Contains(HasSubstr("Goes on from the checkpoint of step 2")));
+  EXPECT_EQ(recorder_.checkpoints.size(), 1);
+}
+
+TEST_F(TrainTest, AccumulatesToTheBytesOfTheBigBatch) {
+  v1::TrainingJob job = Job();
+  v1::Recipe& recipe = *job.mutable_fine_tuning()->mutable_recipe();
+  recipe.set_batch_size(16);
+  const std::string bytes = Uninterrupted(job);
+  recipe.set_batch_size(4);
+  recipe.set_gradient_accumulation_steps(4);
+  ASSERT_TRUE(Run(job).ok());
+  EXPECT_EQ(recorder_.progress.back().total_steps(), 15);
+  EXPECT_TRUE(Bytes("result/model.safetensors") == bytes);
+}
+
+TEST_F(TrainTest, LeavesFrozenWeightsAsTheyWere) {
+  for (const auto optimizer : {v1::Recipe::ADAMW, v1::Recipe::ADAFACTOR}) {
+    v1::TrainingJob job = Job();
+    v1::Recipe& recipe = *job.mutable_fine_tuning()->mutable_recipe();
+    recipe.set_optimizer(optimizer);
+    recipe.set_weight_decay(0.1);
+    recipe.set_freeze_embeddings(true);
+    recipe.set_freeze_encoder(true);
+    recipe.set_checkpoint_every_steps(13);
+    const std::string bytes = Uninterrupted(job);
+    StopAtFirstCheckpointAndResume(job, 6);
+    EXPECT_TRUE(Bytes("result/model.safetensors") == bytes);
+    EXPECT_THAT(Bytes("checkpoints/step-30/optimizer.safetensors"),
+                Not(HasSubstr("encoder.block")));
+    const T5Config config = *T5Config::Read(folder_ / "base/config.json");
+    const WeightMap before = *ReadWeights(folder_ / "base", config);
+    const WeightMap after = *ReadWeights(folder_ / "result", config);
+    for (const auto& [name, weight] : after) {
+      EXPECT_EQ(at::equal(weight, before.at(name)),
+                name == "shared.weight" || name.rfind("encoder.", 0) == 0)
+          << name;
+    }
+    for (const char* directory : {"checkpoints", "other-checkpoints", "result", "other-result"}) {
+      std::filesystem::remove_all(folder_ / directory);
+    }
+  }
+}
+
+TEST_F(TrainTest, EvaluatesEverySecondEpoch) {
+  v1::TrainingJob job = Job();
+  job.mutable_fine_tuning()->mutable_recipe()->set_evaluate_every_epochs(2);
+  ASSERT_TRUE(Run(job).ok());
+  std::vector<int64_t> steps;
+  for (const auto& evaluation : recorder_.evaluations) {
+    if (evaluation.split() == v1::Evaluation::VALID) steps.push_back(evaluation.step());
+  }
+  EXPECT_THAT(steps, ElementsAre(12, 24, 30));
+}
+
+// Learns, then a rate that is too high ruins it: losses fall and rise.
+TEST_F(TrainTest, StopsEarlyAtTheRightEvaluationThoughItWasResumed) {
+  v1::TrainingJob job = Job();
+  v1::Recipe& recipe = *job.mutable_fine_tuning()->mutable_recipe();
+  recipe.set_epochs(20);
+  recipe.set_learning_rate(0.3);
+  recipe.set_selection(v1::Recipe::LOSS);
+  recipe.set_checkpoint_every_steps(0);
+  recipe.mutable_early_stopping()->set_patience(3);
+  recipe.mutable_early_stopping()->set_min_delta(0.01);
+  places_.checkpoints_directory = folder_ / "other-checkpoints";
+  places_.result_directory = folder_ / "other-result";
+  const absl::StatusOr<TrainingOutcome> whole = Run(job);
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  double gain = 1e30, best = 1e30;
+  int64_t without = 0, best_step = 0, expected = 0;
+  for (const v1::Evaluation& evaluation : recorder_.evaluations) {
+    if (evaluation.split() != v1::Evaluation::VALID) continue;
+    ASSERT_EQ(expected, 0) << "it went on";
+    without = evaluation.loss() < gain - 0.01 ? 0 : without + 1;
+    if (without == 0) gain = evaluation.loss();
+    if (evaluation.loss() < best) best_step = evaluation.step();
+    best = std::min(best, evaluation.loss());
+    if (without == 3) expected = evaluation.step();
+  }
+  ASSERT_LT(expected, 120) << "it was never without a gain: the test shows nothing";
+  EXPECT_EQ(whole->step, expected);
+  EXPECT_EQ(whole->best_step, best_step);
+  EXPECT_THAT(recorder_.messages, Contains(HasSubstr("3 evaluations brought no gain")));
+
+  places_.checkpoints_directory = folder_ / "checkpoints";
+  places_.result_directory = folder_ / "result";
+  for (bool finished = false; !finished;) {  // an attempt for each evaluation
+    recorder_ = Recorder();
+    stop_.request = StopSignal::kNone;
+    recorder_.on_checkpoint = [this](int64_t) { stop_.request = StopSignal::kStop; };
+    const absl::StatusOr<TrainingOutcome> part = Run(job);
+    ASSERT_TRUE(part.ok()) << part.status();
+    if (part->step == expected) {
+      stop_.request = StopSignal::kNone;
+      recorder_.on_checkpoint = nullptr;
+      const absl::StatusOr<TrainingOutcome> end = Run(job);
+      ASSERT_TRUE(end.ok()) << end.status();
+      EXPECT_EQ(end->step, expected);
+      finished = end->finished;
+      ASSERT_TRUE(finished);
+    }
+  }
+  EXPECT_TRUE(Bytes("result/model.safetensors") == Bytes("other-result/model.safetensors"));
+}
+
+TEST_F(TrainTest, EndsAtItsTimeLimitOverAllAttempts) {
+  v1::TrainingJob job = Job();
+  job.mutable_fine_tuning()->mutable_recipe()->mutable_time_limit()->set_seconds(3600);
+  recorder_.on_checkpoint = [this](int64_t) { stop_.request = StopSignal::kStop; };
+  ASSERT_EQ(Run(job)->step, 4);
+  internal::CheckpointManifest manifest;
+  const std::string path = folder_ / "checkpoints/step-4/checkpoint.json";
+  ASSERT_TRUE(ReadJson(path, manifest).ok());
+  EXPECT_GT(manifest.state().training_seconds(), 0);
+  manifest.mutable_state()->set_training_seconds(3600);
+  ASSERT_TRUE(WriteJson(path, manifest).ok());
+  stop_.request = StopSignal::kNone;
+  recorder_.on_checkpoint = nullptr;
+  const absl::StatusOr<TrainingOutcome> outcome = Run(job);
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_TRUE(outcome->finished);
+  EXPECT_EQ(outcome->step, 4);
+  EXPECT_EQ(outcome->best_step, 4);
+  EXPECT_THAT(recorder_.messages,
+              Contains("The training ends after step 4 of 30: its time limit of 3600 s is over."));
+}
+
+TEST_F(TrainTest, FinishesAsAskedWithTheBestSoFar) {
+  recorder_.on_checkpoint = [this](int64_t step) {
+    if (step == 8) stop_.request = StopSignal::kFinish;
+  };
+  const absl::StatusOr<TrainingOutcome> outcome = Run(Job());
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_TRUE(outcome->finished);
+  EXPECT_EQ(outcome->step, 9);
+  EXPECT_TRUE(outcome->best_step == 6 || outcome->best_step == 9) << outcome->best_step;
+  EXPECT_EQ(outcome->evaluations.size(), 2);
+  EXPECT_THAT(recorder_.messages,
+              Contains(HasSubstr("after step 9 of 30: it was asked to finish")));
+}
+
+TEST_F(TrainTest, TakesAStepBeforeItFinishes) {
+  stop_.request = StopSignal::kFinish;
+  const absl::StatusOr<TrainingOutcome> outcome = Run(Job());
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(outcome->step, 1);
+}
+
+// No tensor may be larger than so many bytes.
+class Scarcity : public c10::Allocator {
+ public:
+  explicit Scarcity(size_t limit) : limit_(limit), plenty_(c10::GetAllocator(c10::kCPU)) {
+    c10::SetAllocator(c10::kCPU, this, 100);
+  }
+  ~Scarcity() override { c10::SetAllocator(c10::kCPU, plenty_, 100); }
+  c10::DataPtr allocate(size_t size) override {
+    if (scarce && size > limit_) throw std::bad_alloc();
+    return plenty_->allocate(size);
+  }
+  void copy_data(void* to, const void* from, size_t size) const override {
+    default_copy_data(to, from, size);
+  }
+  bool scarce = false;
+
+ private:
+  const size_t limit_;
+  c10::Allocator* const plenty_;
+};
+
+TEST_F(TrainTest, TakesLessAtOnceWhenMemoryRunsOutAndResumesWithThat) {
+  v1::TrainingJob job = Job();
+  job.mutable_fine_tuning()->mutable_recipe()->set_batch_size(48);
+  Scarcity scarcity(80'000);  // 312 tokens in the feed-forward layers
+  const auto starve = [&] {
+    recorder_.on_progress = [&](const v1::Progress& progress) {
+      scarcity.scarce =
+          progress.phase() == v1::Progress::PREPARING || progress.phase() == v1::Progress::TRAINING;
+    };
+  };
+  starve();
+  ASSERT_TRUE(Run(job).ok());
+  EXPECT_THAT(recorder_.messages, Contains(HasSubstr("1024 input tokens instead of 2048")));
+  EXPECT_EQ(recorder_.checkpoints[0].first, 0) << "a resume has to know";
+  EXPECT_EQ(recorder_.progress.back().total_steps(), 5);
+  const std::string bytes = Bytes("result/model.safetensors");
+  internal::CheckpointManifest manifest;
+  ASSERT_TRUE(ReadJson(folder_ / "checkpoints/step-5/checkpoint.json", manifest).ok());
+  EXPECT_LE(manifest.state().tokens_at_once(), 256);
+
+  std::filesystem::remove_all(folder_ / "checkpoints");
+  std::filesystem::remove_all(folder_ / "result");
+  recorder_ = Recorder();
+  starve();
+  recorder_.on_checkpoint = [this](int64_t) { stop_.request = StopSignal::kStop; };
+  EXPECT_EQ(Run(job)->step, 0);
+  recorder_ = Recorder();  // there is enough memory now
+  scarcity.scarce = false;
+  stop_.request = StopSignal::kNone;
+  ASSERT_TRUE(Run(job).ok());
+  EXPECT_THAT(recorder_.messages, Not(Contains(HasSubstr("Memory ran out"))));
+  EXPECT_TRUE(Bytes("result/model.safetensors") == bytes);
+}
+
+TEST_F(TrainTest, BeginsWithHalfAfterADeathForLackOfMemory) {
+  recorder_.on_checkpoint = [this](int64_t) { stop_.request = StopSignal::kStop; };
+  for (const int64_t tokens : {1024, 512, 256, 128, 64}) {
+    stop_.request = StopSignal::kNone;
+    ASSERT_TRUE(
+        Train(Job(), places_, {.threads = 1, .out_of_memory = true}, stop_, recorder_).ok());
+    internal::CheckpointManifest manifest;
+    ASSERT_TRUE(ReadJson(folder_ / "checkpoints/step-0/checkpoint.json", manifest).ok());
+    EXPECT_EQ(manifest.state().tokens_at_once(), tokens);
+  }
 }
 
 TEST_F(TrainTest, SaysThatMemoryRanOut) {

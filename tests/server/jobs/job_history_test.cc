@@ -33,7 +33,7 @@ class JobHistoryTest : public JobFixture {
     };
     ASSERT_TRUE(store_->jobs().Change("trainingJobs/j", change).ok());
   }
-  void Die() { Queue(DeathReason("it exited with code 1")); }
+  void Die() { Queue(DeathReason("it exited with code 1", false)); }
   static v1::TrainingJobEvent Checkpoint() {
     v1::TrainingJobEvent event;
     event.mutable_checkpoint_written()->set_step(1);
@@ -83,6 +83,34 @@ TEST_F(JobHistoryTest, KnowsWhyTheJobWasQueuedLast) {
   Claim();
   EXPECT_TRUE(History().queued_by_death);
   EXPECT_FALSE(History().queued_by_restart);
+}
+
+TEST_F(JobHistoryTest, KnowsADeathForLackOfMemory) {
+  Claim();
+  Queue(DeathReason("it was ended by signal 9", true));
+  Claim();
+  EXPECT_EQ(History().deaths, 1);
+  EXPECT_TRUE(History().queued_by_death);
+  EXPECT_TRUE(History().queued_by_lack_of_memory);
+  Die();
+  Claim();
+  EXPECT_FALSE(History().queued_by_lack_of_memory);
+}
+
+TEST_F(JobHistoryTest, CountsNoDeathBeforeARetry) {
+  Claim();
+  Die();
+  Claim();
+  JobChange fail{.expected = {Job::RUNNING}};
+  fail.apply = [](Job& job, auto& events) { EnterState(job, Job::FAILED, "", events); };
+  ASSERT_TRUE(store_->jobs().Change("trainingJobs/j", fail).ok());
+  JobChange retry{.expected = {Job::FAILED}};
+  retry.apply = [](Job& job, auto& events) { EnterState(job, Job::QUEUED, kRetried, events); };
+  ASSERT_TRUE(store_->jobs().Change("trainingJobs/j", retry).ok());
+  EXPECT_EQ(History().deaths, 0);
+  Claim();
+  Die();
+  EXPECT_EQ(History().deaths, 1);
 }
 
 TEST_F(JobHistoryTest, RemembersAPauseOfThePresentAttemptOnly) {

@@ -13,12 +13,12 @@ using Job = v1::TrainingJob;
 
 TEST(JobState, AllowsExactlyTheChangesThatAreDrawn) {
   const std::set<std::pair<Job::State, Job::State>> allowed = {
-      {Job::QUEUED, Job::RUNNING},      {Job::QUEUED, Job::PAUSED},
-      {Job::QUEUED, Job::CANCELLED},    {Job::RUNNING, Job::QUEUED},
-      {Job::RUNNING, Job::PAUSED},      {Job::RUNNING, Job::CANCELLING},
-      {Job::RUNNING, Job::SUCCEEDED},   {Job::RUNNING, Job::FAILED},
-      {Job::PAUSED, Job::QUEUED},       {Job::PAUSED, Job::CANCELLED},
-      {Job::CANCELLING, Job::CANCELLED}};
+      {Job::QUEUED, Job::RUNNING},       {Job::QUEUED, Job::PAUSED},
+      {Job::QUEUED, Job::CANCELLED},     {Job::RUNNING, Job::QUEUED},
+      {Job::RUNNING, Job::PAUSED},       {Job::RUNNING, Job::CANCELLING},
+      {Job::RUNNING, Job::SUCCEEDED},    {Job::RUNNING, Job::FAILED},
+      {Job::PAUSED, Job::QUEUED},        {Job::PAUSED, Job::CANCELLED},
+      {Job::CANCELLING, Job::CANCELLED}, {Job::FAILED, Job::QUEUED}};
   for (int from = Job::State_MIN; from <= Job::State_MAX; ++from) {
     for (int to = Job::State_MIN; to <= Job::State_MAX; ++to) {
       const std::pair change(static_cast<Job::State>(from), static_cast<Job::State>(to));
@@ -28,11 +28,12 @@ TEST(JobState, AllowsExactlyTheChangesThatAreDrawn) {
   }
 }
 
-TEST(JobState, HasEndedExactlyWhereNothingFollows) {
+TEST(JobState, HasEndedExactlyWhereNothingFollowsButARetry) {
   for (int from = Job::QUEUED; from <= Job::State_MAX; ++from) {
     bool leads_on = false;
     for (int to = Job::QUEUED; to <= Job::State_MAX; ++to) {
-      leads_on |= MayBecome(static_cast<Job::State>(from), static_cast<Job::State>(to));
+      leads_on |= from != Job::FAILED &&
+                  MayBecome(static_cast<Job::State>(from), static_cast<Job::State>(to));
     }
     EXPECT_EQ(HasEnded(static_cast<Job::State>(from)), !leads_on) << Job::State_Name(from);
   }

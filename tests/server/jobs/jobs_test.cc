@@ -13,6 +13,7 @@
 #include "model/errors/errors.h"
 #include "server/jobs/job_history.h"
 #include "server/jobs/job_state.h"
+#include "tasuki/internal/trainer.pb.h"
 #include "tests/server/jobs/job_fixture.h"
 
 namespace tasuki {
@@ -300,6 +301,85 @@ TEST_F(JobsTest, AResumeThatComesAgainChangesNothing) {
   EXPECT_EQ(jobs_->Resume(name).value().state(), Job::RUNNING);
   EXPECT_THAT(States(name),
               ElementsAre(Job::QUEUED, Job::RUNNING, Job::PAUSED, Job::QUEUED, Job::RUNNING));
+}
+
+TEST_F(JobsTest, TriesAFailedJobAgain) {
+  StartJobs();
+  const std::string name = Create("progress fail | finish");
+  AwaitState(name, Job::FAILED);
+  EXPECT_EQ(jobs_->Retry(name).value().state(), Job::QUEUED);
+  EXPECT_TRUE(jobs_->Retry(name).ok()) << "the call may come twice";
+  const Job job = AwaitState(name, Job::SUCCEEDED);
+  EXPECT_EQ(job.attempt(), 2);
+  EXPECT_FALSE(job.has_error());
+  EXPECT_THAT(States(name), ElementsAre(Job::QUEUED, Job::RUNNING, Job::FAILED, Job::QUEUED,
+                                        Job::RUNNING, Job::SUCCEEDED));
+  EXPECT_EQ(ReasonOf(jobs_->Retry(name).status()), v1::JOB_STATE);
+}
+
+TEST_F(JobsTest, ARetryForgetsTheDeathsBeforeIt) {
+  StartJobs();
+  const std::string name = Create("kill | kill | kill | kill | kill | finish");
+  EXPECT_EQ(AwaitState(name, Job::FAILED).attempt(), 3);
+  ASSERT_TRUE(jobs_->Retry(name).ok());
+  EXPECT_EQ(AwaitState(name, Job::SUCCEEDED).attempt(), 6);
+}
+
+TEST_F(JobsTest, ARetryPublishesAgainWhatCouldNotBePublished) {
+  int calls = 0;
+  publish_ = [&](const Job&, const std::string&) -> absl::StatusOr<std::string> {
+    if (++calls > 1) return "models/m/versions/1";
+    return MakeError(absl::StatusCode::kInvalidArgument, v1::MODEL_INVALID, "No weights.");
+  };
+  StartJobs();
+  const std::string name = Create("finish");
+  AwaitState(name, Job::FAILED);
+  ASSERT_TRUE(jobs_->Retry(name).ok());
+  EXPECT_EQ(AwaitState(name, Job::SUCCEEDED).model_version(), "models/m/versions/1");
+}
+
+TEST_F(JobsTest, FinishesARunningJob) {
+  StartJobs();
+  const std::string name = Create("progress wait");
+  AwaitWord(name);
+  EXPECT_TRUE(jobs_->Finish(name).value().finish_requested());
+  AwaitState(name, Job::SUCCEEDED);
+  EXPECT_EQ(jobs_->Finish(name).value().state(), Job::SUCCEEDED) << "the call may come twice";
+  const std::string other = Create("finish");
+  AwaitState(other, Job::SUCCEEDED);
+  EXPECT_EQ(ReasonOf(jobs_->Finish(other).status()), v1::JOB_STATE);
+}
+
+TEST_F(JobsTest, AWishToFinishOutlivesAPauseAndAServer) {
+  StartJobs();
+  const std::string name = Create("progress wait | wait");
+  AwaitWord(name);
+  ASSERT_TRUE(jobs_->Pause(name).ok());
+  AwaitState(name, Job::PAUSED);
+  EXPECT_EQ(jobs_->Finish(name).value().state(), Job::PAUSED);
+  StartJobs();
+  ASSERT_TRUE(jobs_->Resume(name).ok());
+  EXPECT_EQ(AwaitState(name, Job::SUCCEEDED).attempt(), 2);
+}
+
+TEST_F(JobsTest, TellsATrainerThatMemoryRanOutBeforeIt) {
+  StartJobs();
+  const std::string name = Create("kill | hungry | progress wait");
+  Await(name, [](const Job& job) { return job.attempt() == 3 && job.has_progress(); });
+  internal::TrainerSpec spec;
+  ASSERT_TRUE(ReadJson(data_->job_spec(name), spec).ok());
+  EXPECT_TRUE(spec.out_of_memory());
+  EXPECT_THAT(LastReason(name), IsEmpty());
+  ASSERT_TRUE(jobs_->Pause(name).ok());
+  AwaitState(name, Job::PAUSED);
+  ASSERT_TRUE(jobs_->Resume(name).ok());
+  Await(name, [](const Job& job) { return job.attempt() == 4; });
+  AwaitState(name, Job::RUNNING);
+  Await(name, [&](const Job&) {
+    internal::TrainerSpec next;
+    return ReadJson(data_->job_spec(name), next).ok() && next.attempt() == 4 &&
+           !next.out_of_memory();
+  });
 }
 
 TEST_F(JobsTest, CancelsARunningJob) {

@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""Fine-tunes a T5 with transformers and saves it, for Tasuki to import.
+
+usage: fine_tune.py BASE_DIR ROWS.tsv OUT_DIR --text COLUMN --label COLUMN [--steps N]
+
+Target texts are the label values; Adafactor at 1e-2 with parameter scaling, batch 32, no dropout.
+"""
+import argparse
+import csv
+import pathlib
+import random
+import shutil
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, T5Tokenizer
+from transformers.optimization import Adafactor
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("base", "rows", "out"):
+        parser.add_argument(name)
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--label", required=True)
+    parser.add_argument("--steps", type=int, default=200)
+    arguments = parser.parse_args()
+
+    torch.manual_seed(12)
+    model = AutoModelForSeq2SeqLM.from_pretrained(arguments.base, dropout_rate=0.0).float().train()
+    tokenizer = T5Tokenizer.from_pretrained(arguments.base, legacy=False)
+    with open(arguments.rows, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    optimizer = Adafactor(model.parameters(), lr=1e-2, scale_parameter=True, relative_step=False, warmup_init=False)
+    draw = random.Random(12)
+    total = 0.0
+    for step in range(1, arguments.steps + 1):
+        batch = draw.sample(rows, 32)
+        inputs = tokenizer([r[arguments.text] for r in batch], padding=True, truncation=True, max_length=512, return_tensors="pt")
+        labels = tokenizer([r[arguments.label] for r in batch], padding=True, return_tensors="pt").input_ids
+        labels[labels == tokenizer.pad_token_id] = -100
+        loss = model(**inputs, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+        if step % 50 == 0:
+            print(f"step {step}: loss {total / 50:.4f}")
+            total = 0.0
+    model.save_pretrained(arguments.out)
+    tokenizer.save_pretrained(arguments.out)
+    model_file = pathlib.Path(arguments.out) / "spiece.model"
+    if not model_file.exists():
+        shutil.copy(pathlib.Path(arguments.base) / "spiece.model", model_file)
+
+
+if __name__ == "__main__":
+    main()

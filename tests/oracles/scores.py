@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Labels by transformers' logits, to compare with Tasuki's answers.
+
+usage: scores.py MODEL_DIR TASKS.json ROWS.tsv PREDICTIONS.jsonl --task NAME --text COLUMN
+
+MODEL_DIR is an exported version or what save_pretrained wrote; TASKS.json holds {"tasks": [...]} with
+prefix and target texts (an exported tasuki.json does). A label's score is the sum, over the nodes of
+the labels' token trie that branch, of log-softmax over the node's children. Predictions are one JSON
+object a line, with `row` (from 1) and `predicted` or `label`. Rows whose two best scores differ by
+less than 1e-3 are listed, not counted. The last line also says how many labels change under the
+log-likelihood over the full vocabulary. Exits with 1 if a label differs.
+"""
+import argparse
+import csv
+import json
+import sys
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, T5Tokenizer
+
+TIE = 1e-3
+
+
+def trie_scores(log_probabilities, logits, targets):
+    """[(score over children, log-likelihood)] of each label; logits [labels, steps, vocabulary]."""
+    children = {}
+    for target in targets:
+        for i, token in enumerate(target):
+            children.setdefault(tuple(target[:i]), set()).add(token)
+    scores = []
+    for label, target in enumerate(targets):
+        score, likelihood = 0.0, 0.0
+        for i, token in enumerate(target):
+            likelihood += log_probabilities[label, i, token].item()
+            options = sorted(children[tuple(target[:i])])
+            if len(options) > 1:
+                chosen = torch.log_softmax(logits[label, i, options].double(), -1)
+                score += chosen[options.index(token)].item()
+        scores.append((score, likelihood))
+    return scores
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("model", "tasks", "rows", "predictions"):
+        parser.add_argument(name)
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--max-tokens", type=int, default=512)
+    arguments = parser.parse_args()
+
+    model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model).float().eval()
+    tokenizer = T5Tokenizer.from_pretrained(arguments.model, legacy=False)
+    task = next(t for t in json.load(open(arguments.tasks))["tasks"] if t["name"] == arguments.task)
+    names = [label["name"] for label in task["labels"]]
+    end = tokenizer.eos_token_id
+    encode = lambda text: tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    targets = [encode(label.get("target_text") or label["name"]) + [end] for label in task["labels"]]
+    longest = max(map(len, targets))
+    decoder = torch.tensor([([model.config.decoder_start_token_id] + t[:-1] + [0] * longest)[:longest] for t in targets])
+
+    with open(arguments.rows, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    answers = {}
+    with open(arguments.predictions, encoding="utf-8") as file:
+        for line in file:
+            answer = json.loads(line)
+            answers[int(answer["row"])] = answer.get("predicted") or answer["label"]
+    if len(answers) != len(rows):
+        sys.exit(f"{len(answers)} predictions for {len(rows)} rows")
+
+    same = different = ties = changed = 0
+    with torch.no_grad():
+        for number, row in enumerate(rows, 1):
+            ids = encode(task.get("prefix", "") + row[arguments.text])[: arguments.max_tokens - 1] + [end]
+            encoded = model.encoder(input_ids=torch.tensor([ids])).last_hidden_state
+            logits = model(encoder_outputs=(encoded.expand(len(targets), -1, -1),), decoder_input_ids=decoder).logits
+            scores = trie_scores(torch.log_softmax(logits, -1), logits, targets)
+            best = max(range(len(names)), key=lambda i: scores[i][0])
+            first, second = sorted((s[0] for s in scores), reverse=True)[:2]
+            changed += best != max(range(len(names)), key=lambda i: scores[i][1])
+            if first - second < TIE:
+                ties += 1
+                print(f"row {number}: the two best differ by {first - second:.2g}; here {names[best]}, there {answers[number]}")
+            elif names[best] == answers[number]:
+                same += 1
+            else:
+                different += 1
+                print(f"row {number}: here {names[best]}, there {answers[number]} ({first - second:.4f} apart)")
+    print(f"{len(rows)} rows: {same} the same, {different} different, {ties} too close to count; "
+          f"{changed} change under the full-vocabulary log-likelihood")
+    return different > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
