@@ -98,12 +98,11 @@ absl::StatusOr<std::vector<v1::Dataset>> Client::ListDatasets(size_t limit) {
       [](auto& page) { return page.mutable_datasets(); });
 }
 
-absl::StatusOr<v1::InspectDatasetResponse> Client::InspectDataset(const std::string& name,
-                                                                  int row_count) {
-  auto request = Named<v1::InspectDatasetRequest>(name);
-  request.set_row_count(row_count);
-  return Ask(*connection_, connection_->options.timeout, connection_->datasets,
-             &v1::DatasetService::Stub::InspectDataset, request);
+absl::StatusOr<v1::InspectDatasetResponse> Client::InspectDataset(
+    const v1::InspectDatasetRequest& request) {
+  const ClientOptions& options = connection_->options;
+  return Ask(*connection_, request.report() ? options.report_timeout : options.timeout,
+             connection_->datasets, &v1::DatasetService::Stub::InspectDataset, request);
 }
 
 absl::Status Client::DeleteDataset(const std::string& name) {
@@ -118,6 +117,12 @@ absl::StatusOr<v1::TrainingJob> Client::CreateTrainingJob(v1::CreateTrainingJobR
   if (request.request_id().empty()) request.set_request_id(NewRequestId());
   return Ask(*connection_, connection_->options.timeout, connection_->training,
              &v1::TrainingService::Stub::CreateTrainingJob, request);
+}
+
+absl::StatusOr<v1::EstimateTrainingJobResponse> Client::EstimateTrainingJob(
+    const v1::EstimateTrainingJobRequest& request) {
+  return Ask(*connection_, connection_->options.report_timeout, connection_->training,
+             &v1::TrainingService::Stub::EstimateTrainingJob, request);
 }
 
 absl::StatusOr<v1::TrainingJob> Client::GetTrainingJob(const std::string& name) {

@@ -51,7 +51,9 @@ struct ClientOptions {
   absl::Duration timeout = absl::Seconds(30);
   absl::Duration classify_timeout = absl::Seconds(60);
   absl::Duration load_timeout = absl::Minutes(10);
-  // UploadDataset, DownloadPredictions, ImportModelVersion, ExportModelVersion.
+  // InspectDataset with a report, EstimateTrainingJob.
+  absl::Duration report_timeout = absl::Minutes(20);
+  // UploadDataset, CheckDataset, DownloadPredictions, ImportModelVersion, ExportModelVersion.
   absl::Duration transfer_timeout = absl::Hours(6);
   // How long WatchTrainingJob goes on trying to reach a server that does not answer.
   absl::Duration watch_patience = absl::Minutes(2);
@@ -81,7 +83,8 @@ class UploadSource {
   static UploadSource Stream(std::istream& stream);
 
   bool repeatable() const { return stream_ == nullptr; }
-  // A reader at the beginning. NOT_FOUND or PERMISSION_DENIED, naming the file.
+  // A reader at the beginning. NOT_FOUND, PERMISSION_DENIED, or INVALID_ARGUMENT for a directory, a
+  // pipe or a device, naming the file.
   absl::StatusOr<std::shared_ptr<std::istream>> Open() const;
 
  private:
@@ -109,15 +112,22 @@ class Client {
   absl::StatusOr<v1::Dataset> UploadDataset(const UploadSource& source,
                                             v1::UploadDatasetHeader header,
                                             const TransferProgress& progress = nullptr);
+  // The same, but nothing is stored and every bad row is told.
+  absl::StatusOr<v1::CheckDatasetResponse> CheckDataset(const UploadSource& source,
+                                                        v1::UploadDatasetHeader header,
+                                                        const TransferProgress& progress = nullptr);
   absl::StatusOr<v1::Dataset> GetDataset(const std::string& name);
   // The newest `limit`, of as many pages as it takes; likewise the other lists.
   absl::StatusOr<std::vector<v1::Dataset>> ListDatasets(size_t limit = kAll);
-  absl::StatusOr<v1::InspectDatasetResponse> InspectDataset(const std::string& name, int row_count);
+  absl::StatusOr<v1::InspectDatasetResponse> InspectDataset(
+      const v1::InspectDatasetRequest& request);
   absl::Status DeleteDataset(const std::string& name);
 
   // ---- Training jobs ----
   // Without `request_id` one is made, so that a repeated attempt cannot create a second job.
   absl::StatusOr<v1::TrainingJob> CreateTrainingJob(v1::CreateTrainingJobRequest request);
+  absl::StatusOr<v1::EstimateTrainingJobResponse> EstimateTrainingJob(
+      const v1::EstimateTrainingJobRequest& request);
   absl::StatusOr<v1::TrainingJob> GetTrainingJob(const std::string& name);
   // Empty `states` means all.
   absl::StatusOr<std::vector<v1::TrainingJob>> ListTrainingJobs(

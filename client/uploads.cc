@@ -4,6 +4,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <regex>
 #include <sstream>
 #include <utility>
@@ -82,6 +83,39 @@ grpc::Status EndStream(grpc::ClientWriter<Request>& writer, grpc::ClientContext&
   return writer.Finish();
 }
 
+// Sends `source` by `begin`, which makes a writer of Requests that ends in `answer`.
+template <typename Request, typename Answer, typename Connection, typename Begin>
+absl::StatusOr<Answer> SendFile(const Connection& connection, const UploadSource& source,
+                                v1::UploadDatasetHeader header, const TransferProgress& progress,
+                                Begin begin) {
+  int64_t total = -1;
+  if (source.repeatable()) {
+    const auto digest = DigestOf(source, "the source");
+    if (!digest.ok()) return digest.status();
+    header.set_sha256(digest->sha256);
+    total = digest->size_bytes;
+  }
+  Request first;
+  *first.mutable_header() = std::move(header);
+  Answer answer;
+  const auto send = [&](grpc::ClientContext& context) -> grpc::Status {
+    answer.Clear();
+    const std::unique_ptr<grpc::ClientWriter<Request>> writer = begin(context, answer);
+    int64_t sent = 0;
+    absl::Status fault;
+    if (writer->Write(first)) {
+      const auto input = source.Open();
+      fault = input.ok() ? WriteChunks(**input, "the source", *writer, total, progress, sent)
+                         : input.status();
+    }
+    return EndStream(*writer, context, fault);
+  };
+  const absl::Status status =
+      connection.Call(connection.options.transfer_timeout, send, source.repeatable());
+  if (!status.ok()) return status;
+  return answer;
+}
+
 // The names that a server takes (ModelFile.name).
 bool IsModelFile(const std::string& name) {
   static const std::regex pattern(
@@ -156,6 +190,11 @@ absl::StatusOr<std::shared_ptr<std::istream>> UploadSource::Open() const {
   if (std::filesystem::is_directory(path_)) {
     return absl::InvalidArgumentError(absl::StrCat(path_, " is a directory, not a file"));
   }
+  std::error_code error;  // a pipe would block, and is empty when it is read again
+  if (std::filesystem::exists(path_, error) && !std::filesystem::is_regular_file(path_, error)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path_, " is not a regular file; send what comes from a pipe as -"));
+  }
   auto file = std::make_shared<std::ifstream>(path_, std::ios::binary);
   if (!*file) {
     const int cause = errno;
@@ -167,32 +206,21 @@ absl::StatusOr<std::shared_ptr<std::istream>> UploadSource::Open() const {
 absl::StatusOr<v1::Dataset> Client::UploadDataset(const UploadSource& source,
                                                   v1::UploadDatasetHeader header,
                                                   const TransferProgress& progress) {
-  int64_t total = -1;
-  if (source.repeatable()) {
-    const auto digest = DigestOf(source, "the source");
-    if (!digest.ok()) return digest.status();
-    header.set_sha256(digest->sha256);
-    total = digest->size_bytes;
-  }
-  v1::UploadDatasetRequest first;
-  *first.mutable_header() = std::move(header);
-  v1::Dataset answer;
-  const auto upload = [&](grpc::ClientContext& context) -> grpc::Status {
-    answer.Clear();
-    const auto writer = connection_->datasets->UploadDataset(&context, &answer);
-    int64_t sent = 0;
-    absl::Status fault;
-    if (writer->Write(first)) {
-      const auto input = source.Open();
-      fault = input.ok() ? WriteChunks(**input, "the source", *writer, total, progress, sent)
-                         : input.status();
-    }
-    return EndStream(*writer, context, fault);
-  };
-  const absl::Status status =
-      connection_->Call(connection_->options.transfer_timeout, upload, source.repeatable());
-  if (!status.ok()) return status;
-  return answer;
+  return SendFile<v1::UploadDatasetRequest, v1::Dataset>(
+      *connection_, source, std::move(header), progress,
+      [this](grpc::ClientContext& context, v1::Dataset& answer) {
+        return connection_->datasets->UploadDataset(&context, &answer);
+      });
+}
+
+absl::StatusOr<v1::CheckDatasetResponse> Client::CheckDataset(const UploadSource& source,
+                                                              v1::UploadDatasetHeader header,
+                                                              const TransferProgress& progress) {
+  return SendFile<v1::CheckDatasetRequest, v1::CheckDatasetResponse>(
+      *connection_, source, std::move(header), progress,
+      [this](grpc::ClientContext& context, v1::CheckDatasetResponse& answer) {
+        return connection_->datasets->CheckDataset(&context, &answer);
+      });
 }
 
 absl::StatusOr<v1::ModelVersion> Client::ImportModelVersion(const std::string& model,

@@ -6,33 +6,14 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "client/cli/commands.h"
+#include "client/cli/dataset_views.h"
 #include "client/cli/names.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
 
 namespace tasuki::cli {
 namespace {
-
-std::string LabelsOf(const v1::Dataset& dataset) {
-  if (!dataset.labelled()) return "texts only";
-  return absl::StrJoin(dataset.label_counts(), "; ", [](std::string* out, const auto& label) {
-    absl::StrAppend(out, label.value(), ": ", Count(label.row_count()));
-  });
-}
-
-void PrintDataset(const v1::Dataset& dataset) {
-  std::cout << Details({{"name", dataset.name()},
-                        {"display name", dataset.display_name()},
-                        {"rows", Count(dataset.row_count())},
-                        {"labels", LabelsOf(dataset)},
-                        {"size", Bytes(dataset.size_bytes())},
-                        {"longest text", Bytes(dataset.max_text_bytes())},
-                        {"ignored columns", absl::StrJoin(dataset.ignored_columns(), ", ")},
-                        {"sha256", dataset.sha256()},
-                        {"created", DateTime(dataset.create_time())}});
-}
 
 struct Upload {
   std::string file;
@@ -41,6 +22,8 @@ struct Upload {
   std::string quoting;
   std::string text_column;
   std::string label_column;
+  std::vector<std::string> map;
+  bool no_header = false;
   bool texts_only = false;
 };
 
@@ -74,6 +57,19 @@ v1::DatasetFormat::Kind KindOf(const Upload& upload) {
   return found->second;
 }
 
+// Adds VALUE=LABEL to the mapping.
+void AddMapping(const std::string& assignment, v1::DatasetFormat& format) {
+  const size_t equals = assignment.find('=');
+  if (equals == std::string::npos || equals + 1 == assignment.size()) {
+    throw CLI::ValidationError("--map",
+                               absl::StrCat(assignment, " is not of the form VALUE=LABEL"));
+  }
+  const std::string value = assignment.substr(0, equals);
+  const auto [place, added] =
+      format.mutable_value_mapping()->insert({value, assignment.substr(equals + 1)});
+  if (!added) throw CLI::ValidationError("--map", absl::StrCat("\"", value, "\" comes twice"));
+}
+
 v1::UploadDatasetHeader HeaderOf(const Upload& upload) {
   v1::UploadDatasetHeader header;
   const bool from_stdin = upload.file == "-";
@@ -88,7 +84,35 @@ v1::UploadDatasetHeader HeaderOf(const Upload& upload) {
   format.set_text_column(upload.text_column);
   format.set_label_column(upload.label_column);
   format.set_texts_only(upload.texts_only);
+  format.set_no_header(upload.no_header);
+  for (const std::string& assignment : upload.map) AddMapping(assignment, format);
   return header;
+}
+
+void AddFileOptions(CLI::App& command, Upload& upload) {
+  command.add_option("FILE", upload.file, "TSV, CSV or JSON Lines in UTF-8; - for stdin")
+      ->required();
+  command.add_option("--name", upload.name, "Name for people (default: that of the file)");
+  command.add_option("--format", upload.format, "tsv, csv or jsonl (default: by the file's name)");
+  command.add_option("--text-column", upload.text_column,
+                     "Column of the text (default: text; 1 with --no-header)");
+  command.add_option(
+      "--label-column", upload.label_column,
+      "Column of the label (default: label, or 2 with --no-header, if there is one)");
+  command
+      .add_option("--map", upload.map,
+                  "VALUE=LABEL: the label to store for a value of the label column; repeatable. "
+                  "Values that are not mapped are then bad rows")
+      ->allow_extra_args(false);
+  command.add_flag("--no-header", upload.no_header,
+                   "The first line is a row; columns are numbered from 1");
+  command.add_option("--quoting", upload.quoting, "rfc4180 (default) or none")
+      ->check(CLI::IsMember({"rfc4180", "none"}));
+  command.add_flag("--texts-only", upload.texts_only, "Keep no labels");
+}
+
+UploadSource SourceOf(const Upload& upload) {
+  return upload.file == "-" ? UploadSource::Stream(std::cin) : UploadSource::File(upload.file);
 }
 
 void AddUpload(CLI::App& dataset, Session& session) {
@@ -96,25 +120,16 @@ void AddUpload(CLI::App& dataset, Session& session) {
       dataset.add_subcommand("upload", "Uploads a file of examples and shows the stored dataset")
           ->footer(
               "Examples: tasuki dataset upload train.tsv --text-column sentence\n"
+              "          tasuki dataset upload stars.csv --no-header --map 1=negative --map "
+              "5=positive\n"
               "          tasuki dataset upload reviews.jsonl --texts-only --name reviews");
   auto upload = std::make_shared<Upload>();
-  command->add_option("FILE", upload->file, "TSV, CSV or JSON Lines in UTF-8; - for stdin")
-      ->required();
-  command->add_option("--name", upload->name, "Name for people (default: that of the file)");
-  command->add_option("--format", upload->format,
-                      "tsv, csv or jsonl (default: by the file's name)");
-  command->add_option("--text-column", upload->text_column, "Column of the text (default: text)");
-  command->add_option("--label-column", upload->label_column,
-                      "Column of the label (default: label, if there is one)");
-  command->add_option("--quoting", upload->quoting, "rfc4180 (default) or none")
-      ->check(CLI::IsMember({"rfc4180", "none"}));
-  command->add_flag("--texts-only", upload->texts_only, "Keep no labels");
+  AddFileOptions(*command, *upload);
   command->callback([upload, &session] {
     const auto header = HeaderOf(*upload);
     session.action = [upload, header, &session](Client& client) -> absl::Status {
-      const auto source =
-          upload->file == "-" ? UploadSource::Stream(std::cin) : UploadSource::File(upload->file);
-      const auto answer = client.UploadDataset(source, header, ShowTransfer("uploading"));
+      const auto answer =
+          client.UploadDataset(SourceOf(*upload), header, ShowTransfer("uploading"));
       if (!answer.ok()) return answer.status();
       if (session.json()) return PrintJson(*answer);
       if (!header.display_name().empty() && answer->display_name() != header.display_name()) {
@@ -123,6 +138,50 @@ void AddUpload(CLI::App& dataset, Session& session) {
       }
       PrintDataset(*answer);
       return absl::OkStatus();
+    };
+  });
+}
+
+// OK if there is no bad row.
+absl::Status OutcomeOf(const v1::CheckDatasetResponse& checked) {
+  if (checked.bad_row_count() == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(Count(checked.bad_row_count()),
+                                                 " rows are malformed, ",
+                                                 Count(checked.dataset().row_count()), " are not"));
+}
+
+void AddCheck(CLI::App& dataset, Session& session) {
+  CLI::App* command =
+      dataset
+          .add_subcommand("check",
+                          "Checks a file as upload does, stores nothing, and shows every bad row; "
+                          "fails if there is one")
+          ->footer("Example: tasuki dataset check train.tsv --text-column sentence");
+  auto upload = std::make_shared<Upload>();
+  AddFileOptions(*command, *upload);
+  command->callback([upload, &session] {
+    const auto header = HeaderOf(*upload);
+    session.action = [upload, header, &session](Client& client) -> absl::Status {
+      const auto answer = client.CheckDataset(SourceOf(*upload), header, ShowTransfer("checking"));
+      if (!answer.ok()) return answer.status();
+      if (session.json()) {
+        absl::Status printed = PrintJson(*answer);
+        return printed.ok() ? OutcomeOf(*answer) : printed;
+      }
+      if (answer->bad_row_count() == 0) {
+        PrintDataset(answer->dataset());
+        return absl::OkStatus();
+      }
+      Table table({"ROW>", "LINE>", "COLUMN", "WHAT", "VALUE"});
+      for (const auto& row : answer->bad_rows()) {
+        table.Add({Count(row.row()), Count(row.line()), row.column(), row.cause(), row.value()});
+      }
+      std::cout << table.ToString();
+      if (answer->bad_rows_size() < answer->bad_row_count()) {
+        std::cout << "and " << Count(answer->bad_row_count() - answer->bad_rows_size())
+                  << " more\n";
+      }
+      return OutcomeOf(*answer);
     };
   });
 }
@@ -169,24 +228,6 @@ void AddGet(CLI::App& dataset, Session& session) {
                });
 }
 
-void AddInspect(CLI::App& dataset, Session& session) {
-  auto name = std::make_shared<std::string>();
-  auto rows = std::make_shared<int>(10);
-  CLI::App* command = AddNamed(dataset, "inspect", "Shows the first rows of a dataset", *name);
-  command->add_option("--rows", *rows, "How many (default: 10)")->check(CLI::Range(1, 100));
-  session.Bind(command, [name, rows, &session](Client& client) -> absl::Status {
-    const auto answer = client.InspectDataset(*name, *rows);
-    if (!answer.ok()) return answer.status();
-    if (session.json()) return PrintJson(*answer);
-    Table table({"LABEL", "TEXT"});
-    for (const auto& example : answer->examples()) {
-      table.Add({example.label(), Shorten(Printable(example.text()), 100)});
-    }
-    std::cout << table.ToString();
-    return absl::OkStatus();
-  });
-}
-
 void AddDelete(CLI::App& dataset, Session& session) {
   auto name = std::make_shared<std::string>();
   session.Bind(AddNamed(dataset, "delete", "Deletes a dataset", *name),
@@ -204,9 +245,10 @@ void AddDatasetCommands(CLI::App& app, Session& session) {
   CLI::App* dataset =
       app.add_subcommand("dataset", "Uploaded files of examples")->require_subcommand(1);
   AddUpload(*dataset, session);
+  AddCheck(*dataset, session);
   AddList(*dataset, session);
   AddGet(*dataset, session);
-  AddInspect(*dataset, session);
+  AddInspectCommand(*dataset, session);
   AddDelete(*dataset, session);
 }
 

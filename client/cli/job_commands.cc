@@ -169,6 +169,7 @@ void AddDelete(CLI::App& job, Session& session) {
 void AddJobCommands(CLI::App& app, Session& session) {
   CLI::App* job = app.add_subcommand("job", "Training jobs")->require_subcommand(1);
   AddSubmitCommand(*job, session);
+  AddEstimateCommand(*job, session);
   AddList(*job, session);
   AddGet(*job, session);
   AddWatchCommand(*job, session);

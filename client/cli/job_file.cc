@@ -289,4 +289,18 @@ absl::StatusOr<v1::TrainingJob> ReadJobFile(const std::string& path,
   return job;
 }
 
+absl::StatusOr<std::map<std::string, std::string>> VariablesOf(
+    const std::vector<std::string>& assignments) {
+  std::map<std::string, std::string> variables;
+  for (const std::string& assignment : assignments) {
+    const size_t equals = assignment.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--set ", assignment, " is not of the form NAME=VALUE"));
+    }
+    variables[assignment.substr(0, equals)] = assignment.substr(equals + 1);
+  }
+  return variables;
+}
+
 }  // namespace tasuki::cli

@@ -10,6 +10,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -30,5 +31,9 @@ absl::StatusOr<v1::TrainingJob> ParseJob(absl::string_view path, const std::stri
 // INVALID_ARGUMENT also if the file does not ask for a variable of `set`.
 absl::StatusOr<v1::TrainingJob> ReadJobFile(const std::string& path,
                                             const std::map<std::string, std::string>& set);
+
+// Variables of `--set NAME=VALUE`, each as it was typed. INVALID_ARGUMENT.
+absl::StatusOr<std::map<std::string, std::string>> VariablesOf(
+    const std::vector<std::string>& assignments);
 
 }  // namespace tasuki::cli

@@ -88,20 +88,6 @@ struct Submit {
   bool validate_only = false;
 };
 
-absl::StatusOr<std::map<std::string, std::string>> VariablesOf(
-    const std::vector<std::string>& set) {
-  std::map<std::string, std::string> variables;
-  for (const std::string& assignment : set) {
-    const size_t equals = assignment.find('=');
-    if (equals == std::string::npos || equals == 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--set ", assignment, " is not of the form NAME=VALUE"));
-    }
-    variables[assignment.substr(0, equals)] = assignment.substr(equals + 1);
-  }
-  return variables;
-}
-
 absl::Status RunSubmit(Client& client, const Session& session, const Submit& submit,
                        const std::map<std::string, std::string>& variables) {
   auto job = ReadJobFile(submit.file, variables);

@@ -13,6 +13,7 @@ namespace tasuki::cli {
 
 void AddSubmitCommand(CLI::App& job, Session& session);
 void AddWatchCommand(CLI::App& job, Session& session);
+void AddEstimateCommand(CLI::App& job, Session& session);
 
 // A job in words on stdout, with the tables of its final evaluations and calibrations.
 void PrintJob(const v1::TrainingJob& job);

@@ -20,4 +20,12 @@ google::rpc::Status StatusProto(const absl::Status& status) {
   return proto;
 }
 
+absl::Status StatusOf(const google::rpc::Status& proto) {
+  absl::Status status(static_cast<absl::StatusCode>(proto.code()), proto.message());
+  for (const google::protobuf::Any& detail : proto.details()) {
+    status.SetPayload(detail.type_url(), absl::Cord(detail.value()));
+  }
+  return status;
+}
+
 }  // namespace tasuki

@@ -8,5 +8,7 @@ namespace tasuki {
 
 // Code, message, and every payload (model/errors/errors.h) as a detail.
 google::rpc::Status StatusProto(const absl::Status& status);
+// The reverse. OK if the code is 0.
+absl::Status StatusOf(const google::rpc::Status& proto);
 
 }  // namespace tasuki

@@ -27,13 +27,14 @@ inline constexpr size_t kMaxLabelBytes = 256;
 //   while (...) RETURN_IF_ERROR(parser.Feed(bytes));
 //   RETURN_IF_ERROR(parser.Finish());
 //
-// Errors (all INVALID_ARGUMENT): DATASET_EMPTY; COLUMN_MISSING (naming the columns there are);
-// UNSUPPORTED_FORMAT (gzip, zip, parquet, PDF, UTF-16 by their first bytes); ROWS_INVALID with the
-// first 20 bad rows and their number: row (1 is the first after the header) and line, column,
-// cause, value. Bad rows: wrong number of fields, unclosed quote, invalid UTF-8 (with byte offset),
-// NUL, text over kMaxTextBytes, missing or empty label, in JSONL also bad JSON, duplicate keys and
-// values that are not strings (numbers are taken for labels: 0 is "0"). Memory: one line. Not
-// thread-safe.
+// Errors (all INVALID_ARGUMENT): FIELD_INVALID (the format); DATASET_EMPTY; COLUMN_MISSING (naming
+// the columns there are); UNSUPPORTED_FORMAT (gzip, zip, parquet, PDF, UTF-16 by their first
+// bytes); ROWS_INVALID with the first 20 bad rows and their number: row (1 is the first after the
+// header) and line, column, cause, value. Bad rows: wrong number of fields, unclosed quote, invalid
+// UTF-8 (with byte offset), NUL, text over kMaxTextBytes, missing or empty label, in JSONL also bad
+// JSON, duplicate keys and values that are not strings (numbers are taken for labels: 0 is "0"),
+// with value_mapping a label that it does not have. Without a header the first row that can be
+// split says how many columns there are. Memory: one line. Not thread-safe.
 class RowParser {
  public:
   using Sink = std::function<absl::Status(v1::Example)>;
@@ -46,6 +47,9 @@ class RowParser {
   int64_t row_count() const;
   bool labelled() const;
   const std::vector<std::string>& ignored_columns() const;
+  // Also after Finish answered ROWS_INVALID: malformed rows, and the first 1,000 of them.
+  int64_t bad_row_count() const;
+  const std::vector<v1::CheckDatasetResponse::BadRow>& bad_rows() const;
 
  private:
   class Impl;

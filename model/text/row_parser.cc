@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -18,6 +19,7 @@ namespace {
 
 constexpr size_t kMagicBytes = 4;
 constexpr size_t kListedColumns = 100;
+constexpr size_t kMaxMappedValues = 1000;
 
 absl::Status Invalid(v1::ErrorReason reason, absl::string_view message) {
   return MakeError(absl::StatusCode::kInvalidArgument, reason, message);
@@ -61,6 +63,35 @@ std::optional<RowFault> CheckExample(const v1::Example& example, const std::stri
   return std::nullopt;
 }
 
+std::string ColumnOr(const std::string& column, const v1::DatasetFormat& format, const char* named,
+                     const char* numbered) {
+  if (!column.empty()) return column;
+  return format.no_header() ? numbered : named;
+}
+
+bool IsColumnNumber(const std::string& column) {
+  return !column.empty() && column.size() < 6 && column[0] != '0' &&
+         column.find_first_not_of("0123456789") == std::string::npos;
+}
+
+void CheckMapping(const v1::DatasetFormat& format, Faults& faults) {
+  const auto& mapping = format.value_mapping();
+  if (mapping.size() > kMaxMappedValues) {
+    faults.Add("format.value_mapping",
+               absl::StrCat("has ", mapping.size(), " values, over ", kMaxMappedValues));
+  }
+  if (!mapping.empty() && format.texts_only()) {
+    faults.Add("format.value_mapping", "there are no labels to map with texts_only");
+  }
+  for (const auto& [value, label] : mapping) {
+    if (!label.empty() && label.size() <= kMaxLabelBytes && !absl::StrContains(label, '\0'))
+      continue;
+    faults.Add("format.value_mapping",
+               absl::StrCat(Excerpt(value), " is mapped to ", Excerpt(label),
+                            "; a label has 1 to 256 bytes without NUL"));
+  }
+}
+
 }  // namespace
 
 class RowParser::Impl {
@@ -69,10 +100,14 @@ class RowParser::Impl {
       : json_(format.kind() == v1::DatasetFormat::JSONL),
         quoting_(format.quoting() != v1::DatasetFormat::NONE),
         delimiter_(format.kind() == v1::DatasetFormat::TSV ? '\t' : ','),
-        text_column_(format.text_column().empty() ? "text" : format.text_column()),
-        label_column_(format.label_column().empty() ? "label" : format.label_column()),
-        label_required_(!format.label_column().empty() && !format.texts_only()),
+        no_header_(format.no_header()),
+        text_column_(ColumnOr(format.text_column(), format, "text", "1")),
+        label_column_(ColumnOr(format.label_column(), format, "label",
+                               format.text_column() == "2" ? "1" : "2")),
+        label_required_((!format.label_column().empty() || !format.value_mapping().empty()) &&
+                        !format.texts_only()),
         texts_only_(format.texts_only()),
+        mapping_(format.value_mapping().begin(), format.value_mapping().end()),
         sink_(std::move(sink)),
         splitter_(!json_ && quoting_ ? std::optional<char>(delimiter_) : std::nullopt,
                   kMaxLineBytes) {
@@ -84,6 +119,16 @@ class RowParser::Impl {
     if (text_column_ == label_column_ && !texts_only_) {
       faults.Add("format.label_column", "text and label cannot be the same column");
     }
+    if (no_header_ && json_) faults.Add("format.no_header", "JSON Lines never have a header");
+    if (no_header_ && !json_) {
+      for (const auto& [field, column] : {std::pair("format.text_column", &text_column_),
+                                          std::pair("format.label_column", &label_column_)}) {
+        if (IsColumnNumber(*column)) continue;
+        faults.Add(field, absl::StrCat(Excerpt(*column),
+                                       " is not a number; without a header columns are 1, 2, …"));
+      }
+    }
+    CheckMapping(format, faults);
     status_ = faults.ToStatus();
   }
 
@@ -110,6 +155,7 @@ class RowParser::Impl {
   int64_t row_count() const { return row_count_; }
   bool labelled() const { return labelled_; }
   const std::vector<std::string>& ignored_columns() const { return ignored_columns_; }
+  const BadRows& bad_rows() const { return bad_rows_; }
 
  private:
   // The first bytes are there, or the file is shorter than that.
@@ -132,11 +178,12 @@ class RowParser::Impl {
     if (record.bytes.find_first_not_of(json_ ? " \t" : "") == absl::string_view::npos) {
       return absl::OkStatus();  // a blank line
     }
-    if (!json_ && !have_header_) return ReadHeader(record);
+    if (!json_ && !no_header_ && !have_header_) return ReadHeader(record);
     ++row_;
     v1::Example example;
     std::optional<RowFault> fault = ReadRow(record, example);
     if (!columns_status_.ok()) return columns_status_;
+    if (!fault && labelled_ && !mapping_.empty()) fault = MapLabel(example);
     if (!fault) fault = CheckExample(example, text_column_, label_column_, labelled_);
     if (fault) {
       bad_rows_.Add(row_, record.line, *fault);
@@ -173,20 +220,32 @@ class RowParser::Impl {
       return Invalid(v1::ROWS_INVALID,
                      absl::StrCat("field ", fault->field + 1, " of the header ", fault->cause));
     }
+    return LocateColumns();
+  }
+
+  // Finds text and label among columns_.
+  absl::Status LocateColumns() {
     const bool has_label =
         std::find(columns_.begin(), columns_.end(), label_column_) != columns_.end();
     labelled_ = !texts_only_ && (label_required_ || has_label);
-    if (absl::Status status = LocateColumns(); !status.ok()) return status;
+    absl::Status status = Locate(text_column_, text_field_);
+    if (status.ok() && labelled_) status = Locate(label_column_, label_field_);
+    if (!status.ok()) return status;
     for (size_t i = 0; i < columns_.size(); ++i) {
       if (i != text_field_ && !(labelled_ && i == label_field_)) Ignore(columns_[i]);
     }
     return absl::OkStatus();
   }
 
-  absl::Status LocateColumns() {
-    absl::Status status = Locate(text_column_, text_field_);
-    if (status.ok() && labelled_) status = Locate(label_column_, label_field_);
-    return status;
+  // Puts what the label's value means in its place.
+  std::optional<RowFault> MapLabel(v1::Example& example) const {
+    const auto found = mapping_.find(example.label());
+    if (found != mapping_.end()) {
+      example.set_label(found->second);
+      return std::nullopt;
+    }
+    if (example.label().empty()) return RowFault{label_column_, "is empty", ""};
+    return RowFault{label_column_, "has no label in value_mapping", example.label()};
   }
 
   // Finds the one column of that name.
@@ -216,10 +275,16 @@ class RowParser::Impl {
       return RowFault{fault->field < columns_.size() ? columns_[fault->field] : "", fault->cause,
                       std::string(bytes)};
     }
+    if (columns_.empty()) {  // no header: the first row
+      for (size_t i = 1; i <= fields_.size(); ++i) columns_.push_back(absl::StrCat(i));
+      columns_status_ = LocateColumns();
+      if (!columns_status_.ok()) return std::nullopt;
+    }
     if (fields_.size() != columns_.size()) {
-      return RowFault{
-          "", absl::StrCat("has ", fields_.size(), " fields, the header has ", columns_.size()),
-          std::string(bytes)};
+      return RowFault{"",
+                      absl::StrCat("has ", fields_.size(), " fields, the ",
+                                   no_header_ ? "first row" : "header", " has ", columns_.size()),
+                      std::string(bytes)};
     }
     example.set_text(std::move(fields_[text_field_]));
     if (labelled_) example.set_label(std::move(fields_[label_field_]));
@@ -236,7 +301,6 @@ class RowParser::Impl {
       columns_ = row.other_keys;
       if (row.text) columns_.push_back(text_column_);
       if (row.label) columns_.push_back(label_column_);
-      labelled_ = label_required_ || row.label.has_value();
       columns_status_ = LocateColumns();
     }
     for (const std::string& key : row.other_keys) Ignore(key);
@@ -258,8 +322,10 @@ class RowParser::Impl {
 
   const bool json_, quoting_;
   const char delimiter_;
+  const bool no_header_;
   const std::string text_column_, label_column_;
   const bool label_required_, texts_only_;
+  const std::map<std::string, std::string> mapping_;
   const Sink sink_;
   RecordSplitter splitter_;
   const RecordSplitter::Sink on_record_ = [this](const auto& record) { return OnRecord(record); };
@@ -271,7 +337,7 @@ class RowParser::Impl {
   bool have_header_ = false;
   std::vector<std::string> columns_, fields_;
   size_t text_field_ = 0, label_field_ = 0;
-  absl::Status columns_status_;  // JSONL: of the first row
+  absl::Status columns_status_;  // of the first row, where there is no header
   bool labelled_ = false;
   int64_t row_ = 0;        // rows seen
   int64_t row_count_ = 0;  // rows handed on
@@ -288,6 +354,10 @@ int64_t RowParser::row_count() const { return impl_->row_count(); }
 bool RowParser::labelled() const { return impl_->labelled(); }
 const std::vector<std::string>& RowParser::ignored_columns() const {
   return impl_->ignored_columns();
+}
+int64_t RowParser::bad_row_count() const { return impl_->bad_rows().count(); }
+const std::vector<v1::CheckDatasetResponse::BadRow>& RowParser::bad_rows() const {
+  return impl_->bad_rows().rows();
 }
 
 }  // namespace tasuki

@@ -2,8 +2,11 @@
 //
 // Ids: those of spiece.model, then 100 sentinels <extra_id_99> … <extra_id_0> as transformers
 // numbers them (sentinel i is size - 1 - i, where size = pieces + 100), unless the model holds them
-// as pieces of its own. Encoding is that of transformers' T5Tokenizer with legacy=false on plain
-// text: the model's own normaliser, no sentinel or control piece ever arises from the text.
+// as pieces of its own. Encoding is that of the SentencePiece library and of transformers'
+// T5Tokenizer (legacy=true, split_special_tokens=True): the model's own normaliser. No control
+// piece or sentinel ever arises from a text: "</s>" or "<extra_id_0>" in it is encoded like any
+// other characters. (With legacy=false transformers puts <unk> before the text, which changes
+// roundings and so, in a few texts of a thousand, the choice between segmentations of equal score.)
 #pragma once
 
 #include <cstdint>

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <limits>
+#include <set>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "model/t5/scorer.h"
@@ -158,6 +160,21 @@ class FineTuningWork : public Work {
     return judgement;
   }
 
+  int64_t evaluation_tokens() const override {
+    int64_t tokens = 0;
+    for (const TaskData& data : tasks_) tokens += data.valid.inputs.tokens();
+    return tokens;
+  }
+
+  int64_t final_evaluation_tokens() const override {
+    int64_t tokens = 0;  // both splits are scored, one of them is judged by teacher forcing as well
+    for (const TaskData& data : tasks_) {
+      const int64_t valid = data.valid.inputs.tokens(), test = data.test.inputs.tokens();
+      tokens += valid + test + (test > 0 ? test : valid);
+    }
+    return tokens;
+  }
+
   std::optional<double> Figure(const std::vector<v1::Evaluation>& evaluations) const override {
     if (evaluations.empty() || recipe().selection() == v1::Recipe::LAST) return std::nullopt;
     double worst = std::numeric_limits<double>::infinity(), sum = 0, weights = 0;
@@ -216,6 +233,35 @@ class FineTuningWork : public Work {
   DataOrder order_;
 };
 
+// What the rows of a task show that may not be meant.
+void WarnOfRows(const TaskData& data, TrainingObserver& observer) {
+  const auto warn = [&](const std::string& text) {
+    observer.OnMessage(v1::TrainingJobEvent::Message::WARNING,
+                       absl::StrCat("Task ", data.task.name(), ": ", text));
+  };
+  const std::set<int> labels(data.train.labels.begin(), data.train.labels.end());
+  if (labels.size() == 1) {
+    warn(absl::StrCat("every row of ", data.task.train_dataset(), " has the label \"",
+                      data.task.labels(*labels.begin()).name(), "\"."));
+  }
+  // Inputs as the model sees them: prefix, normalised, cut.
+  absl::flat_hash_set<absl::Span<const int32_t>> train;
+  for (int64_t row = 0; row < data.train.inputs.size(); ++row) {
+    train.insert(data.train.inputs[row]);
+  }
+  for (const auto& [dataset, rows] : {std::pair(data.task.valid_dataset(), &data.valid),
+                                      std::pair(data.task.test_dataset(), &data.test)}) {
+    int64_t shared = 0;
+    for (int64_t row = 0; row < rows->inputs.size(); ++row) {
+      shared += train.contains(rows->inputs[row]) ? 1 : 0;
+    }
+    if (shared == 0) continue;
+    warn(absl::StrCat(shared, " of ", rows->inputs.size(), " inputs of ", dataset,
+                      " are in the training rows, too; its figures are better than those of new "
+                      "texts."));
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Work>> PrepareFineTuning(const v1::FineTuning& job,
@@ -243,6 +289,7 @@ absl::StatusOr<std::unique_ptr<Work>> PrepareFineTuning(const v1::FineTuning& jo
       if (!read.ok()) return read.status();
       *rows = *std::move(read);
     }
+    WarnOfRows(data, observer);
     data.factors = FactorsOf(task, data.train.labels);
     tasks.push_back(std::move(data));
   }

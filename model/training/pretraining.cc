@@ -97,6 +97,9 @@ class PretrainingWork : public Work {
     return FinalJudgement{*std::move(evaluations), {}};
   }
 
+  int64_t evaluation_tokens() const override { return segments_.held_out.tokens(); }
+  int64_t final_evaluation_tokens() const override { return evaluation_tokens(); }
+
   std::optional<double> Figure(const std::vector<v1::Evaluation>& evaluations) const override {
     if (evaluations.empty() || recipe().selection() == v1::Recipe::LAST) return std::nullopt;
     return -evaluations.front().loss();

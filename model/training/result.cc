@@ -23,7 +23,7 @@ std::string TokenizerConfig() {
   }
   return absl::StrCat(R"({
   "tokenizer_class": "T5Tokenizer",
-  "legacy": false,
+  "legacy": true,
   "extra_ids": )",
                       kSentinelCount, R"(,
   "additional_special_tokens": [)",

@@ -49,6 +49,9 @@ class Work {
   // The evaluations to publish with the model, and its calibration.
   virtual absl::StatusOr<FinalJudgement> EvaluateFinally(const T5& model, const StopSignal& stop,
                                                          TrainingObserver& observer) const = 0;
+  // Input tokens that go through the encoder in Evaluate, and in EvaluateFinally.
+  virtual int64_t evaluation_tokens() const = 0;
+  virtual int64_t final_evaluation_tokens() const = 0;
   // What the best checkpoint has most of; nullopt if the last one is to be taken.
   virtual std::optional<double> Figure(const std::vector<v1::Evaluation>& evaluations) const = 0;
 

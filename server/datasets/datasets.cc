@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <map>
-#include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -12,7 +13,9 @@
 #include "model/files/durable.h"
 #include "model/files/sha256.h"
 #include "model/text/examples.h"
+#include "model/text/tokenizer.h"
 #include "server/store/dataset_table.h"
+#include "server/store/model_table.h"
 
 namespace tasuki {
 namespace {
@@ -22,6 +25,11 @@ constexpr size_t kMaxLabels = 10'000;
 constexpr size_t kListedLabels = 100;
 constexpr int kDefaultInspectedRows = 10;
 constexpr int kMaxInspectedRows = 100;
+constexpr int kMaxOtherDatasets = 7;
+// As of a recipe.
+constexpr int kDefaultMaxInputTokens = 512;
+constexpr int kMinMaxInputTokens = 8;
+constexpr int kMaxMaxInputTokens = 4096;
 // An answer must fit into a gRPC message of 4 MiB.
 constexpr size_t kMaxInspectedBytes = size_t{3} << 20;
 
@@ -46,35 +54,54 @@ absl::Status CheckHeader(const v1::UploadDatasetHeader& header) {
   return faults.ToStatus();
 }
 
-}  // namespace
+absl::Status CheckInspection(const v1::InspectDatasetRequest& request) {
+  Faults faults;
+  if (request.row_count() < 0) {
+    faults.Add("row_count", absl::StrCat(request.row_count(), " is negative"));
+  }
+  if (!request.report() && (request.other_datasets_size() > 0 || !request.model_version().empty() ||
+                            !request.prefix().empty() || request.has_max_input_tokens())) {
+    faults.Add("report", "is not set, but options of a report are");
+  }
+  if (request.other_datasets_size() > kMaxOtherDatasets) {
+    faults.Add("other_datasets", absl::StrCat("names ", request.other_datasets_size(),
+                                              " datasets, over ", kMaxOtherDatasets));
+  }
+  std::set<std::string> names = {request.name()};
+  for (const std::string& name : request.other_datasets()) {
+    if (!names.insert(name).second) {
+      faults.Add("other_datasets", absl::StrCat(Quote(name), " is named twice"));
+    }
+  }
+  if (request.has_max_input_tokens() && (request.max_input_tokens() < kMinMaxInputTokens ||
+                                         request.max_input_tokens() > kMaxMaxInputTokens)) {
+    faults.Add("max_input_tokens", absl::StrCat(request.max_input_tokens(), " is not in ",
+                                                kMinMaxInputTokens, " to ", kMaxMaxInputTokens));
+  }
+  return faults.ToStatus();
+}
 
-// Parses, hashes and writes what arrives.
-class Datasets::Receiving : public Datasets::Upload {
+// Parses and describes what arrives, and hands on its canonical lines.
+class FileReader {
  public:
-  Receiving(Datasets& datasets, const v1::UploadDatasetHeader& header, std::string path,
-            FileWriter writer)
-      : datasets_(datasets),
-        header_(header),
-        path_(std::move(path)),
-        writer_(std::move(writer)),
+  using Sink = std::function<absl::Status(const std::string& line)>;
+  FileReader(const v1::UploadDatasetHeader& header, int64_t max_bytes, Sink sink)
+      : header_(header),
+        max_bytes_(max_bytes),
+        sink_(std::move(sink)),
         parser_(header.format(), [this](v1::Example example) { return Keep(example); }) {}
 
-  // Publish has moved the file away if all went well.
-  ~Receiving() override { RemoveAll(path_).IgnoreError(); }
-
-  absl::Status Append(absl::string_view bytes) override {
-    const DatasetLimits& limits = datasets_.limits_;
+  absl::Status Append(absl::string_view bytes) {
     received_bytes_ += bytes.size();
-    if (received_bytes_ > limits.upload_bytes) {
-      return TooLarge(absl::StrCat("the file has over ", limits.upload_bytes,
+    if (received_bytes_ > max_bytes_) {
+      return TooLarge(absl::StrCat("the file has over ", max_bytes_,
                                    " bytes, the limit of an upload; upload it in parts"));
     }
-    if (absl::Status status = datasets_.CheckSpace(bytes.size()); !status.ok()) return status;
     received_.Update(bytes);
     return parser_.Feed(bytes);
   }
 
-  absl::StatusOr<v1::Dataset> Finish() override {
+  absl::Status Finish() {
     // Before the rows: bytes that changed on the way may look like bad rows.
     const std::string received = received_.Finish();
     if (!header_.sha256().empty() && received != header_.sha256()) {
@@ -83,25 +110,10 @@ class Datasets::Receiving : public Datasets::Upload {
           absl::StrCat("the ", received_bytes_, " bytes received have SHA-256 ", received, ", not ",
                        header_.sha256(), " as declared; upload again"));
     }
-    if (absl::Status status = parser_.Finish(); !status.ok()) return status;
-    if (absl::Status status = writer_.Close(); !status.ok()) return status;
-    return datasets_.Publish(path_, Describe());
+    return parser_.Finish();
   }
 
- private:
-  absl::Status Keep(const v1::Example& example) {
-    max_text_bytes_ = std::max<int64_t>(max_text_bytes_, example.text().size());
-    const std::string line = CanonicalLine(example, parser_.labelled());
-    if (parser_.labelled()) ++labels_[example.label()];
-    if (labels_.size() > kMaxLabels) {
-      return TooLarge(absl::StrCat("the label column has over ", kMaxLabels,
-                                   " different values; name the right label_column"));
-    }
-    canonical_.Update(line);
-    canonical_bytes_ += line.size();
-    return writer_.Append(line);
-  }
-
+  // REQUIRES: after Finish; called once.
   v1::Dataset Describe() {
     v1::Dataset dataset;
     dataset.set_sha256(canonical_.Finish());
@@ -125,14 +137,86 @@ class Datasets::Receiving : public Datasets::Upload {
     return dataset;
   }
 
-  Datasets& datasets_;
+  const RowParser& parser() const { return parser_; }
+
+ private:
+  absl::Status Keep(const v1::Example& example) {
+    max_text_bytes_ = std::max<int64_t>(max_text_bytes_, example.text().size());
+    const std::string line = CanonicalLine(example, parser_.labelled());
+    if (parser_.labelled()) ++labels_[example.label()];
+    if (labels_.size() > kMaxLabels) {
+      return TooLarge(absl::StrCat("the label column has over ", kMaxLabels,
+                                   " different values; name the right label_column"));
+    }
+    canonical_.Update(line);
+    canonical_bytes_ += line.size();
+    return sink_(line);
+  }
+
   const v1::UploadDatasetHeader header_;
-  const std::string path_;
-  FileWriter writer_;
+  const int64_t max_bytes_;
+  const Sink sink_;
   RowParser parser_;
   Sha256 received_, canonical_;
   int64_t received_bytes_ = 0, canonical_bytes_ = 0, max_text_bytes_ = 0;
   std::map<std::string, int64_t> labels_;
+};
+
+}  // namespace
+
+class Datasets::Receiving : public Datasets::Upload {
+ public:
+  Receiving(Datasets& datasets, const v1::UploadDatasetHeader& header, std::string path,
+            FileWriter writer)
+      : datasets_(datasets),
+        path_(std::move(path)),
+        writer_(std::move(writer)),
+        reader_(header, datasets.limits_.upload_bytes,
+                [this](const std::string& line) { return writer_.Append(line); }) {}
+
+  // Publish has moved the file away if all went well.
+  ~Receiving() override { RemoveAll(path_).IgnoreError(); }
+
+  absl::Status Append(absl::string_view bytes) override {
+    if (absl::Status status = datasets_.CheckSpace(bytes.size()); !status.ok()) return status;
+    return reader_.Append(bytes);
+  }
+
+  absl::StatusOr<v1::Dataset> Finish() override {
+    if (absl::Status status = reader_.Finish(); !status.ok()) return status;
+    if (absl::Status status = writer_.Close(); !status.ok()) return status;
+    return datasets_.Publish(path_, reader_.Describe());
+  }
+
+ private:
+  Datasets& datasets_;
+  const std::string path_;
+  FileWriter writer_;
+  FileReader reader_;
+};
+
+class Datasets::Checking : public Datasets::Check {
+ public:
+  Checking(const v1::UploadDatasetHeader& header, const DatasetLimits& limits)
+      : reader_(header, limits.upload_bytes, [](const std::string&) { return absl::OkStatus(); }) {}
+
+  absl::Status Append(absl::string_view bytes) override { return reader_.Append(bytes); }
+
+  absl::StatusOr<v1::CheckDatasetResponse> Finish() override {
+    const absl::Status status = reader_.Finish();
+    const int64_t bad_rows = reader_.parser().bad_row_count();
+    if (!status.ok() && !(ReasonOf(status) == v1::ROWS_INVALID && bad_rows > 0)) return status;
+    v1::CheckDatasetResponse response;
+    *response.mutable_dataset() = reader_.Describe();
+    if (bad_rows > 0) response.mutable_dataset()->clear_name();
+    response.set_bad_row_count(bad_rows);
+    const auto& rows = reader_.parser().bad_rows();
+    response.mutable_bad_rows()->Assign(rows.begin(), rows.end());
+    return response;
+  }
+
+ private:
+  FileReader reader_;
 };
 
 Datasets::Datasets(Store& store, const DataDirectory& directory, DatasetLimits limits)
@@ -186,34 +270,71 @@ absl::StatusOr<v1::Dataset> Datasets::Publish(const std::string& aside,
   return inserted;
 }
 
-absl::StatusOr<v1::InspectDatasetResponse> Datasets::Inspect(const std::string& name,
-                                                             int row_count) {
-  if (row_count < 0) {
-    Faults faults;
-    faults.Add("row_count", absl::StrCat(row_count, " is negative"));
-    return faults.ToStatus();
-  }
+absl::StatusOr<std::unique_ptr<Datasets::Check>> Datasets::BeginCheck(
+    const v1::UploadDatasetHeader& header) {
+  if (absl::Status status = CheckHeader(header); !status.ok()) return status;
+  auto check = std::make_unique<Checking>(header, limits_);
+  if (absl::Status status = check->Append(""); !status.ok()) return status;
+  return check;
+}
+
+absl::StatusOr<ReportedDataset> Datasets::Find(const std::string& name) {
   absl::StatusOr<v1::Dataset> dataset = store_.datasets().Get(name);
   if (!dataset.ok()) return dataset.status();
+  const std::string path = directory_.dataset(name);
+  std::error_code error;
+  if (std::filesystem::exists(path, error)) return ReportedDataset{*std::move(dataset), path};
+  return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
+                   absl::StrCat("the file of ", name, " is missing; upload the rows again"));
+}
+
+absl::StatusOr<v1::InspectDatasetResponse> Datasets::Inspect(
+    const v1::InspectDatasetRequest& request) {
+  if (absl::Status status = CheckInspection(request); !status.ok()) return status;
+  std::vector<ReportedDataset> datasets;
+  std::vector<std::string> names = {request.name()};
+  names.insert(names.end(), request.other_datasets().begin(), request.other_datasets().end());
+  for (const std::string& name : names) {
+    absl::StatusOr<ReportedDataset> dataset = Find(name);
+    if (!dataset.ok()) return dataset.status();
+    datasets.push_back(*std::move(dataset));
+  }
   v1::InspectDatasetResponse response;
-  const int wanted =
-      row_count == 0 ? kDefaultInspectedRows : std::min(row_count, kMaxInspectedRows);
+  *response.mutable_dataset() = datasets[0].dataset;
+  const int wanted = request.row_count() == 0 ? kDefaultInspectedRows
+                                              : std::min(request.row_count(), kMaxInspectedRows);
   size_t bytes = 0;
   absl::Status status = ReadExamples(
-      directory_.dataset(name),
+      datasets[0].path,
       [&](int64_t, v1::Example example) {
         bytes += example.ByteSizeLong();
         if (bytes <= kMaxInspectedBytes) *response.add_examples() = std::move(example);
         return absl::OkStatus();
       },
       wanted);
-  if (absl::IsNotFound(status)) {
-    status = MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
-                       absl::StrCat("the file of ", name, " is missing; upload the rows again"));
-  }
+  if (status.ok() && request.report()) status = Report(request, datasets, response);
   if (!status.ok()) return status;
-  *response.mutable_dataset() = *std::move(dataset);
   return response;
+}
+
+absl::Status Datasets::Report(const v1::InspectDatasetRequest& request,
+                              const std::vector<ReportedDataset>& datasets,
+                              v1::InspectDatasetResponse& response) {
+  ReportOptions options{.tokenizer = nullptr,
+                        .prefix = request.prefix(),
+                        .max_input_tokens = request.has_max_input_tokens()
+                                                ? request.max_input_tokens()
+                                                : kDefaultMaxInputTokens};
+  std::unique_ptr<Tokenizer> tokenizer;
+  if (!request.model_version().empty()) {
+    const auto version = store_.models().GetVersion(request.model_version());
+    if (!version.ok()) return version.status();
+    auto loaded = Tokenizer::Load(directory_.model_version(version->name()) + "/spiece.model");
+    if (!loaded.ok()) return Annotate(loaded.status(), absl::StrCat(version->name(), ": "));
+    tokenizer = *std::move(loaded);
+    options.tokenizer = tokenizer.get();
+  }
+  return ReportOn(datasets, options, response);
 }
 
 absl::Status Datasets::Delete(const std::string& name) {

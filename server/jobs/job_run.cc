@@ -78,7 +78,8 @@ void JobRun::Run() {
   if (job_.best_step() > 0) return PublishResult();
   if (Asked(kPause | kCancel | kStop)) return ConcludeStopped();
 
-  auto process = StartTrainer();
+  auto process = StartTrainer("--spec", context_.data.job_spec(job_.name()),
+                              context_.data.job_log(job_.name()));
   if (!process.ok()) {
     return ConcludeDeath(std::string(process.status().message()), /*out_of_memory=*/false);
   }
@@ -157,12 +158,14 @@ absl::StatusOr<internal::TrainerSpec> JobRun::MakeSpec(bool out_of_memory) const
   return spec;
 }
 
-absl::StatusOr<std::unique_ptr<TrainerProcess>> JobRun::StartTrainer() const {
+absl::StatusOr<std::unique_ptr<TrainerProcess>> JobRun::StartTrainer(const std::string& flag,
+                                                                     const std::string& spec,
+                                                                     const std::string& log) const {
   const std::string threads = absl::StrCat(context_.options.training_threads);
   TrainerProcess::Options options;
   options.program = context_.options.trainer_path;
-  options.arguments = {"--spec", context_.data.job_spec(job_.name())};
-  options.log_path = context_.data.job_log(job_.name());
+  options.arguments = {flag, spec};
+  options.log_path = log;
   options.vmstat = context_.options.vmstat;
   // libgomp reads these before main. Threads that wait must not take the cores from serving.
   options.environment = {{"OMP_NUM_THREADS", threads},
@@ -244,7 +247,8 @@ void JobRun::TakeEvent(const internal::TrainerEvent& event) {
       break;
     case internal::TrainerEvent::kFinished:
     case internal::TrainerEvent::kStopped:
-    case internal::TrainerEvent::kFailed: {
+    case internal::TrainerEvent::kFailed:
+    case internal::TrainerEvent::kEstimate: {
       last_event_ = event;
       absl::MutexLock lock(&mutex_);
       kill_at_ = std::min(kill_at_, absl::Now() + context_.options.stop_grace);

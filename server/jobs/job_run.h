@@ -54,6 +54,9 @@ class JobRun {
   // `job` was claimed: RUNNING, its attempt counted.
   JobRun(const JobContext& context, v1::TrainingJob job);
   void Run();
+  // Instead of Run(): what the job, which is none of the store's, would need. `directory` is
+  // scratch. See tasuki.v1.TrainingService. Blocks; Ask(kStop) ends it, UNAVAILABLE.
+  absl::StatusOr<v1::EstimateTrainingJobResponse> Estimate(const std::string& directory);
   // Passes the wish on; a trainer that does not follow within stop_grace is killed, unless it was
   // asked to finish only. Never blocks.
   void Ask(Request request);
@@ -66,7 +69,10 @@ class JobRun {
   // with the trainer's specification.
   absl::Status Prepare();
   absl::StatusOr<internal::TrainerSpec> MakeSpec(bool out_of_memory) const;
-  absl::StatusOr<std::unique_ptr<TrainerProcess>> StartTrainer() const;
+  // `flag` says what it is to do with the specification.
+  absl::StatusOr<std::unique_ptr<TrainerProcess>> StartTrainer(const std::string& flag,
+                                                               const std::string& spec,
+                                                               const std::string& log) const;
   // On the reader's thread: until the process has ended.
   void ReadEvents(TrainerProcess& process);
   void TakeEvent(const internal::TrainerEvent& event);
@@ -110,7 +116,7 @@ class JobRun {
   // Of the thread that runs, or of the reader while that lives.
   v1::TrainingJob job_;  // as it was when this attempt began
   std::unique_ptr<JobMetrics> metrics_;
-  internal::TrainerEvent last_event_;  // finished, stopped or failed, if it came
+  internal::TrainerEvent last_event_;  // finished, stopped, failed or estimate, if it came
   absl::Status stream_status_;         // of the event channel
   TrainerExit exit_;
 

@@ -47,6 +47,8 @@ class Jobs::Impl {
   void SetListener(Listener listener) { context_.notify = std::move(listener); }
 
   absl::StatusOr<Job> Create(const v1::CreateTrainingJobRequest& request);
+  absl::StatusOr<v1::EstimateTrainingJobResponse> Estimate(
+      const v1::EstimateTrainingJobRequest& request);
   absl::StatusOr<Job> Cancel(const std::string& name);
   absl::StatusOr<Job> Pause(const std::string& name);
   absl::StatusOr<Job> Resume(const std::string& name);
@@ -77,6 +79,7 @@ class Jobs::Impl {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool work_ ABSL_GUARDED_BY(mutex_) = true;  // perhaps a job is queued
   std::shared_ptr<JobRun> run_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<JobRun> estimate_ ABSL_GUARDED_BY(mutex_);  // of a job that nobody stored
 
   std::set<std::string> passed_over_;  // of the scheduler's thread: said already
   std::thread scheduler_;
@@ -118,13 +121,15 @@ absl::Status Jobs::Impl::TakeUp(const Job& job) {
 }
 
 void Jobs::Impl::Stop() {
-  std::shared_ptr<JobRun> run;
+  std::shared_ptr<JobRun> run, estimate;
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
     run = run_;
+    estimate = estimate_;
   }
   if (run != nullptr) run->Ask(JobRun::kStop);
+  if (estimate != nullptr) estimate->Ask(JobRun::kStop);
   if (scheduler_.joinable()) scheduler_.join();
 }
 
@@ -208,6 +213,43 @@ absl::StatusOr<Job> Jobs::Impl::Create(const v1::CreateTrainingJobRequest& reque
   context_.notify(created->name());
   WakeScheduler();
   return created;
+}
+
+absl::StatusOr<v1::EstimateTrainingJobResponse> Jobs::Impl::Estimate(
+    const v1::EstimateTrainingJobRequest& request) {
+  if (request.training_job().has_evaluation()) {
+    Faults faults;
+    faults.Add("training_job.evaluation",
+               "has no steps; fine-tuning and pre-training are estimated");
+    return faults.ToStatus();
+  }
+  v1::CreateTrainingJobRequest create;
+  *create.mutable_training_job() = request.training_job();
+  auto job = MakeJob(context_.store, data_, create);
+  if (!job.ok()) return job.status();
+  auto run = std::make_shared<JobRun>(context_, *std::move(job));
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stopping_) {
+      return MakeError(absl::StatusCode::kUnavailable, v1::DRAINING, "The server is stopping.");
+    }
+    if (estimate_ != nullptr) {
+      return MakeError(absl::StatusCode::kResourceExhausted, v1::QUEUE_FULL,
+                       "another estimate is being made; try again when it is done");
+    }
+    estimate_ = run;
+  }
+  const std::string directory = data_.aside() + "/estimate";
+  absl::Status removed = RemoveAll(directory);
+  auto estimate = removed.ok() ? run->Estimate(directory) : removed;
+  RemoveAll(directory).IgnoreError();
+  if (estimate.ok()) {
+    estimate->mutable_training_job()->clear_name();
+    estimate->mutable_training_job()->clear_state();
+  }
+  absl::MutexLock lock(&mutex_);
+  estimate_ = nullptr;
+  return estimate;
 }
 
 absl::StatusOr<Job> Jobs::Impl::Cancel(const std::string& name) {
@@ -362,6 +404,10 @@ void Jobs::SetListener(Listener listener) { impl_->SetListener(std::move(listene
 
 absl::StatusOr<Job> Jobs::Create(const v1::CreateTrainingJobRequest& request) {
   return impl_->Create(request);
+}
+absl::StatusOr<v1::EstimateTrainingJobResponse> Jobs::Estimate(
+    const v1::EstimateTrainingJobRequest& request) {
+  return impl_->Estimate(request);
 }
 absl::StatusOr<Job> Jobs::Cancel(const std::string& name) { return impl_->Cancel(name); }
 absl::StatusOr<Job> Jobs::Pause(const std::string& name) { return impl_->Pause(name); }

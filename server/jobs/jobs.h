@@ -59,6 +59,9 @@ class Jobs {
 
   // See tasuki.v1.TrainingService for the errors.
   absl::StatusOr<v1::TrainingJob> Create(const v1::CreateTrainingJobRequest& request);
+  // Blocks for as long as the trainer that measures takes; one at a time.
+  absl::StatusOr<v1::EstimateTrainingJobResponse> Estimate(
+      const v1::EstimateTrainingJobRequest& request);
   absl::StatusOr<v1::TrainingJob> Cancel(const std::string& name);
   absl::StatusOr<v1::TrainingJob> Pause(const std::string& name);
   absl::StatusOr<v1::TrainingJob> Resume(const std::string& name);

@@ -13,33 +13,46 @@ absl::Status HeaderFault(absl::string_view description) {
   return faults.ToStatus();
 }
 
+// Reads a header and the bytes after it into the stream that `begin` makes of the header.
+template <typename Request, typename Begin, typename Response>
+absl::Status Receive(grpc::ServerContext& context, grpc::ServerReader<Request>& reader, Begin begin,
+                     Response* response) {
+  Request message;
+  if (!reader.Read(&message) || !message.has_header()) {
+    return HeaderFault("is missing: it is the first message of the stream");
+  }
+  auto stream = begin(message.header());
+  if (!stream.ok()) return stream.status();
+  while (reader.Read(&message)) {
+    if (message.has_header()) return HeaderFault("came twice");
+    if (absl::Status status = (*stream)->Append(message.chunk()); !status.ok()) return status;
+  }
+  // A stream that broke off looks like one that ended.
+  if (context.IsCancelled()) return absl::CancelledError("The client went away.");
+  return Assign((*stream)->Finish(), response);
+}
+
 }  // namespace
 
 DatasetsService::DatasetsService(Datasets& datasets, DatasetTable& table)
     : datasets_(datasets), table_(table) {}
 
-absl::Status DatasetsService::Upload(grpc::ServerContext& context,
-                                     grpc::ServerReader<v1::UploadDatasetRequest>& reader,
-                                     v1::Dataset* response) {
-  v1::UploadDatasetRequest message;
-  if (!reader.Read(&message) || !message.has_header()) {
-    return HeaderFault("is missing: it is the first message of an upload");
-  }
-  auto upload = datasets_.Begin(message.header());
-  if (!upload.ok()) return upload.status();
-  while (reader.Read(&message)) {
-    if (message.has_header()) return HeaderFault("came twice");
-    if (absl::Status status = (*upload)->Append(message.chunk()); !status.ok()) return status;
-  }
-  // A stream that broke off looks like one that ended.
-  if (context.IsCancelled()) return absl::CancelledError("The client went away.");
-  return Assign((*upload)->Finish(), response);
-}
-
 grpc::Status DatasetsService::UploadDataset(grpc::ServerContext* context,
                                             grpc::ServerReader<v1::UploadDatasetRequest>* reader,
                                             v1::Dataset* response) {
-  return Answer([&] { return Upload(*context, *reader, response); });
+  return Answer([&] {
+    const auto begin = [&](const auto& header) { return datasets_.Begin(header); };
+    return Receive(*context, *reader, begin, response);
+  });
+}
+
+grpc::Status DatasetsService::CheckDataset(grpc::ServerContext* context,
+                                           grpc::ServerReader<v1::CheckDatasetRequest>* reader,
+                                           v1::CheckDatasetResponse* response) {
+  return Answer([&] {
+    const auto begin = [&](const auto& header) { return datasets_.BeginCheck(header); };
+    return Receive(*context, *reader, begin, response);
+  });
 }
 
 grpc::Status DatasetsService::GetDataset(grpc::ServerContext*, const v1::GetDatasetRequest* request,
@@ -67,7 +80,15 @@ grpc::Status DatasetsService::InspectDataset(grpc::ServerContext*,
                                              v1::InspectDatasetResponse* response) {
   return Answer([&] {
     if (absl::Status status = CheckDatasetName(request->name()); !status.ok()) return status;
-    return Assign(datasets_.Inspect(request->name(), request->row_count()), response);
+    for (const std::string& name : request->other_datasets()) {
+      absl::Status status = CheckDatasetName(name, "other_datasets");
+      if (!status.ok()) return status;
+    }
+    if (!request->model_version().empty()) {
+      absl::Status status = CheckModelOrVersionName(request->model_version(), "model_version");
+      if (!status.ok()) return status;
+    }
+    return Assign(datasets_.Inspect(*request), response);
   });
 }
 

@@ -15,6 +15,9 @@ class DatasetsService final : public v1::DatasetService::Service {
   grpc::Status UploadDataset(grpc::ServerContext* context,
                              grpc::ServerReader<v1::UploadDatasetRequest>* reader,
                              v1::Dataset* response) override;
+  grpc::Status CheckDataset(grpc::ServerContext* context,
+                            grpc::ServerReader<v1::CheckDatasetRequest>* reader,
+                            v1::CheckDatasetResponse* response) override;
   grpc::Status GetDataset(grpc::ServerContext* context, const v1::GetDatasetRequest* request,
                           v1::Dataset* response) override;
   grpc::Status ListDatasets(grpc::ServerContext* context, const v1::ListDatasetsRequest* request,
@@ -26,9 +29,6 @@ class DatasetsService final : public v1::DatasetService::Service {
                              google::protobuf::Empty* response) override;
 
  private:
-  absl::Status Upload(grpc::ServerContext& context,
-                      grpc::ServerReader<v1::UploadDatasetRequest>& reader, v1::Dataset* response);
-
   Datasets& datasets_;
   DatasetTable& table_;
 };

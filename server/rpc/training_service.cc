@@ -143,6 +143,12 @@ grpc::Status TrainingService::DeleteTrainingJob(grpc::ServerContext*,
   });
 }
 
+grpc::Status TrainingService::EstimateTrainingJob(grpc::ServerContext*,
+                                                  const v1::EstimateTrainingJobRequest* request,
+                                                  v1::EstimateTrainingJobResponse* response) {
+  return Answer([&] { return Assign(jobs_.Estimate(*request), response); });
+}
+
 grpc::Status TrainingService::DownloadPredictions(
     grpc::ServerContext*, const v1::DownloadPredictionsRequest* request,
     grpc::ServerWriter<v1::DownloadPredictionsResponse>* writer) {

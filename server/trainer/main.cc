@@ -8,13 +8,18 @@
 #include "server/trainer/trainer.h"
 
 int main(int argc, char** argv) {
-  CLI::App app("Trains one attempt of a job for tasukid, or checks a model directory.",
-               "tasuki-trainer");
-  std::string spec, directory;
+  CLI::App app(
+      "Trains one attempt of a job for tasukid, estimates what a job needs, or checks a model "
+      "directory.",
+      "tasuki-trainer");
+  std::string spec, estimate, directory;
   auto* what = app.add_option_group("what", "What to do");
   what->add_option("--spec", spec,
                    "Train as this file (internal.TrainerSpec as JSON) says. Commands come on "
                    "standard input, events go to file descriptor 3")
+      ->check(CLI::ExistingFile);
+  what->add_option("--estimate", estimate,
+                   "Tell what the job of such a file would need: one event on file descriptor 3")
       ->check(CLI::ExistingFile);
   what->add_option(
           "--check", directory,
@@ -28,5 +33,6 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : tasuki::kExitUsage;
   }
-  return directory.empty() ? tasuki::TrainJob(spec) : tasuki::CheckDirectory(directory);
+  if (!directory.empty()) return tasuki::CheckDirectory(directory);
+  return estimate.empty() ? tasuki::TrainJob(spec) : tasuki::EstimateJob(estimate);
 }

@@ -19,6 +19,7 @@
 #include "model/files/model_directory.h"
 #include "model/files/sha256.h"
 #include "model/t5/classifier.h"
+#include "model/training/estimate.h"
 #include "model/training/training.h"
 #include "server/trainer/channels.h"
 #include "spdlog/sinks/stdout_sinks.h"
@@ -28,6 +29,7 @@
 namespace tasuki {
 namespace {
 
+constexpr unsigned kEstimateSeconds = 15 * 60;
 // The trainer of an earlier attempt ends as soon as it notices that its server is gone.
 constexpr absl::Duration kLockPatience = absl::Seconds(20);
 constexpr absl::Duration kLockInterval = absl::Milliseconds(50);
@@ -145,8 +147,7 @@ absl::Status CheckInputs(const internal::TrainerSpec& spec) {
   return CheckFiles(spec.base_dir(), {manifest->files().begin(), manifest->files().end()});
 }
 
-absl::StatusOr<TrainingOutcome> TrainAsSpecified(const internal::TrainerSpec& spec) {
-  if (absl::Status status = CheckInputs(spec); !status.ok()) return status;
+TrainingPlaces PlacesOf(const internal::TrainerSpec& spec) {
   TrainingPlaces places;
   places.base_directory = spec.base_dir();
   for (const auto& dataset : spec.datasets()) places.datasets[dataset.name()] = dataset.path();
@@ -154,27 +155,35 @@ absl::StatusOr<TrainingOutcome> TrainAsSpecified(const internal::TrainerSpec& sp
   places.result_directory = spec.job_dir() + "/result";
   places.training_job = spec.job().name();
   places.predictions_file = spec.job_dir() + "/predictions.jsonl";
+  return places;
+}
+
+absl::StatusOr<TrainingOutcome> TrainAsSpecified(const internal::TrainerSpec& spec) {
+  if (absl::Status status = CheckInputs(spec); !status.ok()) return status;
   Reporter reporter;
   const TrainingOptions options{
       .threads = spec.threads(), .device = spec.device(), .out_of_memory = spec.out_of_memory()};
-  return Train(spec.job(), places, options, stop_signal, reporter);
+  return Train(spec.job(), PlacesOf(spec), options, stop_signal, reporter);
+}
+
+// Tells an error and answers the exit code.
+int ConcludeFailed(const absl::Status& status) {
+  spdlog::error("{}", status.ToString(absl::StatusToStringMode::kWithNoExtraData));
+  // Where a reason is missing, or the system did not do its part, it may be a passing trouble:
+  // dying of it has the job tried again.
+  if (ReasonOf(status) == v1::ERROR_REASON_UNSPECIFIED || absl::IsUnavailable(status)) {
+    return kExitSoftware;
+  }
+  internal::TrainerEvent event;
+  *event.mutable_failed() = StatusProto(status);
+  WriteEvent(kEventsFd, event);
+  return kExitData;
 }
 
 // Tells the end of the attempt and answers the exit code.
 int Conclude(const absl::StatusOr<TrainingOutcome>& outcome) {
+  if (!outcome.ok()) return ConcludeFailed(outcome.status());
   internal::TrainerEvent event;
-  if (!outcome.ok()) {
-    spdlog::error("{}", outcome.status().ToString(absl::StatusToStringMode::kWithNoExtraData));
-    // Where a reason is missing, or the system did not do its part, it may be a passing trouble:
-    // dying of it has the job tried again.
-    if (ReasonOf(outcome.status()) == v1::ERROR_REASON_UNSPECIFIED ||
-        absl::IsUnavailable(outcome.status())) {
-      return kExitSoftware;
-    }
-    *event.mutable_failed() = StatusProto(outcome.status());
-    WriteEvent(kEventsFd, event);
-    return kExitData;
-  }
   if (outcome->finished) {
     if (outcome->best_step > 0) {
       spdlog::info("Finished after step {}; the weights of step {} are published.", outcome->step,
@@ -209,23 +218,27 @@ void LogToStandardOutput() {
   spdlog::set_default_logger(std::move(logger));
 }
 
-}  // namespace
-
-const char* TrainerVersion() { return TASUKI_VERSION; }
-
-int TrainJob(const std::string& spec_path) {
+// False, and a line for people, if this is no trainer's place.
+bool Begin() {
   VolunteerToBeKilled();
   LogToStandardOutput();
   signal(SIGPIPE, SIG_IGN);
   signal(SIGTERM, StopOnSignal);
   signal(SIGINT, StopOnSignal);
-  if (fcntl(kEventsFd, F_GETFD) < 0) {
-    spdlog::error("File descriptor 3 is not open: a trainer is started by tasukid.");
-    return kExitUsage;
-  }
+  if (fcntl(kEventsFd, F_GETFD) >= 0) return true;
+  spdlog::error("File descriptor 3 is not open: a trainer is started by tasukid.");
+  return false;
+}
+
+}  // namespace
+
+const char* TrainerVersion() { return TASUKI_VERSION; }
+
+int TrainJob(const std::string& spec_path) {
+  if (!Begin()) return kExitUsage;
   internal::TrainerSpec spec;
   if (absl::Status status = ReadJson(spec_path, spec); !status.ok()) {
-    return Conclude(Annotate(status, absl::StrCat(spec_path, ": ")));
+    return ConcludeFailed(Annotate(status, absl::StrCat(spec_path, ": ")));
   }
   spdlog::info("tasuki-trainer {}: attempt {} of {} ({}), {} threads, device {}", TASUKI_VERSION,
                spec.attempt(), spec.job().name(), KindOf(spec.job()), spec.threads(),
@@ -233,6 +246,23 @@ int TrainJob(const std::string& spec_path) {
   ListenForCommands(kCommandsFd, stop_signal);
   if (!LockJob(spec.job_dir())) return kExitLocked;
   return Conclude(TrainAsSpecified(spec));
+}
+
+int EstimateJob(const std::string& spec_path) {
+  if (!Begin()) return kExitUsage;
+  alarm(kEstimateSeconds);
+  internal::TrainerSpec spec;
+  absl::Status status = Annotate(ReadJson(spec_path, spec), absl::StrCat(spec_path, ": "));
+  if (!status.ok()) return ConcludeFailed(status);
+  ListenForCommands(kCommandsFd, stop_signal);
+  if (status = CheckInputs(spec); !status.ok()) return ConcludeFailed(status);
+  auto estimate = Estimate(spec.job(), PlacesOf(spec),
+                           {.threads = spec.threads(), .device = spec.device()}, stop_signal);
+  if (!estimate.ok()) return ConcludeFailed(estimate.status());
+  internal::TrainerEvent event;
+  *event.mutable_estimate() = *std::move(estimate);
+  WriteEvent(kEventsFd, event);
+  return 0;
 }
 
 int CheckDirectory(const std::string& directory) {

@@ -65,6 +65,9 @@ class FakeServer {
   Script<v1::ListDatasetsRequest, v1::ListDatasetsResponse> list_datasets;
   Script<v1::DeleteDatasetRequest, google::protobuf::Empty> delete_dataset;
   Script<Received, v1::Dataset> upload_dataset;
+  Script<Received, v1::CheckDatasetResponse> check_dataset;
+  Script<v1::InspectDatasetRequest, v1::InspectDatasetResponse> inspect_dataset;
+  Script<v1::EstimateTrainingJobRequest, v1::EstimateTrainingJobResponse> estimate_job;
   Script<v1::CreateTrainingJobRequest, v1::TrainingJob> create_job;
   Script<v1::GetTrainingJobRequest, v1::TrainingJob> get_job;
   std::function<grpc::Status(int call, const v1::WatchTrainingJobRequest&, grpc::ServerContext&,
@@ -131,6 +134,17 @@ class FakeServer {
                                         [](Received& r, const auto& h) { r.dataset = h; });
       return Play(fake.upload_dataset, uploads, received, answer);
     }
+    grpc::Status CheckDataset(grpc::ServerContext*,
+                              grpc::ServerReader<v1::CheckDatasetRequest>* reader,
+                              v1::CheckDatasetResponse* answer) override {
+      const Received received = Receive(*reader, v1::CheckDatasetRequest(),
+                                        [](Received& r, const auto& h) { r.dataset = h; });
+      return Play(fake.check_dataset, checks, received, answer);
+    }
+    grpc::Status InspectDataset(grpc::ServerContext*, const v1::InspectDatasetRequest* request,
+                                v1::InspectDatasetResponse* answer) override {
+      return Play(fake.inspect_dataset, inspections, *request, answer);
+    }
     grpc::Status GetDataset(grpc::ServerContext*, const v1::GetDatasetRequest* request,
                             v1::Dataset* answer) override {
       return Play(fake.get_dataset, gets, *request, answer);
@@ -144,7 +158,7 @@ class FakeServer {
       return Play(fake.delete_dataset, deletes, *request, answer);
     }
     FakeServer& fake;
-    std::atomic<int> uploads{0}, gets{0}, lists{0}, deletes{0};
+    std::atomic<int> uploads{0}, checks{0}, inspections{0}, gets{0}, lists{0}, deletes{0};
   };
 
   struct Models : v1::ModelService::Service {
@@ -180,6 +194,11 @@ class FakeServer {
                                 v1::TrainingJob* answer) override {
       return Play(fake.get_job, gets, *request, answer);
     }
+    grpc::Status EstimateTrainingJob(grpc::ServerContext*,
+                                     const v1::EstimateTrainingJobRequest* request,
+                                     v1::EstimateTrainingJobResponse* answer) override {
+      return Play(fake.estimate_job, estimates, *request, answer);
+    }
     grpc::Status WatchTrainingJob(
         grpc::ServerContext* context, const v1::WatchTrainingJobRequest* request,
         grpc::ServerWriter<v1::WatchTrainingJobResponse>* writer) override {
@@ -191,7 +210,7 @@ class FakeServer {
       return Play(fake.download_predictions, downloads, *request, *writer);
     }
     FakeServer& fake;
-    std::atomic<int> creates{0}, gets{0}, watches{0}, downloads{0};
+    std::atomic<int> creates{0}, gets{0}, watches{0}, estimates{0}, downloads{0};
   };
 
   struct Services {

@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <fstream>
 #include <sstream>
@@ -120,6 +121,31 @@ TEST(Upload, NamesAFileThatCannotBeRead) {
   EXPECT_THAT(std::string(missing.message()), HasSubstr("none.tsv"));
   EXPECT_TRUE(absl::IsInvalidArgument(
       client.UploadDataset(UploadSource::File(scratch.path()), {}).status()));
+  // A pipe that nobody writes to would block for ever.
+  ASSERT_EQ(mkfifo((scratch / "pipe").c_str(), 0600), 0);
+  for (const std::string& path : {scratch / "pipe", std::string("/dev/zero")}) {
+    const auto pipe = client.CheckDataset(UploadSource::File(path), {}).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(pipe)) << pipe;
+    EXPECT_THAT(std::string(pipe.message()), HasSubstr("is not a regular file"));
+  }
+}
+
+TEST(Check, SendsTheSameBytesAsAnUpload) {
+  FakeServer server;
+  FakeServer::Received received;
+  server.check_dataset = [&](int, const FakeServer::Received& upload,
+                             v1::CheckDatasetResponse* answer) {
+    received = upload;
+    answer->set_bad_row_count(3);
+    return grpc::Status::OK;
+  };
+  Client client = ConnectTo(server);
+  const std::string bytes = ManyBytes(300'000);
+  const auto answer = client.CheckDataset(UploadSource::Bytes(bytes), {});
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(answer->bad_row_count(), 3);
+  EXPECT_EQ(received.bytes, bytes);
+  EXPECT_EQ(received.dataset.sha256().size(), 64);
 }
 
 // ---- Models ----

@@ -64,6 +64,35 @@ TEST(MainPath, FlagsATextThatIsTooLong) {
   }
 }
 
+TEST(MainPath, EstimatesAJobAndReportsOnItsData) {
+  Tasukid tasukid(TheWorld().data_dir);
+  v1::EstimateTrainingJobRequest request;
+  *request.mutable_training_job() = LongJob("models/never");
+  grpc::ClientContext first, second, third;
+  v1::EstimateTrainingJobResponse estimate;
+  grpc::Status status = tasukid.training->EstimateTrainingJob(&first, request, &estimate);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(estimate.steps(), 400);
+  EXPECT_GT(estimate.measured_steps(), 0);
+  EXPECT_GT(estimate.input_tokens(), estimate.examples());
+  EXPECT_GT(estimate.memory().program_bytes(), int64_t{10} << 20);
+  v1::ListTrainingJobsResponse jobs;
+  ASSERT_TRUE(tasukid.training->ListTrainingJobs(&second, {}, &jobs).ok());
+  for (const auto& job : jobs.training_jobs()) EXPECT_NE(job.model(), "models/never");
+
+  v1::InspectDatasetRequest inspect;
+  inspect.set_name(TheWorld().sentiment);
+  inspect.add_other_datasets(TheWorld().counterfactual);
+  inspect.set_report(true);
+  inspect.set_model_version(kBase);
+  v1::InspectDatasetResponse report;
+  status = tasukid.datasets->InspectDataset(&third, inspect, &report);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  ASSERT_EQ(report.reports_size(), 2);
+  EXPECT_GT(report.reports(0).token_lengths().p50(), 1);
+  EXPECT_EQ(report.overlaps_size(), 1);
+}
+
 TEST(MainPath, ShowsWhatHappenedInTheMetrics) {
   Tasukid tasukid(TheWorld().data_dir);
   tasukid.AwaitLoaded(kReviews);

@@ -16,6 +16,7 @@
 //   facts        writes what it inherited to `facts` in the job's directory
 //   starve       counts an out-of-memory kill in `vmstat` of the job's directory and dies of it
 //   nap          does nothing for a moment
+//   estimate     sends an estimate of 7 steps
 // Like the real one it ends at the end of its commands.
 
 #include <dirent.h>
@@ -150,6 +151,10 @@ void Do(const std::string& word, const internal::TrainerSpec& spec) {
     const std::string counts = "nr_free_pages 7\noom_kill " + std::to_string(spec.attempt()) + "\n";
     if (!WriteFile(spec.job_dir() + "/vmstat", counts).ok()) _exit(1);
     raise(SIGKILL);
+  } else if (word == "estimate") {
+    event.mutable_estimate()->set_steps(7);
+    *event.mutable_estimate()->mutable_training_job() = spec.job();
+    Write(event);
   } else if (word == "nap") {
     usleep(300'000);
   } else if (word == "facts") {
@@ -168,7 +173,12 @@ void Do(const std::string& word, const internal::TrainerSpec& spec) {
 
 int Main(int argc, char** argv) {
   internal::TrainerSpec spec;
-  if (argc != 3 || std::string(argv[1]) != "--spec" || !ReadJson(argv[2], spec).ok()) return 64;
+  if (argc != 3 || !ReadJson(argv[2], spec).ok()) return 64;
+  if (argv[1] == std::string("--estimate")) {
+    spec.set_attempt(1);
+  } else if (argv[1] != std::string("--spec")) {
+    return 64;
+  }
   std::cout << "attempt " << spec.attempt() << std::endl;
   const std::vector<std::string> parts = absl::StrSplit(spec.job().display_name(), '|');
   const std::string& part = parts[std::min<size_t>(spec.attempt(), parts.size()) - 1];

@@ -84,12 +84,22 @@ catalogue() {  # rows of the catalogue of failures about checkpoints and model f
   tests_named '^(Safetensors|ModelDirectory|Checkpoints?|ReadWeights|T5Config|Classifier|Durable|Manifest)' 40
 }
 
+tokens() {  # ids of our tokenizer, of SentencePiece and of transformers on all real rows and a torture list
+  [ -f "$data/amcd_train.tsv" ] || { echo "no data in $data"; return 1; }
+  "$python" tests/oracles/tokens.py --token-ids build/release/token_ids --data "$data" --work "$out/tokens"
+}
+
+dataset_tests() {  # rows of the catalogue of failures about datasets and tokenizers
+  tests_named '^(Table/RowParser|RowParser|ReadExamples|CanonicalLine|DatasetReport|DatasetsTest|JobCheck|Tokenizer|TrainTokenizer|LabelTrie|Estimate)' 60
+}
+
 check "everything is built" built
 check "parity with transformers: logits 1e-4, loss 1e-5, gradients 1e-4, ten AdamW steps (tiny)" parity tiny
 check "figures equal scikit-learn's to 1e-12 on 1,000 random answers" figures_of_scikit_learn
 check "the weighted multi-task loss equals a worked example" weighted_loss
 check "kills at random steps end with the same bytes" resumes
 if [ -f "$data/amcd_train.tsv" ]; then
+  check "token ids equal SentencePiece's and transformers' on AMCD, MARC and the torture list" tokens
   check "AMCD at size mini: trained here, and by transformers and imported" amcd_models
   check "a version trained here: transformers' scores give the same labels on all AMCD test rows" same_labels here
   check "a version trained by transformers: ours give the same labels" same_labels there
@@ -98,5 +108,6 @@ if [ -f "$data/amcd_train.tsv" ]; then
 else
   line 1 "AMCD" "no data in $data"
 fi
+check "datasets, reports, estimates and tokenizers: bad input ends as documented" dataset_tests
 check "checkpoints and model files: bad ones end as documented" catalogue
-[ -n "$full" ] && check "parity with transformers at size base" parity base
+if [ -n "$full" ]; then check "parity with transformers at size base" parity base; fi

@@ -18,6 +18,7 @@
 namespace tasuki::cli {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
@@ -127,6 +128,7 @@ TEST(Run, ExitsWithTwoForAWrongCommandLine) {
       {"model", "evaluate", "m@1", "--task", "t"},
       {"model", "evaluate", "m@1", "--task", "t", "--task", "u", "--dataset", "d-1"},
       {"job", "submit", "--file", "job.yaml", "--set", "NOTHING"},
+      {"job", "estimate", "--file", "job.yaml", "--set", "NOTHING"},
   };
   for (const auto& line : lines) {
     Command command(server, line);
@@ -142,8 +144,10 @@ TEST(Run, HelpsEveryCommandWithAnExample) {
                                             {"dataset", "list"},
                                             {"dataset", "get"},
                                             {"dataset", "inspect"},
+                                            {"dataset", "check"},
                                             {"dataset", "delete"},
                                             {"job", "submit"},
+                                            {"dataset", "delete"},
                                             {"job", "list"},
                                             {"job", "get"},
                                             {"job", "watch"},
@@ -295,6 +299,115 @@ TEST(Run, UploadsWithTheFormatOfTheFilesName) {
   EXPECT_EQ(from_stdin.exit_code(), 0) << from_stdin.err();
   EXPECT_EQ(received.bytes, "{\"text\":\"a\"}\n");
   EXPECT_TRUE(received.dataset.format().texts_only());
+}
+
+TEST(Run, UploadsWithMappedValuesAndWithoutHeader) {
+  FakeServer server;
+  FakeServer::Received received;
+  server.upload_dataset = [&](int, const FakeServer::Received& upload, v1::Dataset*) {
+    received = upload;
+    return grpc::Status::OK;
+  };
+  ScratchDirectory scratch;
+  std::ofstream(scratch / "stars.csv") << "良い,5\n";
+  Command command(server, {"dataset", "upload", scratch / "stars.csv", "--no-header", "--map",
+                           "1=negative", "--map", "5=a=b"});
+  EXPECT_EQ(command.exit_code(), 0) << command.err();
+  EXPECT_TRUE(received.dataset.format().no_header());
+  EXPECT_EQ(received.dataset.format().value_mapping().at("1"), "negative");
+  EXPECT_EQ(received.dataset.format().value_mapping().at("5"), "a=b");
+  for (const char* map : {"1", "1="}) {
+    EXPECT_EQ(
+        Command(server, {"dataset", "upload", scratch / "stars.csv", "--map", map}).exit_code(), 2);
+  }
+  EXPECT_EQ(
+      Command(server, {"dataset", "upload", scratch / "stars.csv", "--map", "1=a", "--map", "1=b"})
+          .exit_code(),
+      2);
+}
+
+TEST(Run, ChecksAFileAndFailsIfARowIsBad) {
+  FakeServer server;
+  server.check_dataset = [&](int call, const FakeServer::Received& upload,
+                             v1::CheckDatasetResponse* answer) {
+    EXPECT_EQ(upload.bytes, "text\n良い\n");
+    answer->mutable_dataset()->set_row_count(1);
+    if (call == 1) return grpc::Status::OK;
+    answer->set_bad_row_count(1200);
+    auto& row = *answer->add_bad_rows();
+    row.set_row(7);
+    row.set_line(9);
+    row.set_column("\"label\"");
+    row.set_cause("is empty");
+    return grpc::Status::OK;
+  };
+  ScratchDirectory scratch;
+  std::ofstream(scratch / "a.tsv") << "text\n良い\n";
+  const std::vector<std::string> line = {"dataset", "check", scratch / "a.tsv"};
+  EXPECT_EQ(Command(server, line).exit_code(), 0);
+  Command bad(server, line);
+  EXPECT_EQ(bad.exit_code(), 1);
+  EXPECT_THAT(bad.out(), AllOf(HasSubstr("\"label\""), HasSubstr("and 1,199 more")));
+  EXPECT_THAT(bad.err(), HasSubstr("1,200 rows are malformed"));
+  Command json(server, {"--output", "json", "dataset", "check", scratch / "a.tsv"});
+  EXPECT_EQ(json.exit_code(), 1);
+  EXPECT_EQ(nlohmann::json::parse(json.out())["bad_row_count"], "1200");
+}
+
+TEST(Run, InspectsSeveralDatasetsAtOnce) {
+  FakeServer server;
+  v1::InspectDatasetRequest asked;
+  server.inspect_dataset = [&](int, const v1::InspectDatasetRequest& request,
+                               v1::InspectDatasetResponse* answer) {
+    asked = request;
+    answer->add_examples()->set_text("良い");
+    for (const char* name : {"datasets/d-1", "datasets/d-2"}) {
+      auto& report = *answer->add_reports();
+      report.mutable_dataset()->set_name(name);
+      report.mutable_token_lengths()->set_p95(77);
+      report.set_conflicting_row_count(30);
+      report.add_conflicts()->set_text("同じ");
+    }
+    auto& overlap = *answer->add_overlaps();
+    overlap.set_dataset("datasets/d-1");
+    overlap.set_other_dataset("datasets/d-2");
+    overlap.set_row_count(3);
+    return grpc::Status::OK;
+  };
+  Command command(server, {"dataset", "inspect", "d-1", "d-2", "--model-version", "base@3",
+                           "--prefix", "p: ", "--max-input-tokens", "64"});
+  EXPECT_EQ(command.exit_code(), 0) << command.err();
+  EXPECT_TRUE(asked.report());
+  EXPECT_EQ(asked.name(), "datasets/d-1");
+  EXPECT_EQ(asked.other_datasets(0), "datasets/d-2");
+  EXPECT_EQ(asked.model_version(), "models/base/versions/3");
+  EXPECT_EQ(asked.prefix(), "p: ");
+  EXPECT_EQ(asked.max_input_tokens(), 64);
+  EXPECT_THAT(command.out(),
+              AllOf(HasSubstr("良い"), HasSubstr("77"), HasSubstr("同じ"), HasSubstr("and 29 more"),
+                    HasSubstr("3 rows of d-2 are also in d-1")));
+}
+
+TEST(Run, EstimatesAJobOfAFile) {
+  FakeServer server;
+  v1::EstimateTrainingJobRequest asked;
+  server.estimate_job = [&](int, const v1::EstimateTrainingJobRequest& request,
+                            v1::EstimateTrainingJobResponse* answer) {
+    asked = request;
+    answer->set_steps(1234);
+    answer->set_measured_steps(20);
+    answer->mutable_training_duration()->set_seconds(80);
+    answer->mutable_memory()->set_peak_bytes(3 << 20);
+    answer->add_notes("Times rest on 20 steps.");
+    return grpc::Status::OK;
+  };
+  ScratchDirectory scratch;
+  std::ofstream(scratch / "job.yaml") << "model: m\npretraining:\n  datasets: [\"${D}\"]\n";
+  Command command(server, {"job", "estimate", "--file", scratch / "job.yaml", "--set", "D=d-1"});
+  EXPECT_EQ(command.exit_code(), 0) << command.err();
+  EXPECT_EQ(asked.training_job().pretraining().datasets(0), "datasets/d-1");
+  EXPECT_THAT(command.out(), AllOf(HasSubstr("1,234"), HasSubstr("1 min 20 s"),
+                                   HasSubstr("3.0 MiB"), HasSubstr("Times rest on 20 steps.")));
 }
 
 // Numbers of texts of the requests that came. Thread-safe.

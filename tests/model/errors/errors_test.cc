@@ -135,5 +135,15 @@ TEST(Faults, CutsASingleFaultThatIsTooLong) {
   EXPECT_THAT(message, HasSubstr("f…: d"));
 }
 
+TEST(StatusProto, GoesThereAndBack) {
+  Faults faults;
+  faults.Add("field", "is wrong");
+  const absl::Status status = faults.ToStatus();
+  const absl::Status back = StatusOf(StatusProto(status));
+  EXPECT_EQ(back, status);
+  EXPECT_EQ(ReasonOf(back), v1::FIELD_INVALID);
+  EXPECT_TRUE(StatusOf(StatusProto(absl::OkStatus())).ok());
+}
+
 }  // namespace
 }  // namespace tasuki

@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+
 #include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
 #include "model/text/examples.h"
@@ -332,6 +334,103 @@ TEST(RowParser, KeepsAnErrorWithinTheRoomOfTrailingMetadata) {
   EXPECT_LT(parsed.status.message().size(), 1900);
 }
 
+TEST(RowParser, NumbersColumnsWhereThereIsNoHeader) {
+  v1::DatasetFormat format = Format(kCsv);
+  format.set_no_header(true);
+  const Parsed parsed = Parse(format, "\xef\xbb\xbf\"良い\",5,x\r\n\r\n\"a,\"\"b\",1,y");
+  ASSERT_TRUE(parsed.status.ok()) << parsed.status;
+  EXPECT_THAT(parsed.rows, ElementsAre(Pair("良い", "5"), Pair("a,\"b", "1")));
+  EXPECT_THAT(parsed.ignored, ElementsAre("3"));
+
+  format.set_text_column("2");  // the label is then the first
+  EXPECT_THAT(Parse(format, "5,good\n1,bad\n").rows,
+              ElementsAre(Pair("good", "5"), Pair("bad", "1")));
+  format.set_label_column("3");
+  EXPECT_THAT(Parse(format, "7,good,1\n").rows, ElementsAre(Pair("good", "1")));
+  format.clear_text_column();
+  format.clear_label_column();
+  const Parsed texts = Parse(format, "only\ntexts\n");
+  EXPECT_FALSE(texts.labelled);
+  EXPECT_EQ(texts.row_count, 2);
+}
+
+TEST(RowParser, NamesColumnsAndRowsOfAFileWithoutHeader) {
+  v1::DatasetFormat format = Format(kTsv);
+  format.set_no_header(true);
+  const Parsed ragged = Parse(format, "a\t1\nb\nc\t2\n");
+  EXPECT_THAT(std::string(ragged.status.message()),
+              AllOf(HasSubstr("1 of 3 rows"), HasSubstr("row 2 (line 2): has 1 fields, the first "
+                                                        "row has 2")));
+  format.set_label_column("3");
+  const Parsed missing = Parse(format, "a\t1\n");
+  EXPECT_EQ(ReasonOf(missing.status), v1::COLUMN_MISSING);
+  EXPECT_THAT(std::string(missing.status.message()),
+              HasSubstr("column \"3\" is not in the file; the columns are \"1\", \"2\""));
+  EXPECT_EQ(ReasonOf(Parse(format, "").status), v1::DATASET_EMPTY);
+  for (const char* column : {"text", "0", "01", "-1", "1.0", "999999"}) {
+    format.set_text_column(column);
+    EXPECT_EQ(ReasonOf(Parse(format, "a\t1\n").status), v1::FIELD_INVALID) << column;
+  }
+  format = Format(kJsonl);
+  format.set_no_header(true);
+  EXPECT_EQ(ReasonOf(Parse(format, "{}\n").status), v1::FIELD_INVALID);
+}
+
+TEST(RowParser, MapsValuesToLabels) {
+  v1::DatasetFormat format = Format(kCsv);
+  for (const auto& [value, label] :
+       std::vector<std::pair<const char*, const char*>>{{"1", "negative"},
+                                                        {"2", "negative"},
+                                                        {"3", "neutral"},
+                                                        {"5", "positive"},
+                                                        {"", "none"}}) {
+    (*format.mutable_value_mapping())[value] = label;
+  }
+  const Parsed good = Parse(format, "text,label\na,1\nb,5\nc,\nd,2\n");
+  ASSERT_TRUE(good.status.ok()) << good.status;
+  EXPECT_THAT(good.rows, ElementsAre(Pair("a", "negative"), Pair("b", "positive"),
+                                     Pair("c", "none"), Pair("d", "negative")));
+  const Parsed bad = Parse(format, "text,label\na,1\nb,4\nc, 1\n");
+  EXPECT_EQ(ReasonOf(bad.status), v1::ROWS_INVALID);
+  EXPECT_THAT(
+      std::string(bad.status.message()),
+      AllOf(HasSubstr("2 of 3 rows"),
+            HasSubstr("row 2 (line 3): column \"label\" has no label in value_mapping: \"4\""),
+            HasSubstr("\" 1\"")));
+  EXPECT_EQ(ReasonOf(Parse(format, "text\na\n").status), v1::COLUMN_MISSING);
+  v1::DatasetFormat json = format;
+  json.set_kind(kJsonl);
+  EXPECT_THAT(Parse(json, "{\"text\":\"a\",\"label\":3}\n").rows,
+              ElementsAre(Pair("a", "neutral")));
+}
+
+TEST(RowParser, RefusesAMappingThatMakesNoLabels) {
+  v1::DatasetFormat format = Format(kCsv);
+  (*format.mutable_value_mapping())["1"] = "";
+  EXPECT_EQ(ReasonOf(Parse(format, "text,label\na,1\n").status), v1::FIELD_INVALID);
+  (*format.mutable_value_mapping())["1"] = std::string(257, 'x');
+  EXPECT_EQ(ReasonOf(Parse(format, "text,label\na,1\n").status), v1::FIELD_INVALID);
+  (*format.mutable_value_mapping())["1"] = "one";
+  format.set_texts_only(true);
+  EXPECT_EQ(ReasonOf(Parse(format, "text,label\na,1\n").status), v1::FIELD_INVALID);
+  format.set_texts_only(false);
+  for (int i = 0; i < 1000; ++i) (*format.mutable_value_mapping())[absl::StrCat("v", i)] = "x";
+  EXPECT_EQ(ReasonOf(Parse(format, "text,label\na,1\n").status), v1::FIELD_INVALID);
+}
+
+TEST(RowParser, KeepsTheFirstThousandBadRows) {
+  std::string bytes = "text,label\n";
+  for (int i = 0; i < 1500; ++i) bytes += "bad\n";
+  RowParser parser(Format(kCsv), [](v1::Example) { return absl::OkStatus(); });
+  ASSERT_TRUE(parser.Feed(bytes).ok());
+  EXPECT_EQ(ReasonOf(parser.Finish()), v1::ROWS_INVALID);
+  EXPECT_EQ(parser.bad_row_count(), 1500);
+  ASSERT_EQ(parser.bad_rows().size(), 1000);
+  EXPECT_EQ(parser.bad_rows()[999].row(), 1000);
+  EXPECT_EQ(parser.bad_rows()[999].line(), 1001);
+  EXPECT_EQ(parser.bad_rows()[999].value(), "\"bad\"");
+}
+
 TEST(RowParser, RefusesALongLineAndGoesOnAfterIt) {
   std::string bytes = "text,label\n\"never closed ";
   bytes.append(kMaxLineBytes, 'x');
@@ -351,6 +450,34 @@ TEST(RowParser, TakesATextOfOneMebibyteAndRefusesALongerOne) {
   EXPECT_TRUE(ParseInChunks(Format(kCsv), absl::StrCat("text\n", text, "\n"), 1 << 16).status.ok());
   const Parsed parsed = ParseInChunks(Format(kCsv), absl::StrCat("text\n", text, "y\n"), 1 << 16);
   EXPECT_THAT(std::string(parsed.status.message()), HasSubstr("column \"text\" has 1048577 bytes"));
+}
+
+// Bytes of memory that this process had at most since it was last asked to forget.
+int64_t PeakBytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;) {
+    int64_t kilobytes = 0;
+    if (word == "VmHWM:" && status >> kilobytes) return kilobytes * 1024;
+  }
+  return 0;
+}
+
+TEST(RowParser, TakesNoMoreMemoryForManyRowsOrForALongLine) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "AddressSanitizer keeps what was freed";
+#endif
+  std::string rows;
+  for (int i = 0; i < 20'000; ++i) absl::StrAppend(&rows, "a text of row ", i, ",1\n");
+  const std::string line(1 << 20, 'x');
+  std::ofstream("/proc/self/clear_refs") << 5;
+  const int64_t before = PeakBytes();
+  RowParser parser(Format(kCsv), [](v1::Example) { return absl::OkStatus(); });
+  ASSERT_TRUE(parser.Feed("text,label\n").ok());
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(parser.Feed(rows).ok());
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(parser.Feed(line).ok());  // 100 MiB
+  EXPECT_THAT(std::string(parser.Finish().message()), HasSubstr("is longer than 4 MiB"));
+  EXPECT_EQ(parser.row_count(), 2'000'000);
+  EXPECT_LT(PeakBytes() - before, int64_t{64} << 20);
 }
 
 TEST(RowParser, AnswersAnErrorOfItsSinkAtOnce) {

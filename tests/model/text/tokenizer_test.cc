@@ -196,6 +196,18 @@ TEST(Tokenizer, AnswersTheSameToManyThreads) {
   EXPECT_EQ(wrong, 0);
 }
 
+TEST(Tokenizer, NeverMakesControlIdsOfTexts) {
+  const auto tokenizer = Trained();
+  const int pieces = TrainedModel().pieces_size();
+  for (const char* text :
+       {"</s>", "<pad>", "<s>", "<unk>", "<extra_id_0>", "a</s>b <extra_id_99> c", "▁</s>▁",
+        "＜/s＞", "<0x41>", "良い</s><pad><unk>"}) {
+    const auto ids = tokenizer->Encode(text);
+    ASSERT_TRUE(ids.ok()) << ids.status();
+    EXPECT_THAT(*ids, AllOf(Not(IsEmpty()), Each(AllOf(Ge(2), Lt(pieces))))) << text;
+  }
+}
+
 TEST(Tokenizer, SaysThatAFileIsNotThere) {
   EXPECT_EQ(Tokenizer::Load(PathOf("nothing")).status().code(), absl::StatusCode::kNotFound);
 }

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -740,6 +741,27 @@ TEST_F(TrainTest, CountsTheTextsThatItCuts) {
   EXPECT_THAT(recorder_.messages,
               Contains(AllOf(HasSubstr("datasets/test"), HasSubstr("32 of 32 texts"))));
   EXPECT_EQ(recorder_.evaluations.back().truncated_row_count(), 32);
+}
+
+TEST_F(TrainTest, WarnsOfRowsThatSplitsShareAndOfASingleLabel) {
+  const std::vector<v1::Example> rows = Opinions();
+  std::vector<v1::Example> train(rows.begin(), rows.begin() + 48);
+  for (v1::Example& row : train) row.set_label("yes");
+  AddDataset("train", train);
+  AddDataset("valid", {rows.begin() + 40, rows.begin() + 64});  // 8 of 24 are shared
+  v1::TrainingJob job = Job();
+  job.mutable_fine_tuning()->mutable_recipe()->clear_epochs();
+  job.mutable_fine_tuning()->mutable_recipe()->set_steps(1);
+  const StopSignal stop;
+  Recorder recorder;
+  ASSERT_TRUE(Train(job, places_, {}, stop, recorder).ok());
+  EXPECT_THAT(recorder.messages,
+              AllOf(Contains(HasSubstr("every row of datasets/train has the label \"good\"")),
+                    Contains(HasSubstr("8 of 24 inputs of datasets/valid are in the training "
+                                       "rows, too"))));
+  for (const v1::Evaluation& evaluation : recorder.evaluations) {
+    EXPECT_TRUE(std::isfinite(evaluation.macro_f1()));
+  }
 }
 
 TEST_F(TrainTest, PretrainsABaseThatCanBeFineTuned) {

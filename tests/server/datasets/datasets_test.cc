@@ -60,6 +60,20 @@ class DatasetsTest : public testing::Test {
     return UploadTo(*datasets_, header, bytes, chunk);
   }
 
+  absl::StatusOr<v1::CheckDatasetResponse> Check(const v1::UploadDatasetHeader& header,
+                                                 absl::string_view bytes) {
+    auto check = datasets_->BeginCheck(header);
+    if (!check.ok()) return check.status();
+    if (absl::Status status = (*check)->Append(bytes); !status.ok()) return status;
+    return (*check)->Finish();
+  }
+  absl::StatusOr<v1::InspectDatasetResponse> Inspect(const std::string& name, int row_count) {
+    v1::InspectDatasetRequest request;
+    request.set_name(name);
+    request.set_row_count(row_count);
+    return datasets_->Inspect(request);
+  }
+
   std::vector<std::string> FilesIn(const std::string& folder) const {
     const auto names = ListDirectory(absl::StrCat(root_, "/", folder));
     return names.ok() ? *names : std::vector<std::string>();
@@ -121,11 +135,11 @@ TEST_F(DatasetsTest, AnswerTheSameDatasetForTheSameRowsInAnyFormat) {
 TEST_F(DatasetsTest, PutBackAFileThatWasLost) {
   const auto first = Upload(HeaderOf(v1::DatasetFormat::TSV, "sentence"), kTsv);
   std::filesystem::remove(directory_.dataset(first->name()));
-  const auto lost = datasets_->Inspect(first->name(), 1);
+  const auto lost = Inspect(first->name(), 1);
   EXPECT_EQ(lost.status().code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(ReasonOf(lost.status()), v1::FILE_CHANGED);
   ASSERT_TRUE(Upload(HeaderOf(v1::DatasetFormat::TSV, "sentence"), kTsv).ok());
-  EXPECT_TRUE(datasets_->Inspect(first->name(), 1).ok());
+  EXPECT_TRUE(Inspect(first->name(), 1).ok());
 }
 
 TEST_F(DatasetsTest, KeepOneOfManyEqualUploadsAtOnce) {
@@ -236,15 +250,15 @@ TEST_F(DatasetsTest, InspectTheFirstRows) {
   const auto dataset = Upload(HeaderOf(v1::DatasetFormat::TSV), bytes);
   ASSERT_TRUE(dataset.ok()) << dataset.status();
   EXPECT_FALSE(dataset->labelled());
-  const auto two = datasets_->Inspect(dataset->name(), 2);
+  const auto two = Inspect(dataset->name(), 2);
   ASSERT_TRUE(two.ok()) << two.status();
   EXPECT_EQ(two->dataset().name(), dataset->name());
   ASSERT_THAT(two->examples(), SizeIs(2));
   EXPECT_EQ(two->examples(1).text(), "text 1");
-  EXPECT_THAT(datasets_->Inspect(dataset->name(), 0)->examples(), SizeIs(10));
-  EXPECT_THAT(datasets_->Inspect(dataset->name(), 1000)->examples(), SizeIs(100));
-  EXPECT_EQ(ReasonOf(datasets_->Inspect(dataset->name(), -1).status()), v1::FIELD_INVALID);
-  EXPECT_EQ(datasets_->Inspect("datasets/d-0", 1).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(Inspect(dataset->name(), 0)->examples(), SizeIs(10));
+  EXPECT_THAT(Inspect(dataset->name(), 1000)->examples(), SizeIs(100));
+  EXPECT_EQ(ReasonOf(Inspect(dataset->name(), -1).status()), v1::FIELD_INVALID);
+  EXPECT_EQ(Inspect("datasets/d-0", 1).status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST_F(DatasetsTest, InspectNoMoreThanAMessageCanHold) {
@@ -252,7 +266,84 @@ TEST_F(DatasetsTest, InspectNoMoreThanAMessageCanHold) {
   std::string bytes = "text\n";
   for (int i = 0; i < 5; ++i) absl::StrAppend(&bytes, text, "\n");
   const auto dataset = Upload(HeaderOf(v1::DatasetFormat::TSV), bytes, 1 << 20);
-  EXPECT_THAT(datasets_->Inspect(dataset->name(), 5)->examples(), SizeIs(3));
+  EXPECT_THAT(Inspect(dataset->name(), 5)->examples(), SizeIs(3));
+}
+
+TEST_F(DatasetsTest, CheckWithoutStoringAnything) {
+  const auto good = Check(HeaderOf(v1::DatasetFormat::TSV, "sentence"), kTsv);
+  ASSERT_TRUE(good.ok()) << good.status();
+  EXPECT_EQ(good->bad_row_count(), 0);
+  EXPECT_EQ(good->dataset().row_count(), 3);
+  ExpectNothingIsThere();
+  const auto uploaded = Upload(HeaderOf(v1::DatasetFormat::TSV, "sentence"), kTsv);
+  EXPECT_EQ(good->dataset().name(), uploaded->name());
+  EXPECT_EQ(good->dataset().sha256(), uploaded->sha256());
+}
+
+TEST_F(DatasetsTest, TellEveryBadRowOfACheckedFile) {
+  std::string bytes = "text,label\n";
+  for (int i = 0; i < 1200; ++i) absl::StrAppend(&bytes, "good,1\nbad,\n");
+  const auto checked = Check(HeaderOf(v1::DatasetFormat::CSV), bytes);
+  ASSERT_TRUE(checked.ok()) << checked.status();
+  EXPECT_EQ(checked->bad_row_count(), 1200);
+  ASSERT_THAT(checked->bad_rows(), SizeIs(1000));
+  EXPECT_EQ(checked->bad_rows(999).row(), 2000);
+  EXPECT_EQ(checked->bad_rows(0).column(), "\"label\"");
+  EXPECT_EQ(checked->bad_rows(0).cause(), "is empty");
+  EXPECT_EQ(checked->dataset().row_count(), 1200);
+  EXPECT_EQ(checked->dataset().name(), "");
+  ExpectNothingIsThere();
+}
+
+TEST_F(DatasetsTest, CheckAnswersTheErrorsOfAnUpload) {
+  v1::UploadDatasetHeader header = HeaderOf(v1::DatasetFormat::CSV);
+  EXPECT_EQ(ReasonOf(Check(header, "a,b\n1,2\n").status()), v1::COLUMN_MISSING);
+  EXPECT_EQ(ReasonOf(Check(header, "").status()), v1::DATASET_EMPTY);
+  EXPECT_EQ(ReasonOf(Check(header, "\x1f\x8b----").status()), v1::UNSUPPORTED_FORMAT);
+  EXPECT_EQ(ReasonOf(Check(header, "text,\"label\nx,1\n").status()), v1::ROWS_INVALID);
+  header.set_sha256(std::string(64, '0'));
+  EXPECT_EQ(ReasonOf(Check(header, "text\na\n").status()), v1::UPLOAD_CORRUPT);
+  header.mutable_format()->clear_kind();
+  EXPECT_EQ(ReasonOf(Check(header, "text\na\n").status()), v1::FIELD_INVALID);
+}
+
+TEST_F(DatasetsTest, ReportOnSeveralDatasets) {
+  const auto train = Upload(HeaderOf(v1::DatasetFormat::TSV, "sentence"), kTsv);
+  const auto test = Upload(HeaderOf(v1::DatasetFormat::CSV), "text,label\n良い,neg\n最低,neg\n");
+  v1::InspectDatasetRequest request;
+  request.set_name(train->name());
+  request.set_report(true);
+  request.add_other_datasets(test->name());
+  const auto answer = datasets_->Inspect(request);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_THAT(answer->examples(), SizeIs(3));
+  ASSERT_THAT(answer->reports(), SizeIs(2));
+  EXPECT_EQ(answer->reports(0).dataset().label_counts(0).value(), "pos");
+  EXPECT_EQ(answer->reports(1).dataset().name(), test->name());
+  ASSERT_THAT(answer->overlaps(), SizeIs(1));
+  EXPECT_EQ(answer->overlaps(0).row_count(), 1);
+  EXPECT_EQ(answer->overlaps(0).conflicting_row_count(), 1);
+}
+
+TEST_F(DatasetsTest, NameEveryFaultOfAReport) {
+  const auto dataset = Upload(HeaderOf(v1::DatasetFormat::TSV, "sentence"), kTsv);
+  v1::InspectDatasetRequest request;
+  request.set_name(dataset->name());
+  request.add_other_datasets(dataset->name());
+  request.set_max_input_tokens(3);
+  const absl::Status status = datasets_->Inspect(request).status();
+  EXPECT_EQ(ReasonOf(status), v1::FIELD_INVALID);
+  for (const char* field : {"report: ", "other_datasets: ", "max_input_tokens: "}) {
+    EXPECT_THAT(std::string(status.message()), HasSubstr(field));
+  }
+  request.clear_other_datasets();
+  request.clear_max_input_tokens();
+  request.set_report(true);
+  request.set_model_version("models/nothing");
+  EXPECT_EQ(datasets_->Inspect(request).status().code(), absl::StatusCode::kNotFound);
+  request.clear_model_version();
+  std::filesystem::remove(directory_.dataset(dataset->name()));
+  EXPECT_EQ(ReasonOf(datasets_->Inspect(request).status()), v1::FILE_CHANGED);
 }
 
 TEST_F(DatasetsTest, DeleteRowAndFile) {

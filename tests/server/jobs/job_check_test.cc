@@ -78,6 +78,11 @@ TEST_F(JobCheckTest, NamesLabelValuesThatNoLabelMeans) {
   auto& bad = *job.mutable_fine_tuning()->mutable_tasks(0)->mutable_labels(1);
   bad.add_values("ugly");
   EXPECT_EQ(FaultsOf(job), "");
+  // As they are written: neither case nor spaces are forgiven.
+  AddDataset("d-nearly", {{"Good", 1}, {"good ", 2}});
+  job.mutable_fine_tuning()->mutable_tasks(0)->set_train_dataset("datasets/d-nearly");
+  EXPECT_THAT(FaultsOf(job),
+              AllOf(HasSubstr("\"Good\" (1 rows)"), HasSubstr("\"good \" (2 rows)")));
 }
 
 TEST_F(JobCheckTest, RefusesATargetTextThatTheBaseCannotWrite) {

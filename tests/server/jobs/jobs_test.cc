@@ -608,5 +608,55 @@ TEST_F(JobsTest, ShowsARunningJobInTheMetrics) {
   EXPECT_THAT(metrics_.Text(), HasSubstr(absl::StrCat("job=\"", name, "\"")));
 }
 
+// ---- Estimates ----
+
+v1::EstimateTrainingJobRequest EstimateOf(const v1::CreateTrainingJobRequest& create) {
+  v1::EstimateTrainingJobRequest request;
+  *request.mutable_training_job() = create.training_job();
+  return request;
+}
+
+TEST_F(JobsTest, EstimatesWithoutStoringAJob) {
+  StartJobs();
+  const auto estimate = jobs_->Estimate(EstimateOf(RequestOf("estimate")));
+  ASSERT_TRUE(estimate.ok()) << estimate.status();
+  EXPECT_EQ(estimate->steps(), 7);
+  EXPECT_EQ(estimate->training_job().name(), "");
+  EXPECT_EQ(estimate->training_job().pretraining().vocabulary_size(), 8000);
+  EXPECT_THAT(store_->jobs().List({}, 0, "")->rows, IsEmpty());
+  EXPECT_THAT(*ListDirectory(data_->aside()), IsEmpty());
+}
+
+TEST_F(JobsTest, AnswersWhyThereIsNoEstimate) {
+  StartJobs();
+  const auto failed = jobs_->Estimate(EstimateOf(RequestOf("fail")));
+  EXPECT_EQ(failed.status().code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(ReasonOf(failed.status()), v1::NON_FINITE_LOSS);
+  EXPECT_TRUE(absl::IsInternal(jobs_->Estimate(EstimateOf(RequestOf("abort"))).status()));
+  v1::EstimateTrainingJobRequest evaluation;
+  evaluation.mutable_training_job()->mutable_evaluation();
+  EXPECT_EQ(ReasonOf(jobs_->Estimate(evaluation).status()), v1::FIELD_INVALID);
+  v1::EstimateTrainingJobRequest bad = EstimateOf(RequestOf("estimate"));
+  bad.mutable_training_job()->mutable_pretraining()->set_datasets(0, "datasets/d-absent");
+  bad.mutable_training_job()->clear_model();
+  const auto faults = jobs_->Estimate(bad);
+  EXPECT_EQ(ReasonOf(faults.status()), v1::FIELD_INVALID);
+  EXPECT_THAT(std::string(faults.status().message()), HasSubstr("d-absent"));
+}
+
+TEST_F(JobsTest, MakesOneEstimateAtATimeAndEndsItWhenTheServerStops) {
+  StartJobs();
+  absl::Status first;
+  std::thread waiting([&] { first = jobs_->Estimate(EstimateOf(RequestOf("wait"))).status(); });
+  const std::string spec = data_->aside() + "/estimate/spec.json";
+  while (!std::filesystem::exists(spec)) absl::SleepFor(absl::Milliseconds(5));
+  const auto second = jobs_->Estimate(EstimateOf(RequestOf("estimate")));
+  EXPECT_EQ(ReasonOf(second.status()), v1::QUEUE_FULL);
+  jobs_->Stop();
+  waiting.join();
+  EXPECT_EQ(ReasonOf(first), v1::DRAINING) << first;
+  EXPECT_EQ(ReasonOf(jobs_->Estimate(EstimateOf(RequestOf("estimate"))).status()), v1::DRAINING);
+}
+
 }  // namespace
 }  // namespace tasuki

@@ -37,6 +37,31 @@ class ServicesTest : public ServerFixture {
   std::string MetricsText() const { return metrics_.Text(); }
 };
 
+TEST_F(ServicesTest, AFileIsCheckedAndNothingStored) {
+  auto stub = v1::DatasetService::NewStub(channel_);
+  grpc::ClientContext context, again, list_context;
+  v1::CheckDatasetResponse checked;
+  const auto writer = stub->CheckDataset(&context, &checked);
+  v1::CheckDatasetRequest request;
+  *request.mutable_header() = Tsv();
+  ASSERT_TRUE(writer->Write(request));
+  request.set_chunk("text\tlabel\nよい\tpositive\nわるい\t\n");
+  ASSERT_TRUE(writer->Write(request));
+  writer->WritesDone();
+  const grpc::Status status = writer->Finish();
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(checked.bad_row_count(), 1);
+  ASSERT_EQ(checked.bad_rows_size(), 1);
+  EXPECT_EQ(checked.bad_rows(0).row(), 2);
+  v1::ListDatasetsResponse list;
+  ASSERT_TRUE(stub->ListDatasets(&list_context, {}, &list).ok());
+  EXPECT_EQ(list.datasets_size(), 0);
+  const auto headless = stub->CheckDataset(&again, &checked);
+  headless->Write(request);
+  headless->WritesDone();
+  EXPECT_EQ(headless->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
 TEST_F(ServicesTest, UploadedRowsCanBeListedInspectedAndDeleted) {
   const v1::UploadDatasetHeader header = Tsv();
   v1::Dataset dataset;
@@ -53,6 +78,15 @@ TEST_F(ServicesTest, UploadedRowsCanBeListedInspectedAndDeleted) {
   ASSERT_TRUE(stub->InspectDataset(&c1, inspect, &rows).ok());
   ASSERT_EQ(rows.examples_size(), 2);
   EXPECT_EQ(rows.examples(1).text(), "わるい");
+
+  inspect.set_report(true);
+  grpc::ClientContext c5;
+  ASSERT_TRUE(stub->InspectDataset(&c5, inspect, &rows).ok());
+  EXPECT_EQ(rows.reports_size(), 1);
+  inspect.add_other_datasets("datasets/../x");
+  grpc::ClientContext c6;
+  EXPECT_EQ(stub->InspectDataset(&c6, inspect, &rows).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
 
   v1::ListDatasetsResponse list;
   ASSERT_TRUE(stub->ListDatasets(&c2, {}, &list).ok());

@@ -17,7 +17,10 @@
 #include "google/protobuf/io/zero_copy_stream_impl.h"
 #include "google/protobuf/util/delimited_message_util.h"
 #include "google/rpc/error_details.pb.h"
+#include "model/errors/errors.h"
 #include "model/files/durable.h"
+#include "model/files/sha256.h"
+#include "model/recipe/recipe.h"
 #include "server/trainer/channels.h"
 #include "tasuki/internal/trainer.pb.h"
 
@@ -76,6 +79,11 @@ class TrainerTest : public testing::Test {
     return Run([this] { return TrainJob(directory_ + "/spec.json"); });
   }
 
+  int Estimate() {
+    EXPECT_TRUE(WriteJson(directory_ + "/spec.json", spec_).ok());
+    return Run([this] { return EstimateJob(directory_ + "/spec.json"); });
+  }
+
   std::string directory_;
   internal::TrainerSpec spec_;
   std::vector<internal::TrainerEvent> events_;
@@ -96,6 +104,28 @@ TEST_F(TrainerTest, DiesOfWhatAnotherAttemptMayNotMeet) {
   ASSERT_TRUE(MakeDirectories(directory_ + "/d.jsonl").ok());
   EXPECT_EQ(Train(), kExitSoftware);
   EXPECT_THAT(events_, IsEmpty());
+}
+
+TEST_F(TrainerTest, SendsAnEstimateAndLeavesNothingElse) {
+  std::string rows;
+  for (int i = 0; i < 20; ++i) rows += "{\"text\":\"the soup was lovely at noon\"}\n";
+  ASSERT_TRUE(WriteFile(directory_ + "/d.jsonl", rows).ok());
+  spec_.mutable_datasets(0)->set_sha256(*Sha256OfFile(directory_ + "/d.jsonl"));
+  Faults faults;
+  spec_.mutable_job()->set_model("models/m");
+  ResolveJob(*spec_.mutable_job(), faults);
+  ASSERT_TRUE(faults.empty()) << faults.ToStatus();
+  EXPECT_EQ(Estimate(), 0);
+  ASSERT_THAT(events_, SizeIs(1));
+  EXPECT_EQ(events_[0].estimate().steps(), 1);
+  EXPECT_GT(events_[0].estimate().memory().program_bytes(), 0);
+}
+
+TEST_F(TrainerTest, SaysWhyThereIsNoEstimate) {
+  ASSERT_TRUE(WriteFile(directory_ + "/d.jsonl", "{}").ok());
+  EXPECT_EQ(Estimate(), kExitData);
+  ASSERT_THAT(events_, SizeIs(1));
+  EXPECT_TRUE(events_[0].has_failed());
 }
 
 TEST_F(TrainerTest, IsTheFirstToGoWhenMemoryRunsOut) {

@@ -1,0 +1,323 @@
+#include "model/training/estimate.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <fstream>
+#include <memory>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "model/errors/errors.h"
+#include "model/files/durable.h"
+#include "model/training/loss.h"
+#include "model/training/optimizer.h"
+#include "model/training/work.h"
+
+namespace tasuki {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Response = v1::EstimateTrainingJobResponse;
+
+constexpr int64_t kMostCountedSteps = 20'000;  // of more, as many are taken, evenly spread
+constexpr int kMostMeasuredSteps = 20;
+constexpr auto kMeasuringTime = std::chrono::seconds(5);
+// Code and buffers of LibTorch that come with the first step: 60 to 90 MiB on a CPU.
+constexpr int64_t kFirstStepBytes = int64_t{64} << 20;
+// A forward pass against one with its backward pass.
+constexpr double kForwardShare = 1.0 / 3;
+
+// Keeps the warnings; an estimate has no events.
+class Warnings : public TrainingObserver {
+ public:
+  explicit Warnings(Response& response) : response_(response) {}
+  void OnProgress(const v1::Progress&) override {}
+  void OnEvaluation(const v1::Evaluation&) override {}
+  void OnCheckpoint(int64_t, bool) override {}
+  void OnMessage(v1::TrainingJobEvent::Message::Severity severity,
+                 const std::string& text) override {
+    if (severity != v1::TrainingJobEvent::Message::INFO) response_.add_notes(text);
+  }
+
+ private:
+  Response& response_;
+};
+
+// Bytes of a line such as "VmRSS:   1234 kB"; 0 if it is not there.
+int64_t BytesIn(const char* path, const std::string& name) {
+  std::ifstream file(path);
+  for (std::string word; file >> word;) {
+    int64_t kilobytes = 0;
+    if (word == name + ":" && file >> kilobytes) return kilobytes * 1024;
+  }
+  return 0;
+}
+
+// Floats that the backward pass of some examples keeps, those in between included. Names as in
+// docs/design.md, "Estimates".
+int64_t KeptFloats(const T5Config& config, const std::vector<int64_t>& inputs,
+                   const std::vector<int64_t>& targets, bool dropout) {
+  const int64_t d = config.d_model, f = config.d_ff, h = config.num_heads, k = h * config.d_kv;
+  const int64_t longest_input = *std::max_element(inputs.begin(), inputs.end());
+  const int64_t longest_target = *std::max_element(targets.begin(), targets.end());
+  int64_t n = 0, m = 0;            // tokens
+  int64_t nn = 0, mm = 0, mn = 0;  // pairs of them that attention looks at
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    n += inputs[i];
+    m += targets[i];
+    nn += longest_input * inputs[i];
+    mm += longest_target * longest_target;
+    mn += longest_target * longest_input;
+  }
+  const int64_t noise = dropout ? 1 : 0;
+  const int64_t pairs = 1 + 2 * noise;  // softmax, noise, what is multiplied
+  const int64_t ff = (config.gated ? 4 : 1) + 2 * noise - (config.gated ? noise : 0);
+  const int64_t attention = (2 + noise) * d + 4 * k;  // a token in a self-attention
+  const int64_t feed_forward = (2 + noise) * d + ff * f;
+  const int64_t encoder =
+      config.num_layers * (n * (attention + feed_forward) + pairs * h * nn + 3 * k * d);
+  const int64_t decoder =
+      config.num_decoder_layers * (m * (attention + feed_forward + (2 + noise) * d + 2 * k) +
+                                   n * 2 * k + pairs * h * (mm + mn) + 5 * k * d);
+  const int64_t biases = 2 * h * (nn + mm);
+  const int64_t logits = 3 * m * config.vocab_size;
+  // The gradients of what one layer keeps.
+  const int64_t passing = 2 * (n * (f + 3 * k) + h * nn);
+  return encoder + decoder + biases + logits + passing + 2 * d * (n + m);
+}
+
+// The same of a batch, which is gone through in parts (see Backward).
+int64_t KeptFloats(const T5Config& config, const Batch& batch, bool dropout) {
+  std::vector<std::pair<int64_t, int64_t>> examples;
+  for (int64_t i = 0; i < batch.size(); ++i) {
+    examples.emplace_back(batch.inputs[i].size(), batch.targets[i].size());
+  }
+  std::sort(examples.rbegin(), examples.rend());
+  int64_t most = 0, tokens = 0;
+  std::vector<int64_t> inputs, targets;
+  const auto close = [&] {
+    if (!inputs.empty()) most = std::max(most, KeptFloats(config, inputs, targets, dropout));
+    inputs.clear();
+    targets.clear();
+    tokens = 0;
+  };
+  for (const auto& [input, target] : examples) {
+    if (tokens + input > kTokensAtOnce) close();
+    inputs.push_back(input);
+    targets.push_back(target);
+    tokens += input;
+  }
+  close();
+  return most;
+}
+
+// Steps, tokens, and the most that a batch keeps.
+struct Counts {
+  double input_tokens = 0, target_tokens = 0, examples = 0;  // of all steps
+  int64_t longest = 0;                                       // input
+  int64_t kept_floats = 0;
+};
+
+absl::StatusOr<Counts> CountSteps(Work& work, int64_t steps, const StopSignal& stop) {
+  Counts counts;
+  const int64_t looked_at = std::min(steps, kMostCountedSteps);
+  for (int64_t i = 0; i < looked_at; ++i) {
+    if (stop.requested()) return absl::CancelledError("stopped");
+    const int64_t step = static_cast<int64_t>(static_cast<double>(i) * steps / looked_at);
+    const Batch batch = work.BatchAt(step);
+    counts.examples += static_cast<double>(batch.size());
+    counts.input_tokens += static_cast<double>(batch.input_tokens());
+    counts.target_tokens += static_cast<double>(batch.target_tokens());
+    for (const auto& input : batch.inputs) {
+      counts.longest = std::max(counts.longest, static_cast<int64_t>(input.size()));
+    }
+    counts.kept_floats =
+        std::max(counts.kept_floats, KeptFloats(work.config(), batch, work.recipe().dropout() > 0));
+  }
+  const double scale =
+      static_cast<double>(steps) / static_cast<double>(std::max<int64_t>(looked_at, 1));
+  counts.examples *= scale;
+  counts.input_tokens *= scale;
+  counts.target_tokens *= scale;
+  return counts;
+}
+
+void EstimateMemory(const Work& work, const Counts& counts, int64_t program_bytes,
+                    Response::Memory& memory) {
+  int64_t weights = 0, gradients = 0, state = 0, largest = 0;
+  const bool adamw = work.recipe().optimizer() != v1::Recipe::ADAFACTOR;
+  for (const WeightShape& weight : ExpectedWeights(work.config())) {
+    int64_t count = 1, sum = 0;
+    for (const int64_t size : weight.shape) {
+      count *= size;
+      sum += size;
+    }
+    weights += count;
+    if (IsFrozen(work.recipe(), weight.name)) continue;
+    gradients += count;
+    largest = std::max(largest, count);
+    state += adamw ? 2 * count : sum;
+  }
+  constexpr int64_t kFloat = sizeof(float);
+  memory.set_weights_bytes(weights * kFloat);
+  memory.set_gradients_bytes(gradients * kFloat);
+  memory.set_optimizer_bytes(state * kFloat);
+  // An evaluation has a second set of weights; Adafactor three copies of one gradient at a time.
+  const bool evaluates = work.evaluation_tokens() + work.final_evaluation_tokens() > 0;
+  const int64_t between = std::max(evaluates ? weights : 0, adamw ? 0 : 3 * largest);
+  memory.set_activations_bytes(std::max(counts.kept_floats, between) * kFloat);
+  memory.set_program_bytes(program_bytes);
+  memory.set_peak_bytes(memory.weights_bytes() + memory.gradients_bytes() +
+                        memory.optimizer_bytes() + memory.activations_bytes() + program_bytes);
+}
+
+struct Speed {
+  int steps = 0;
+  double seconds = 0, input_tokens = 0;
+};
+
+// Takes steps, evenly spread over the work. The first of them, which warms up, counts only if it
+// took all the time.
+absl::StatusOr<Speed> MeasureSpeed(Work& work, int64_t steps, const std::string& device,
+                                   const StopSignal& stop) {
+  auto weights = work.FirstWeights();
+  if (!weights.ok()) return weights.status();
+  for (auto& [name, weight] : *weights) weight = weight.to(at::Device(device));
+  const T5 model(work.config(), *std::move(weights));
+  const v1::Recipe& recipe = work.recipe();
+  for (const auto& [name, weight] : model.weights()) {
+    weight.set_requires_grad(!IsFrozen(recipe, name));
+  }
+  const std::unique_ptr<Optimizer> optimizer = Optimizer::Create(recipe, model.weights());
+  Speed speed;
+  const Clock::time_point begin = Clock::now();
+  for (int i = 0; i <= kMostMeasuredSteps && i < std::max<int64_t>(steps, 2); ++i) {
+    if (stop.requested()) return absl::CancelledError("stopped");
+    const Batch batch = work.BatchAt(i * steps / (kMostMeasuredSteps + 1));
+    const Clock::time_point step_begin = Clock::now();
+    ClearGradients(model.weights());
+    Backward(model, batch,
+             {.dropout = recipe.dropout(), .label_smoothing = recipe.label_smoothing()});
+    (void)GradientNorm(model.weights());
+    optimizer->Step({.step = i + 1, .learning_rate = 1e-9});
+    const bool time_is_up = Clock::now() - begin > kMeasuringTime;
+    if (i > 0 || time_is_up) {
+      ++speed.steps;
+      speed.seconds += std::chrono::duration<double>(Clock::now() - step_begin).count();
+      speed.input_tokens += static_cast<double>(batch.input_tokens());
+    }
+    if (time_is_up) break;
+  }
+  return speed;
+}
+
+void SetDuration(double seconds, google::protobuf::Duration& duration) {
+  duration.set_seconds(static_cast<int64_t>(seconds));
+  duration.set_nanos(
+      static_cast<int32_t>((seconds - static_cast<double>(duration.seconds())) * 1e9));
+}
+
+std::string Mebibytes(int64_t bytes) { return absl::StrCat(bytes >> 20, " MiB"); }
+
+void EstimateTime(const Work& work, const Speed& speed, double input_tokens, int64_t steps,
+                  Response& response) {
+  const double rate = speed.input_tokens / speed.seconds;
+  response.set_measured_steps(speed.steps);
+  response.set_tokens_per_second(rate);
+  SetDuration(input_tokens / rate, *response.mutable_training_duration());
+  const int64_t every =
+      work.recipe().evaluate_every_steps() > 0
+          ? work.recipe().evaluate_every_steps()
+          : std::max(1, work.recipe().evaluate_every_epochs()) * work.steps_per_epoch();
+  const int64_t evaluations = (steps + every - 1) / every;
+  const double tokens =
+      static_cast<double>(evaluations * work.evaluation_tokens() + work.final_evaluation_tokens());
+  SetDuration(tokens * kForwardShare / rate, *response.mutable_evaluation_duration());
+}
+
+absl::StatusOr<Response> EstimateOrThrow(const v1::TrainingJob& job, const TrainingPlaces& places,
+                                         const TrainingOptions& options, const StopSignal& stop) {
+  Response response;
+  Warnings warnings(response);
+  at::set_num_threads(options.threads);
+  at::globalContext().setFlushDenormal(true);
+  absl::Status made = MakeDirectories(places.checkpoints_directory);
+  if (!made.ok()) return made;
+  auto prepared =
+      job.has_pretraining()
+          ? PreparePretraining(job.pretraining(), places, options.threads, stop, warnings)
+          : PrepareFineTuning(job.fine_tuning(), places, stop, warnings);
+  if (!prepared.ok()) return prepared.status();
+  Work& work = **prepared;
+  const v1::Recipe& recipe = work.recipe();
+  const int64_t steps =
+      recipe.has_steps() ? recipe.steps() : recipe.epochs() * work.steps_per_epoch();
+  const auto counts = CountSteps(work, steps, stop);
+  if (!counts.ok()) return counts.status();
+
+  *response.mutable_training_job() = job;
+  response.set_steps(steps);
+  response.set_examples(static_cast<int64_t>(counts->examples + .5));
+  response.set_input_tokens(static_cast<int64_t>(counts->input_tokens + .5));
+  response.set_target_tokens(static_cast<int64_t>(counts->target_tokens + .5));
+  response.set_longest_input_tokens(static_cast<int32_t>(counts->longest));
+  if (steps > kMostCountedSteps) {
+    response.add_notes(absl::StrCat("Tokens and the largest batch are those of ", kMostCountedSteps,
+                                    " steps, evenly spread over the job."));
+  }
+  if (recipe.has_time_limit() || recipe.has_early_stopping()) {
+    response.add_notes(
+        "Steps, tokens and time are those of the whole schedule; the time limit or early stopping "
+        "may end the job before.");
+  }
+  Response::Memory& memory = *response.mutable_memory();
+  EstimateMemory(work, *counts, BytesIn("/proc/self/status", "VmRSS") + kFirstStepBytes, memory);
+
+  const int64_t available = BytesIn("/proc/meminfo", "MemAvailable");
+  const int64_t needed = memory.peak_bytes() - memory.program_bytes();
+  if (options.device == "cpu" && available > 0 && needed > available) {
+    response.add_notes(absl::StrCat("No step was taken to measure the speed: the job needs ",
+                                    Mebibytes(needed), " more, and the machine has ",
+                                    Mebibytes(available), "."));
+    return response;
+  }
+  const auto speed = MeasureSpeed(work, steps, options.device, stop);
+  if (!speed.ok()) return speed.status();
+  EstimateTime(work, *speed, counts->input_tokens, steps, response);
+  response.add_notes(absl::StrFormat(
+      "Times rest on %d steps of this job, taken just now in %.1f s on %s with %d threads, beside "
+      "whatever else the machine did; an evaluation's token counts for a third of a training one. "
+      "Checkpoints and the reading of data are not in them.",
+      speed->steps, speed->seconds, options.device, options.threads));
+  return response;
+}
+
+}  // namespace
+
+absl::StatusOr<Response> Estimate(const v1::TrainingJob& job, const TrainingPlaces& places,
+                                  const TrainingOptions& options, const StopSignal& stop) {
+  const auto out_of_memory = [] {
+    return MakeError(absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,
+                     "the job's data or a step of it do not fit into memory; a smaller batch_size "
+                     "or max_input_tokens may help");
+  };
+  try {
+    return EstimateOrThrow(job, places, options, stop);
+  } catch (const std::bad_alloc&) {
+    return out_of_memory();
+  } catch (const std::exception& error) {
+    if (absl::StrContains(error.what(), "memory")) return out_of_memory();
+    return MakeError(absl::StatusCode::kInternal, v1::INTERNAL_ERROR, error.what());
+  }
+}
+
+}  // namespace tasuki
