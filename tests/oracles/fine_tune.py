@@ -27,7 +27,7 @@ def main():
 
     torch.manual_seed(12)
     model = AutoModelForSeq2SeqLM.from_pretrained(arguments.base, dropout_rate=0.0).float().train()
-    tokenizer = T5Tokenizer.from_pretrained(arguments.base, legacy=False)
+    tokenizer = T5Tokenizer.from_pretrained(arguments.base, legacy=True)
     with open(arguments.rows, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     optimizer = Adafactor(model.parameters(), lr=1e-2, scale_parameter=True, relative_step=False, warmup_init=False)

@@ -50,7 +50,7 @@ def main():
     arguments = parser.parse_args()
 
     model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model).float().eval()
-    tokenizer = T5Tokenizer.from_pretrained(arguments.model, legacy=False)
+    tokenizer = T5Tokenizer.from_pretrained(arguments.model, legacy=True)
     task = next(t for t in json.load(open(arguments.tasks))["tasks"] if t["name"] == arguments.task)
     names = [label["name"] for label in task["labels"]]
     end = tokenizer.eos_token_id
