@@ -28,7 +28,8 @@ std::vector<double> Probabilities(absl::Span<const float> log_p, double temperat
 // Mean of -log p(right label), in nats.
 double MeanNll(const LabelScores& scores, absl::Span<const int> gold, double temperature);
 
-// The temperature within the bounds of least MeanNll; 1 where no other has less.
+// The temperature within the bounds of least MeanNll; 1 where no other has less, and where it falls
+// all the way to kMinTemperature: rows that are all right do not say how sure to be.
 double FitTemperature(const LabelScores& scores, absl::Span<const int> gold);
 
 // NLL, ECE, Brier score and the bins behind ECE.

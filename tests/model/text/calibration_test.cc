@@ -120,9 +120,9 @@ TEST(Calibration, StaysAtOneWhereNothingIsBetter) {
   EXPECT_EQ(FitTemperature(LabelScores(3, {0.0F}), {0, 0, 0}), 1);
 }
 
-TEST(Calibration, ReachesItsBoundsOnSeparableAndOnContraryRows) {
+TEST(Calibration, StaysAtOneOnRowsThatAreAllRightAndReachesItsBoundOnContraryOnes) {
   const LabelScores scores = {Coin(.9), Coin(.6), Coin(.2), Coin(1e-30)};
-  EXPECT_EQ(FitTemperature(scores, {0, 0, 1, 1}), kMinTemperature);
+  EXPECT_EQ(FitTemperature(scores, {0, 0, 1, 1}), 1) << "they do not say how sure to be";
   EXPECT_EQ(FitTemperature(scores, {1, 1, 0, 0}), kMaxTemperature);
   const auto figures = CalibrationFigures(scores, {0, 0, 1, 1}, kMinTemperature);
   EXPECT_TRUE(std::isfinite(figures.nll()));
