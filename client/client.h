@@ -53,7 +53,7 @@ struct ClientOptions {
   absl::Duration load_timeout = absl::Minutes(10);
   // InspectDataset with a report, EstimateTrainingJob.
   absl::Duration report_timeout = absl::Minutes(20);
-  // UploadDataset, CheckDataset, ImportModelVersion, ExportModelVersion.
+  // UploadDataset, CheckDataset, DownloadPredictions, ImportModelVersion, ExportModelVersion.
   absl::Duration transfer_timeout = absl::Hours(6);
   // How long WatchTrainingJob goes on trying to reach a server that does not answer.
   absl::Duration watch_patience = absl::Minutes(2);
@@ -140,6 +140,10 @@ class Client {
   absl::StatusOr<std::vector<std::string>> GetTrainingJobLog(const std::string& name,
                                                              int line_count = 0);
   absl::Status DeleteTrainingJob(const std::string& name);
+  // Writes the answers of an evaluation beside `file` and then renames: JSON Lines, as
+  // TrainingService.DownloadPredictions describes them. DATA_LOSS if bytes are missing.
+  absl::Status DownloadPredictions(const std::string& name, const std::string& file,
+                                   const TransferProgress& progress = nullptr);
 
   // Hands every event from `from_sequence` on (0 and 1: all) to `on_event`, in order and each
   // exactly once, and returns OK after the last event of an ended job. When the connection is lost,

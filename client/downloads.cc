@@ -1,4 +1,4 @@
-// What the server streams: ExportModelVersion and WatchTrainingJob.
+// What the server streams: ExportModelVersion, DownloadPredictions and WatchTrainingJob.
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
@@ -131,6 +131,49 @@ absl::Status Client::ExportModelVersion(const std::string& name, const std::stri
         return end;
       });
   return fault.ok() ? status : fault;
+}
+
+absl::Status Client::DownloadPredictions(const std::string& name, const std::string& file,
+                                         const TransferProgress& progress) {
+  v1::DownloadPredictionsRequest request;
+  request.set_name(name);
+  const std::string beside = absl::StrCat(file, ".partial-", NewRequestId());
+  absl::Status fault;  // on this side; an attempt that met one is not repeated
+  int64_t received = 0, total = 0;
+  absl::Status status = connection_->Call(
+      connection_->options.transfer_timeout, [&](grpc::ClientContext& context) -> grpc::Status {
+        std::ofstream output(beside, std::ios::binary | std::ios::trunc);
+        const auto reader = connection_->training->DownloadPredictions(&context, request);
+        v1::DownloadPredictionsResponse part;
+        received = total = 0;
+        while (output && reader->Read(&part)) {
+          output << part.chunk();
+          received += static_cast<int64_t>(part.chunk().size());
+          total = part.size_bytes();
+          if (progress) progress(received, total);
+        }
+        output.close();
+        if (!output) {
+          fault = absl::FailedPreconditionError(absl::StrCat(
+              file, " cannot be written; is there such a folder, and is the disk full?"));
+          context.TryCancel();
+        }
+        const grpc::Status end = reader->Finish();
+        // ABORTED is not tried again.
+        return fault.ok() ? end : grpc::Status(grpc::StatusCode::ABORTED, "");
+      });
+  if (!fault.ok()) status = fault;
+  if (status.ok() && received != total) {
+    status = absl::DataLossError(absl::StrCat("the server sent ", received, " bytes of ", total,
+                                              "; nothing was kept, try again"));
+  }
+  std::error_code error;
+  if (status.ok()) {
+    fs::rename(beside, file, error);
+    if (error) status = absl::FailedPreconditionError(absl::StrCat(file, ": ", error.message()));
+  }
+  if (!status.ok()) fs::remove(beside, error);
+  return status;
 }
 
 absl::Status Client::WatchTrainingJob(

@@ -2,62 +2,56 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <deque>
 #include <fstream>
 #include <functional>
+#include <future>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
 #include "client/cli/names.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
+#include "client/cli/text_file.h"
 
 namespace tasuki::cli {
 namespace {
 
-// A request takes 256 texts; the bytes are kept well under the size of a message.
+// A request takes 256 texts. Its bytes are kept to what two requests fill a server's queue with.
 constexpr size_t kTextsPerRequest = 256;
-constexpr size_t kBytesPerRequest = 1 << 20;
+constexpr size_t kBytesPerRequest = 128 << 10;
+constexpr size_t kRequestsInFlight = 3;
 
 struct Classification {
   std::string model;
   std::vector<std::string> tasks;
   std::vector<std::string> texts;
   std::string file;
+  std::string format, quoting;
+  std::string text_column = "text";
   std::string out;
+  std::string out_format;
 };
 
 // Where texts come from, one after the other; nothing at the end.
 using Texts = std::function<absl::StatusOr<std::optional<std::string>>()>;
 
-absl::StatusOr<std::optional<std::string>> NextLine(std::istream& input, const std::string& name) {
-  std::string line;
-  if (!std::getline(input, line)) {
-    if (input.bad()) return absl::DataLossError(absl::StrCat("reading ", name, " failed"));
-    return std::nullopt;
-  }
-  if (!line.empty() && line.back() == '\r') line.pop_back();
-  return line;
-}
-
-// gRPC would only say that the call failed.
-absl::Status NotUtf8(const std::string& where) {
-  return absl::InvalidArgumentError(absl::StrCat(where, " is not UTF-8; convert it first"));
-}
-
-// The key `text` of a line of JSON.
-absl::StatusOr<std::string> TextOfJson(const std::string& line, const std::string& name,
-                                       int number) {
-  const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object() || !json.contains("text") || !json["text"].is_string()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, ":", number, ": the line is not a JSON object with a string \"text\""));
-  }
-  return json["text"].get<std::string>();
+TextFormat FormatOf(const Classification& what) {
+  static const std::map<std::string, TextFormat::Kind> kinds = {{"lines", TextFormat::kLines},
+                                                                {"tsv", TextFormat::kTsv},
+                                                                {"csv", TextFormat::kCsv},
+                                                                {"jsonl", TextFormat::kJsonLines}};
+  TextFormat format;
+  format.kind = what.format.empty() ? TextFormat::KindOf(what.file) : kinds.at(what.format);
+  format.quoting = what.quoting != "none";
+  format.text_column = what.text_column;
+  return format;
 }
 
 absl::StatusOr<Texts> TextsOf(const Classification& what) {
@@ -65,57 +59,90 @@ absl::StatusOr<Texts> TextsOf(const Classification& what) {
     return Texts([&texts = what.texts,
                   i = size_t{0}]() mutable -> absl::StatusOr<std::optional<std::string>> {
       if (i == texts.size()) return std::nullopt;
-      if (!IsUtf8(texts[i])) return NotUtf8(absl::StrCat("text ", i + 1));
+      if (!IsUtf8(texts[i])) {  // gRPC would only say that the call failed
+        return absl::InvalidArgumentError(
+            absl::StrCat("text ", i + 1, " is not UTF-8; convert it first"));
+      }
       return texts[i++];
     });
   }
-  const bool from_stdin = what.file.empty() || what.file == "-";
-  const std::string name = from_stdin ? "stdin" : what.file;
-  std::shared_ptr<std::istream> input(&std::cin, [](std::istream*) {});
-  if (!from_stdin) {
-    input = std::make_shared<std::ifstream>(what.file, std::ios::binary);
-    const int cause = errno;
-    if (!*input) return absl::ErrnoToStatus(cause, absl::StrCat("cannot read ", what.file));
-  }
-  const bool is_json = absl::EndsWith(name, ".jsonl");
-  return Texts([=, number = 0]() mutable -> absl::StatusOr<std::optional<std::string>> {
-    auto line = NextLine(*input, name);
-    ++number;
-    if (line.ok() && *line && !IsUtf8(**line)) return NotUtf8(absl::StrCat(name, ":", number));
-    if (!line.ok() || !*line || !is_json) return line;
-    auto text = TextOfJson(**line, name, number);
-    if (!text.ok()) return text.status();
-    return *std::move(text);
-  });
+  auto file = TextFile::Open(what.file.empty() ? "-" : what.file, FormatOf(what));
+  if (!file.ok()) return file.status();
+  return Texts(
+      [file = std::shared_ptr<TextFile>(*std::move(file)), show = ShowTransfer("classifying")]() {
+        auto text = file->Next();
+        if (show == nullptr) return text;
+        const bool over = !text.ok() || !text->has_value();
+        show(over ? -1 : file->done_bytes() - 1, over ? -1 : file->total_bytes());
+        return text;
+      });
 }
 
-// Classifies all texts in requests of a size that a server takes, by one version: the one that
-// answered first. Hands each request with its answer to `use`.
+// The next request: as many texts as fit. None at the end.
+absl::StatusOr<std::optional<v1::ClassifyRequest>> NextRequest(const v1::ClassifyRequest& like,
+                                                               const Texts& next) {
+  v1::ClassifyRequest request = like;
+  size_t bytes = 0;
+  while (request.texts_size() < kTextsPerRequest && bytes < kBytesPerRequest) {
+    auto text = next();
+    if (!text.ok()) return text.status();
+    if (!text->has_value()) break;
+    bytes += (*text)->size();
+    request.add_texts(**std::move(text));
+  }
+  if (request.texts().empty()) return std::nullopt;
+  return request;
+}
+
+// Classifies all texts by one version: the one that answered first. A few requests are under way at
+// a time; each is handed to `use` with its answer, in the order of the texts.
 absl::Status ClassifyAll(Client& client, const Classification& what, const Texts& next,
                          const std::function<absl::Status(const v1::ClassifyRequest&,
                                                           const v1::ClassifyResponse&)>& use) {
-  v1::ClassifyRequest request;
-  request.set_model(what.model);
-  for (const auto& task : what.tasks) request.add_tasks(task);
-  bool more = true;
-  while (more) {
-    request.clear_texts();
-    size_t bytes = 0;
-    while (request.texts_size() < kTextsPerRequest && bytes < kBytesPerRequest) {
-      auto text = next();
-      if (!text.ok()) return text.status();
-      more = text->has_value();
+  struct Flight {
+    v1::ClassifyRequest request;
+    std::future<absl::StatusOr<v1::ClassifyResponse>> answer;
+  };
+  std::deque<Flight> flights;  // whoever leaves early waits for them
+  v1::ClassifyRequest like;
+  like.set_model(what.model);
+  like.mutable_tasks()->Assign(what.tasks.begin(), what.tasks.end());
+  bool more = true, version_known = false;
+  while (true) {
+    while (more && flights.size() < (version_known ? kRequestsInFlight : 1)) {
+      auto request = NextRequest(like, next);
+      if (!request.ok()) return request.status();
+      more = request->has_value();
       if (!more) break;
-      bytes += (*text)->size();
-      request.add_texts(**std::move(text));
+      Flight& flight = flights.emplace_back(Flight{**std::move(request), {}});
+      flight.answer = std::async(std::launch::async, [&client, &request = flight.request] {
+        return client.Classify(request);
+      });
     }
-    if (request.texts().empty()) break;
-    const auto answer = client.Classify(request);
+    if (flights.empty()) return absl::OkStatus();
+    Flight& first = flights.front();
+    auto answer = first.answer.get();
+    if (absl::IsResourceExhausted(answer.status())) {
+      // The others may have filled the queue: once more, when they are answered.
+      for (size_t i = 1; i < flights.size(); ++i) flights[i].answer.wait();
+      answer = client.Classify(first.request);
+    }
     if (!answer.ok()) return answer.status();
-    request.set_model(answer->model_version());
-    if (absl::Status status = use(request, *answer); !status.ok()) return status;
+    like.set_model(answer->model_version());
+    version_known = true;
+    if (absl::Status status = use(first.request, *answer); !status.ok()) return status;
+    flights.pop_front();
   }
-  return absl::OkStatus();
+}
+
+std::string RemarkOn(const v1::Prediction& prediction) {
+  return absl::StrCat(prediction.abstained() ? "abstained" : "",
+                      prediction.abstained() && prediction.truncated() ? ", " : "",
+                      prediction.truncated() ? "truncated" : "");
+}
+
+double ProbabilityOf(const v1::Prediction& prediction) {
+  return prediction.scores().empty() ? 0 : prediction.scores(0).probability();
 }
 
 absl::Status PrintAnswers(Client& client, const Session& session, const Classification& what,
@@ -128,11 +155,9 @@ absl::Status PrintAnswers(Client& client, const Session& session, const Classifi
                     all.MergeFrom(answer);
                     for (int i = 0; i < answer.results_size() && !session.json(); ++i) {
                       for (const auto& prediction : answer.results(i).predictions()) {
-                        const double probability =
-                            prediction.scores().empty() ? 0 : prediction.scores(0).probability();
                         table.Add({Shorten(Printable(request.texts(i)), 60), prediction.task(),
-                                   prediction.label(), Figure(probability),
-                                   prediction.truncated() ? "truncated" : ""});
+                                   prediction.label(), Figure(ProbabilityOf(prediction)),
+                                   RemarkOn(prediction)});
                       }
                     }
                     return absl::OkStatus();
@@ -143,34 +168,81 @@ absl::Status PrintAnswers(Client& client, const Session& session, const Classifi
   return absl::OkStatus();
 }
 
+// Writes answers as they come, in the order of the texts.
+class AnswerWriter {
+ public:
+  AnswerWriter(std::ostream& out, bool tsv) : out_(out), tsv_(tsv) {
+    if (tsv_) out_ << "row\ttask\tlabel\tprobability\tabstained\ttruncated\ttext\n";
+  }
+
+  absl::Status Write(const std::string& text, const v1::TextPredictions& predictions) {
+    ++count_;
+    if (tsv_) {
+      for (const v1::Prediction& prediction : predictions.predictions()) {
+        // What would end a field or line becomes a space.
+        out_ << count_ << '\t' << prediction.task() << '\t' << Printable(prediction.label()) << '\t'
+             << absl::StrFormat("%.9g", ProbabilityOf(prediction)) << '\t'
+             << (prediction.abstained() ? "true" : "false") << '\t'
+             << (prediction.truncated() ? "true" : "false") << '\t' << Printable(text) << '\n';
+      }
+    } else {
+      const auto json = JsonLine(predictions);
+      if (!json.ok()) return json.status();
+      // {"text": …, "predictions": […]}
+      out_ << "{\"text\":"
+           << nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
+           << "," << json->substr(1) << "\n";
+    }
+    return out_ ? absl::OkStatus()
+                : absl::DataLossError("the answers cannot be written; is the disk full?");
+  }
+  int64_t count() const { return count_; }
+
+ private:
+  std::ostream& out_;
+  const bool tsv_;
+  int64_t count_ = 0;
+};
+
+// Writes the answers to `out`; answers how many texts there were.
+absl::StatusOr<int64_t> WriteAnswersTo(std::ostream& out, Client& client,
+                                       const Classification& what, const Texts& next,
+                                       std::string& version) {
+  const bool by_name = TextFormat::KindOf(what.out) == TextFormat::kTsv;
+  AnswerWriter writer(out, what.out_format.empty() ? by_name : what.out_format == "tsv");
+  const absl::Status status = ClassifyAll(
+      client, what, next,
+      [&](const v1::ClassifyRequest& request, const v1::ClassifyResponse& answer) -> absl::Status {
+        version = answer.model_version();
+        if (answer.results_size() != request.texts_size()) {
+          return absl::DataLossError(absl::StrCat("the server answered ", answer.results_size(),
+                                                  " of ", request.texts_size(), " texts"));
+        }
+        for (int i = 0; i < answer.results_size(); ++i) {
+          absl::Status written = writer.Write(request.texts(i), answer.results(i));
+          if (!written.ok()) return written;
+        }
+        return absl::OkStatus();
+      });
+  if (!status.ok()) return status;
+  if (!out.flush()) return absl::DataLossError("the answers cannot be written; is the disk full?");
+  return writer.count();
+}
+
 // Writes beside `out` and renames at the end, so that `out` is complete or not there.
 absl::Status WriteAnswers(Client& client, const Session& session, const Classification& what,
                           const Texts& next) {
+  v1::ClassifyResponse total;  // only which version answered
+  if (what.out == "-") {
+    return WriteAnswersTo(std::cout, client, what, next, *total.mutable_model_version()).status();
+  }
   const std::string beside = absl::StrCat(what.out, ".partial-", NewRequestId());
   std::ofstream file(beside, std::ios::binary);
   const int cause = errno;
   if (!file) return absl::ErrnoToStatus(cause, absl::StrCat("cannot write ", what.out));
-  int64_t count = 0;
-  v1::ClassifyResponse total;  // only which version answered
-  absl::Status status = ClassifyAll(
-      client, what, next,
-      [&](const v1::ClassifyRequest& request, const v1::ClassifyResponse& answer) -> absl::Status {
-        total.set_model_version(answer.model_version());
-        for (int i = 0; i < answer.results_size(); ++i, ++count) {
-          const auto predictions = JsonLine(answer.results(i));
-          if (!predictions.ok()) return predictions.status();
-          // {"text": …, "predictions": […]}
-          const std::string text =
-              nlohmann::json(request.texts(i))
-                  .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-          file << "{\"text\":" << text << "," << predictions->substr(1) << "\n";
-        }
-        return absl::OkStatus();
-      });
+  const auto count = WriteAnswersTo(file, client, what, next, *total.mutable_model_version());
+  absl::Status status = count.status();
   file.close();
-  if (status.ok() && !file) {
-    status = absl::DataLossError(absl::StrCat(what.out, " cannot be written; is the disk full?"));
-  }
   if (status.ok() && std::rename(beside.c_str(), what.out.c_str()) != 0) {
     status = absl::ErrnoToStatus(errno, absl::StrCat("cannot write ", what.out));
   }
@@ -179,7 +251,7 @@ absl::Status WriteAnswers(Client& client, const Session& session, const Classifi
     return status;
   }
   if (session.json()) return PrintJson(total);
-  std::cout << Count(count) << " texts classified by " << total.model_version() << " into "
+  std::cout << Count(*count) << " texts classified by " << total.model_version() << " into "
             << what.out << "\n";
   return absl::OkStatus();
 }
@@ -192,7 +264,9 @@ void AddClassifyCommand(CLI::App& app, Session& session) {
           ->footer(
               "Without texts and --file, the lines of stdin are classified.\n"
               "Examples: tasuki classify --model reviews \"とても良い商品でした。\"\n"
-              "          tasuki classify --model reviews@3 --file reviews.txt --out answers.jsonl");
+              "          tasuki classify --model reviews@3 --file reviews.txt --out answers.jsonl\n"
+              "          tasuki classify --model reviews@3 --file reviews.csv --text-column review "
+              "--out answers.tsv");
   auto what = std::make_shared<Classification>();
   command->add_option("TEXTS", what->texts,
                       "The texts; put -- before them if one begins with a dash");
@@ -200,15 +274,31 @@ void AddClassifyCommand(CLI::App& app, Session& session) {
       ->required()
       ->transform(Typed(ModelOrVersionName));
   command->add_option("--task", what->tasks, "Only this task; repeatable")->allow_extra_args(false);
-  auto* file = command->add_option("--file", what->file,
-                                   "One text a line; of a .jsonl file the key text; - for stdin");
-  command->add_option("--out", what->out, "Write the answers here as JSON Lines");
+  auto* file = command->add_option(
+      "--file", what->file,
+      "One text a line, or a .tsv, .csv or .jsonl file with a column of texts; - for stdin");
+  command
+      ->add_option("--format", what->format,
+                   "tsv, csv, jsonl or lines (default: by the file's name, else lines)")
+      ->check(CLI::IsMember({"tsv", "csv", "jsonl", "lines"}));
+  command->add_option("--text-column", what->text_column, "Column of the text (default: text)");
+  command->add_option("--quoting", what->quoting, "rfc4180 (default) or none")
+      ->check(CLI::IsMember({"rfc4180", "none"}));
+  command->add_option("--out", what->out,
+                      "Write the answers here, complete or not at all; - for stdout, as they come");
+  command
+      ->add_option("--out-format", what->out_format,
+                   "jsonl or tsv (default: tsv if --out ends in .tsv, else jsonl)")
+      ->check(CLI::IsMember({"jsonl", "tsv"}));
   command->callback([what, file, &session] {
     if (!what->texts.empty() && file->count() > 0) {
       throw CLI::ValidationError("give texts or --file, not both");
     }
     if (what->texts.empty() && file->count() == 0 && IsTerminal(STDIN_FILENO)) {
       throw CLI::ValidationError("give texts as arguments, with --file or on stdin");
+    }
+    if (!what->out_format.empty() && what->out.empty()) {
+      throw CLI::ValidationError("--out-format is of --out; give that, too");
     }
     session.action = [what, &session](Client& client) -> absl::Status {
       const auto texts = TextsOf(*what);

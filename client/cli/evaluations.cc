@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <tuple>
+#include <type_traits>
+#include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "client/cli/names.h"
 #include "client/cli/table.h"
@@ -16,6 +19,10 @@ const std::vector<std::string> kWhat = {"TASK", "METHOD", "SPLIT"};
 const std::vector<std::string> kFigures = {"ROWS>",    "LOSS>",      "ACCURACY>", "MACRO F1>",
                                            "MACRO P>", "MACRO R>",   "MICRO F1>", "MICRO P>",
                                            "MICRO R>", "MAJ. ACC.>", "MAJ. F1>"};
+
+const std::vector<std::string> kCalibration = {"ROWS>",     "TEMPERATURE>", "NLL>",
+                                               "NLL CAL.>", "ECE>",         "ECE CAL.>",
+                                               "BRIER>",    "BRIER CAL.>",  "ABSTAIN BELOW>"};
 
 using Cells = std::vector<std::string>;
 
@@ -41,6 +48,34 @@ Cells FiguresOf(const v1::Evaluation& e) {
   return cells;
 }
 
+Cells FiguresOf(const v1::Calibration& c) {
+  const auto known = [&](double figure) { return c.has_after() ? Figure(figure) : "-"; };
+  int64_t rows = 0;
+  for (const auto& bin : c.after().bins()) rows += bin.row_count();
+  return {c.has_after() ? Count(rows) : "-",
+          c.calibrated() ? Figure(c.temperature()) : "none",
+          known(c.before().nll()),
+          known(c.after().nll()),
+          known(c.before().ece()),
+          known(c.after().ece()),
+          known(c.before().brier()),
+          known(c.after().brier()),
+          c.has_abstain_threshold() ? Figure(c.abstain_threshold()) : "-"};
+}
+
+// The rows of `jobs` that `rows` finds, sorted by `key`, each with its job.
+template <typename Rows, typename Key>
+auto SortedRows(const std::vector<v1::TrainingJob>& jobs, Rows rows, Key key) {
+  using Row = std::remove_reference_t<decltype(*rows(jobs.front()).begin())>;
+  std::vector<std::pair<Row*, std::string>> sorted;
+  for (const auto& job : jobs) {
+    for (const auto& row : rows(job)) sorted.emplace_back(&row, ShortName(job.name()));
+  }
+  std::stable_sort(sorted.begin(), sorted.end(),
+                   [&](const auto& a, const auto& b) { return key(*a.first) < key(*b.first); });
+  return sorted;
+}
+
 }  // namespace
 
 std::string EvaluationTable(const google::protobuf::RepeatedPtrField<v1::Evaluation>& evaluations) {
@@ -51,27 +86,32 @@ std::string EvaluationTable(const google::protobuf::RepeatedPtrField<v1::Evaluat
   return table.empty() ? "" : table.ToString();
 }
 
+std::string CalibrationTable(
+    const google::protobuf::RepeatedPtrField<v1::Calibration>& calibrations) {
+  Table table(Join({"TASK"}, kCalibration));
+  for (const auto& calibration : calibrations) {
+    table.Add(Join({calibration.task()}, FiguresOf(calibration)));
+  }
+  return table.empty() ? "" : table.ToString();
+}
+
 std::string ComparisonTable(const std::vector<v1::TrainingJob>& jobs) {
-  struct Row {
-    const v1::Evaluation* evaluation;
-    const v1::TrainingJob* job;
-  };
-  std::vector<Row> rows;
-  for (const auto& job : jobs) {
-    for (const auto& evaluation : job.evaluations()) rows.push_back({&evaluation, &job});
+  Table evaluations(Join(Join(kWhat, {"JOB"}), kFigures));
+  for (const auto& [evaluation, job] : SortedRows(
+           jobs, [](const v1::TrainingJob& job) -> const auto& { return job.evaluations(); },
+           [](const v1::Evaluation& e) {
+             return std::make_tuple(e.task(), e.split(), e.method());
+           })) {
+    evaluations.Add(Join(Join(WhatOf(*evaluation), {job}), FiguresOf(*evaluation)));
   }
-  const auto key = [](const Row& row) {
-    return std::make_tuple(row.evaluation->task(), row.evaluation->split(),
-                           row.evaluation->method());
-  };
-  std::stable_sort(rows.begin(), rows.end(),
-                   [&](const Row& a, const Row& b) { return key(a) < key(b); });
-  Table table(Join(Join(kWhat, {"JOB"}), kFigures));
-  for (const Row& row : rows) {
-    table.Add(Join(Join(WhatOf(*row.evaluation), {ShortName(row.job->name())}),
-                   FiguresOf(*row.evaluation)));
+  Table calibrations(Join({"TASK", "JOB"}, kCalibration));
+  for (const auto& [calibration, job] : SortedRows(
+           jobs, [](const v1::TrainingJob& job) -> const auto& { return job.calibrations(); },
+           [](const v1::Calibration& c) { return c.task(); })) {
+    calibrations.Add(Join({calibration->task(), job}, FiguresOf(*calibration)));
   }
-  return table.ToString();
+  const std::string text = evaluations.ToString();
+  return calibrations.empty() ? text : absl::StrCat(text, "\n", calibrations.ToString());
 }
 
 std::string Words(absl::string_view enum_name) {

@@ -52,7 +52,9 @@ void AddList(CLI::App& job, Session& session) {
     if (session.json()) return PrintJobsJson(*answer);
     Table table({"JOB", "NAME", "STATE", "STEPS>", "MODEL", "CREATED"});
     for (const auto& row : *answer) {
-      const auto& result = row.model_version().empty() ? row.model() : row.model_version();
+      const auto& result = row.has_evaluation()          ? row.evaluation().model_version()
+                           : row.model_version().empty() ? row.model()
+                                                         : row.model_version();
       table.Add(
           {ShortName(row.name()), row.display_name(), v1::TrainingJob::State_Name(row.state()),
            absl::StrCat(Count(row.progress().step()), "/", Count(row.progress().total_steps())),
@@ -128,6 +130,27 @@ void AddCompare(CLI::App& job, Session& session) {
   });
 }
 
+void AddPredictions(CLI::App& job, Session& session) {
+  auto name = std::make_shared<std::string>();
+  auto file = std::make_shared<std::string>();
+  CLI::App* command =
+      job.add_subcommand("predictions", "Writes the answers that an evaluation kept into a file")
+          ->footer(
+              "JSON Lines: task, row of the dataset, right label, predicted label, probabilities, "
+              "truncated.\n"
+              "Example: tasuki job predictions nightly answers.jsonl");
+  command->add_option("JOB", *name, "The job")->required()->transform(Typed(JobName));
+  command->add_option("FILE", *file, "Where to write them")->required();
+  session.Bind(command, [name, file, &session](Client& client) -> absl::Status {
+    const absl::Status status =
+        client.DownloadPredictions(*name, *file, ShowTransfer("downloading"));
+    if (!status.ok()) return status;
+    if (session.json()) return PrintJson(google::protobuf::Empty());
+    std::cout << "the predictions of " << *name << " are in " << *file << "\n";
+    return absl::OkStatus();
+  });
+}
+
 void AddDelete(CLI::App& job, Session& session) {
   auto name = std::make_shared<std::string>();
   session.Bind(AddNamed(job, "delete", "Deletes an ended job; the model that it made stays", *name),
@@ -152,6 +175,7 @@ void AddJobCommands(CLI::App& app, Session& session) {
   AddWatchCommand(*job, session);
   AddLogs(*job, session);
   AddCompare(*job, session);
+  AddPredictions(*job, session);
   AddChange(*job, session, "cancel", "Ends a job before its time", &Client::CancelTrainingJob);
   AddChange(*job, session, "pause", "Lets a job write a checkpoint and wait",
             &Client::PauseTrainingJob);

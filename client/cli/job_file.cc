@@ -7,16 +7,17 @@
 #include <cerrno>
 #include <cstdlib>
 #include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "client/cli/names.h"
 
@@ -26,6 +27,7 @@ namespace {
 // Enough for any job; a file of aliases upon aliases is stopped here.
 constexpr int kMaxDepth = 32;
 constexpr int kMaxNodes = 100'000;
+constexpr int kMaxFaults = 20;  // of values, named at once
 
 // YAML → JSON in which every scalar is a string. Remembers on which line each path begins and
 // collects all faults.
@@ -159,8 +161,8 @@ std::string Wanted(const std::string& type) {
 }
 
 // Says in our words, and with the line, what protobuf's parser says as "(path): invalid value …" or
-// "(path) name: Cannot find field.".
-void AddParserFault(const std::string& message, Converter& converter) {
+// "(path) name: Cannot find field.". Answers the path at fault; empty if it is not known.
+std::string AddParserFault(const std::string& message, Converter& converter) {
   static const std::regex unknown_field(R"((?:\(([^)]*)\) )?:? ?(\w+): Cannot find field\.)");
   static const std::regex bad_value(R"(\(([^)]*)\): invalid value (.*) for type ([\w./]+))");
   std::smatch match;
@@ -174,13 +176,27 @@ void AddParserFault(const std::string& message, Converter& converter) {
       absl::StrAppend(&fault, " of ", type->name(), ", which has ", absl::StrJoin(names, ", "));
     }
     converter.FaultAt(converter.LineOf(path), fault);
-  } else if (std::regex_match(message, match, bad_value)) {
+    return path;
+  }
+  if (std::regex_match(message, match, bad_value)) {
     const std::string type = match.str(3).substr(match.str(3).rfind('/') + 1);
     converter.FaultAt(converter.LineOf(match[1]),
                       absl::StrCat(match.str(1), ": ", match.str(2), " is not ", Wanted(type)));
-  } else {
-    converter.FaultAt(1, message);
+    return match[1];
   }
+  converter.FaultAt(1, message);
+  return "";
+}
+
+// Takes what is at `path` ("fine_tuning.tasks[1].weight") out; an entry of a list becomes empty.
+// False if nothing is there.
+bool TakeOut(nlohmann::json& json, const std::string& path) {
+  const nlohmann::json::json_pointer at(
+      absl::StrCat("/", absl::StrReplaceAll(path, {{".", "/"}, {"[", "/"}, {"]", ""}})));
+  if (path.empty() || !json.contains(at)) return false;
+  nlohmann::json& parent = json[at.parent_pointer()];
+  if (parent.is_object()) return parent.erase(at.back()) > 0;
+  return std::exchange(json[at], nlohmann::json::object()) != nlohmann::json::object();
 }
 
 // Makes short names full. What is no name is left as it is: the server names it with all other
@@ -203,6 +219,12 @@ void CompleteNames(v1::TrainingJob& job) {
       complete(task.mutable_test_dataset(), DatasetName);
     }
   }
+  if (job.has_evaluation()) {
+    complete(job.mutable_evaluation()->mutable_model_version(), ModelOrVersionName);
+    for (v1::Task& task : *job.mutable_evaluation()->mutable_tasks()) {
+      complete(task.mutable_test_dataset(), DatasetName);
+    }
+  }
 }
 
 }  // namespace
@@ -210,14 +232,15 @@ void CompleteNames(v1::TrainingJob& job) {
 absl::StatusOr<v1::TrainingJob> ParseJob(absl::string_view path, const std::string& text,
                                          const Variables& variables) {
   Converter converter(path, variables);
-  std::string json_text;
+  nlohmann::json json;
   try {
     const std::vector<YAML::Node> documents = YAML::LoadAll(text);
     if (documents.size() != 1 || !documents[0].IsMap()) {
       converter.FaultAt(1, "the file must hold one job, a map of the fields of TrainingJob");
       return converter.status();
     }
-    json_text = converter.Convert(documents[0], "").dump();
+    json = converter.Convert(documents[0], "");
+    static_cast<void>(json.dump());
   } catch (const YAML::Exception& error) {
     converter.FaultAt(error.mark.line + 1, absl::StrCat("not valid YAML: ", error.msg));
   } catch (const nlohmann::json::exception&) {
@@ -228,11 +251,15 @@ absl::StatusOr<v1::TrainingJob> ParseJob(absl::string_view path, const std::stri
   v1::TrainingJob job;
   google::protobuf::util::JsonParseOptions options;
   options.case_insensitive_enum_parsing = true;
-  const auto parsed = google::protobuf::util::JsonStringToMessage(json_text, &job, options);
-  if (!parsed.ok()) {
-    AddParserFault(std::string(parsed.message()), converter);
-    return converter.status();
+  // The parser names one fault: the rest is parsed again without it.
+  for (int i = 0; i < kMaxFaults; ++i) {
+    job.Clear();
+    const auto parsed = google::protobuf::util::JsonStringToMessage(json.dump(), &job, options);
+    if (parsed.ok() || !TakeOut(json, AddParserFault(std::string(parsed.message()), converter))) {
+      break;
+    }
   }
+  if (absl::Status status = converter.status(); !status.ok()) return status;
   CompleteNames(job);
   return job;
 }
@@ -240,9 +267,11 @@ absl::StatusOr<v1::TrainingJob> ParseJob(absl::string_view path, const std::stri
 absl::StatusOr<v1::TrainingJob> ReadJobFile(const std::string& path,
                                             const std::map<std::string, std::string>& set) {
   std::ifstream file(path, std::ios::binary);
-  const int cause = errno;
-  const std::string text((std::istreambuf_iterator<char>(file)), {});
-  if (!file) return absl::ErrnoToStatus(cause, absl::StrCat("cannot read ", path));
+  std::string text;
+  for (char c; file.get(c);) text += c;  // a failed read, as of a directory, sets bad
+  if (!file.is_open() || file.bad()) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", path));
+  }
   std::set<std::string> used;
   auto job = ParseJob(path, text, [&](const std::string& name) -> std::optional<std::string> {
     used.insert(name);

@@ -7,7 +7,6 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
-#include "client/cli/evaluations.h"
 #include "client/cli/job_file.h"
 #include "client/cli/job_views.h"
 #include "client/cli/names.h"
@@ -73,9 +72,8 @@ absl::StatusOr<v1::TrainingJob> Follow(Client& client, const Session& session,
 
 // The end of a watch for people.
 void PrintEnd(const v1::TrainingJob& job) {
-  const std::string evaluations = EvaluationTable(job.evaluations());
-  if (!evaluations.empty()) std::cout << "\n" << evaluations;
-  if (job.state() == v1::TrainingJob::SUCCEEDED) {
+  PrintFigures(job);
+  if (!job.model_version().empty()) {
     std::cout << "\n" << job.name() << " made " << job.model_version() << "\n";
   }
   std::cout << std::flush;
@@ -113,19 +111,25 @@ absl::Status RunSubmit(Client& client, const Session& session, const Submit& sub
               << "\nWatch it with: tasuki job watch " << ShortName(created->name()) << "\n";
     return absl::OkStatus();
   }
-  if (!session.json()) std::cout << created->name() << "\n" << std::flush;
-  const auto ended =
-      Follow(client, session, created->name(), 1, session.json() ? Show::kNothing : Show::kEvents);
+  return AwaitJob(client, session, *created).status();
+}
+
+}  // namespace
+
+absl::StatusOr<v1::TrainingJob> AwaitJob(Client& client, const Session& session,
+                                         const v1::TrainingJob& job) {
+  if (!session.json()) std::cout << job.name() << "\n" << std::flush;
+  auto ended =
+      Follow(client, session, job.name(), 1, session.json() ? Show::kNothing : Show::kEvents);
   if (!ended.ok()) return ended.status();
   if (!session.json()) {
     PrintEnd(*ended);
   } else if (absl::Status status = PrintJson(*ended); !status.ok()) {
     return status;
   }
-  return OutcomeOf(*ended);
+  if (absl::Status status = OutcomeOf(*ended); !status.ok()) return status;
+  return ended;
 }
-
-}  // namespace
 
 void AddSubmitCommand(CLI::App& job, Session& session) {
   CLI::App* command =

@@ -30,17 +30,34 @@ std::string FieldsOf(const google::protobuf::Message& message) {
   });
 }
 
-Table TasksOf(const v1::FineTuning& work) {
+Table TasksOf(const google::protobuf::RepeatedPtrField<v1::Task>& tasks) {
   Table table({"TASK", "LABELS", "WEIGHT>", "TRAIN", "VALID", "TEST"});
-  for (const v1::Task& task : work.tasks()) {
+  for (const v1::Task& task : tasks) {
     const std::string labels = absl::StrJoin(
         task.labels(), ", ",
         [](std::string* out, const v1::Label& label) { absl::StrAppend(out, label.name()); });
     table.Add({task.name(), Shorten(labels, 40),
-               absl::StrCat(task.has_weight() ? task.weight() : 1), ShortName(task.train_dataset()),
-               ShortName(task.valid_dataset()), ShortName(task.test_dataset())});
+               task.has_weight() ? absl::StrCat(task.weight()) : "-",
+               ShortName(task.train_dataset()), ShortName(task.valid_dataset()),
+               ShortName(task.test_dataset())});
   }
   return table;
+}
+
+std::string WorkOf(const v1::TrainingJob& job) {
+  switch (job.work_case()) {
+    case v1::TrainingJob::kFineTuning:
+      return absl::StrCat("fine-tuning of ", ShortName(job.fine_tuning().base_model_version()));
+    case v1::TrainingJob::kPretraining:
+      return absl::StrCat("pre-training, ", FieldsOf(job.pretraining().size()));
+    case v1::TrainingJob::kEvaluation:
+      return absl::StrCat("evaluation of ", ShortName(job.evaluation().model_version()), ", ",
+                          job.evaluation().max_input_tokens(), " input tokens",
+                          job.evaluation().write_predictions() ? ", keeps its predictions" : "");
+    case v1::TrainingJob::WORK_NOT_SET:
+      break;
+  }
+  return "";
 }
 
 std::string StateOf(const v1::TrainingJob& job) {
@@ -56,26 +73,32 @@ std::string StateOf(const v1::TrainingJob& job) {
 }  // namespace
 
 void PrintJob(const v1::TrainingJob& job) {
-  const bool fine_tuning = job.has_fine_tuning();
-  const v1::Recipe& recipe = fine_tuning ? job.fine_tuning().recipe() : job.pretraining().recipe();
   const bool runs = job.state() == v1::TrainingJob::RUNNING;
   std::cout << Details(
       {{"name", job.name()},
        {"display name", job.display_name()},
        {"state", StateOf(job)},
        {"progress", runs ? ProgressText(job.progress()) : ""},
-       {"work", fine_tuning ? "fine-tuning of " + ShortName(job.fine_tuning().base_model_version())
-                            : "pre-training, " + FieldsOf(job.pretraining().size())},
-       {"recipe", FieldsOf(recipe)},
+       {"work", WorkOf(job)},
+       {"recipe",
+        FieldsOf(job.has_pretraining() ? job.pretraining().recipe() : job.fine_tuning().recipe())},
        {"model", ShortName(job.model_version().empty() ? job.model() : job.model_version())},
        {"best step", job.best_step() > 0 ? Count(job.best_step()) : ""},
        {"created", DateTime(job.create_time())},
        {"started", job.has_start_time() ? DateTime(job.start_time()) : ""},
        {"ended", job.has_end_time() ? DateTime(job.end_time()) : ""},
        {"error", job.error().message()}});
-  if (fine_tuning) std::cout << "\n" << TasksOf(job.fine_tuning()).ToString();
-  const std::string evaluations = EvaluationTable(job.evaluations());
-  if (!evaluations.empty()) std::cout << "\n" << evaluations;
+  const Table tasks =
+      TasksOf(job.has_evaluation() ? job.evaluation().tasks() : job.fine_tuning().tasks());
+  if (!tasks.empty()) std::cout << "\n" << tasks.ToString();
+  PrintFigures(job);
+}
+
+void PrintFigures(const v1::TrainingJob& job) {
+  for (const std::string& table :
+       {EvaluationTable(job.evaluations()), CalibrationTable(job.calibrations())}) {
+    if (!table.empty()) std::cout << "\n" << table;
+  }
 }
 
 absl::Status PrintJobsJson(const std::vector<v1::TrainingJob>& jobs) {

@@ -1,11 +1,15 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/cli/commands.h"
 #include "client/cli/evaluations.h"
+#include "client/cli/job_views.h"
 #include "client/cli/names.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
@@ -35,8 +39,10 @@ void PrintVersion(const v1::ModelVersion& version) {
                         {"made by", OriginOf(version)},
                         {"made from", ShortName(version.base_model_version())},
                         {"created", DateTime(version.create_time())}});
-  const std::string evaluations = EvaluationTable(version.evaluations());
-  if (!evaluations.empty()) std::cout << "\n" << evaluations;
+  for (const std::string& table :
+       {EvaluationTable(version.evaluations()), CalibrationTable(version.calibrations())}) {
+    if (!table.empty()) std::cout << "\n" << table;
+  }
 }
 
 absl::Status Answer(const Session& session, const absl::StatusOr<v1::ModelVersion>& version) {
@@ -161,6 +167,80 @@ void AddVerb(CLI::App& model, Session& session, const std::string& verb, const s
   });
 }
 
+struct EvaluationRequest {
+  std::string model;
+  std::vector<std::string> tasks, datasets;
+  std::string id, predictions;
+  int max_input_tokens = 0;
+  bool wait = false;
+};
+
+absl::Status Evaluate(Client& client, const Session& session, const EvaluationRequest& what) {
+  v1::CreateTrainingJobRequest request;
+  request.set_training_job_id(what.id);
+  v1::EvaluationJob& work = *request.mutable_training_job()->mutable_evaluation();
+  work.set_model_version(what.model);
+  for (size_t i = 0; i < what.tasks.size(); ++i) {
+    v1::Task& task = *work.add_tasks();
+    task.set_name(what.tasks[i]);
+    task.set_test_dataset(what.datasets[i]);
+  }
+  if (what.max_input_tokens > 0) work.set_max_input_tokens(what.max_input_tokens);
+  work.set_write_predictions(!what.predictions.empty());
+  const auto created = client.CreateTrainingJob(std::move(request));
+  if (!created.ok()) return created.status();
+  if (!what.wait && what.predictions.empty()) {
+    if (session.json()) return PrintJson(*created);
+    std::cout << created->name() << " is " << v1::TrainingJob::State_Name(created->state())
+              << "\nWatch it with: tasuki job watch " << ShortName(created->name()) << "\n";
+    return absl::OkStatus();
+  }
+  const auto ended = AwaitJob(client, session, *created);
+  if (!ended.ok() || what.predictions.empty()) return ended.status();
+  const absl::Status status =
+      client.DownloadPredictions(ended->name(), what.predictions, ShowTransfer("downloading"));
+  if (status.ok() && !session.json()) {
+    std::cout << "\nthe predictions are in " << what.predictions << "\n";
+  }
+  return status;
+}
+
+void AddEvaluate(CLI::App& model, Session& session) {
+  CLI::App* command =
+      model.add_subcommand("evaluate", "Evaluates a version on labelled datasets, as a job")
+          ->footer(
+              "Labels and prefix are those of the version's task. A version without the task, or "
+              "other labels:\n"
+              "describe the job in a file with evaluation: and use tasuki job submit.\n"
+              "Example: tasuki model evaluate reviews@3 --task sentiment --dataset "
+              "d-0123456789abcdef --wait");
+  auto what = std::make_shared<EvaluationRequest>();
+  command->add_option("MODEL", what->model, "The version, or a model for its newest")
+      ->required()
+      ->transform(Typed(ModelOrVersionName));
+  command->add_option("--task", what->tasks, "A task; repeatable, each with its --dataset")
+      ->required()
+      ->allow_extra_args(false);
+  command->add_option("--dataset", what->datasets, "The rows for the task before it")
+      ->required()
+      ->allow_extra_args(false)
+      ->transform(Typed(DatasetName));
+  command
+      ->add_option("--max-input-tokens", what->max_input_tokens,
+                   "Tokens of an input (default: the version's)")
+      ->check(CLI::Range(8, 4096));
+  command->add_option("--id", what->id, "Id of the job (default: made by the server)");
+  command->add_option("--predictions", what->predictions,
+                      "Wait, and write every answer here as JSON Lines");
+  command->add_flag("--wait", what->wait, "Watch the job; fail unless it succeeds");
+  command->callback([what, &session] {
+    if (what->tasks.size() != what->datasets.size()) {
+      throw CLI::ValidationError("give one --dataset for each --task");
+    }
+    session.action = [what, &session](Client& client) { return Evaluate(client, session, *what); };
+  });
+}
+
 void AddDelete(CLI::App& model, Session& session) {
   CLI::App* command = model.add_subcommand("delete", "Deletes a version and its files")
                           ->footer("Example: tasuki model delete reviews@3");
@@ -186,6 +266,7 @@ void AddModelCommands(CLI::App& app, Session& session) {
           &Client::LoadModelVersion);
   AddVerb(*model, session, "unload", "Takes a version out of service", VersionName,
           &Client::UnloadModelVersion);
+  AddEvaluate(*model, session);
   AddDelete(*model, session);
 }
 

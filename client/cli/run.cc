@@ -50,9 +50,7 @@ int RunAction(const Session& session) {
   return kFailure;
 }
 
-}  // namespace
-
-int Run(int argc, char** argv, std::stop_token stop) {
+int RunCommandLine(int argc, char** argv, std::stop_token stop) {
   if (const std::string flag = FlagWithoutValue(argc, argv); !flag.empty()) {
     std::cerr << "tasuki: " << flag << " has no value; give one, or leave the flag out.\n";
     return kUsage;
@@ -92,6 +90,15 @@ int Run(int argc, char** argv, std::stop_token stop) {
     return kUsage;
   }
   return RunAction(session);
+}
+
+}  // namespace
+
+int Run(int argc, char** argv, std::stop_token stop) {
+  const int code = RunCommandLine(argc, argv, std::move(stop));
+  if (std::cout.flush() || code != kOk) return code;
+  std::cerr << "tasuki: the output cannot be written\n";
+  return kFailure;
 }
 
 }  // namespace tasuki::cli

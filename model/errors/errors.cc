@@ -3,6 +3,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
+#include "model/errors/utf8.h"
 
 namespace tasuki {
 namespace {
@@ -15,10 +16,10 @@ constexpr size_t kFaultBytes = 400;
 constexpr size_t kAllFaultsBytes = 1200;
 
 std::string Clip(absl::string_view text, size_t max_bytes) {
-  if (text.size() <= max_bytes) return std::string(text);
+  if (text.size() <= max_bytes) return ToUtf8(text);
   size_t end = max_bytes;
   while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
-  return absl::StrCat(text.substr(0, end), "…");
+  return absl::StrCat(ToUtf8(text.substr(0, end)), "…");
 }
 
 }  // namespace
@@ -28,8 +29,8 @@ absl::Status MakeError(absl::StatusCode code, v1::ErrorReason reason, absl::stri
   google::rpc::ErrorInfo info;
   info.set_reason(v1::ErrorReason_Name(reason));
   info.set_domain(kDomain);
-  info.mutable_metadata()->insert(metadata.begin(), metadata.end());
-  absl::Status status(code, message);
+  for (const auto& [key, value] : metadata) (*info.mutable_metadata())[key] = ToUtf8(value);
+  absl::Status status(code, ToUtf8(message));
   status.SetPayload(kErrorInfoUrl, absl::Cord(info.SerializeAsString()));
   return status;
 }

@@ -2,7 +2,7 @@
 //
 // An absl::Status carries the google.rpc details that the RPC layer sends on: ErrorInfo (reason,
 // domain "tasuki", metadata) and BadRequest (one violation per fault) as payloads under their type
-// URLs. Everything below works on values; no state, any thread.
+// URLs; bytes that are not UTF-8 become U+FFFD. All below works on values; no state, any thread.
 #pragma once
 
 #include <map>

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "google/protobuf/util/json_util.h"
 #include "model/errors/errors.h"
 #include "model/files/sha256.h"
@@ -259,8 +260,10 @@ absl::Status ReadJson(const std::string& path, google::protobuf::Message& messag
   if (!json.ok()) return json.status();
   const auto parsed = google::protobuf::util::JsonStringToMessage(*json, &message);
   if (parsed.ok()) return absl::OkStatus();
+  const std::string cause = parsed.message().ToString();
+  // The first line: what follows points into the text.
   return Changed(absl::StrCat(path, " is not the JSON of ", message.GetTypeName(), ": ",
-                              parsed.message().ToString()));
+                              absl::StripSuffix(cause.substr(0, cause.find('\n')), ".")));
 }
 
 absl::Status ReadVersionedJson(const std::string& path, int newest,

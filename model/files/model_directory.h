@@ -18,7 +18,7 @@
 namespace tasuki {
 
 inline constexpr char kManifestName[] = "tasuki.json";
-inline constexpr int kManifestVersion = 1;
+inline constexpr int kManifestVersion = 2;
 
 // True for the names that ModelFile.name documents; nothing else is ever written to a directory.
 bool IsModelFileName(absl::string_view name);

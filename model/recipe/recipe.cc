@@ -13,10 +13,55 @@
 namespace tasuki {
 namespace {
 
+constexpr int kMaxTasks = 16;
+constexpr int kMaxInputTokens = 4096;
+constexpr int kMaxEvaluations = 100;  // two methods for each task, and to spare
 constexpr size_t kMaxNameCharacters = 63;
+constexpr size_t kMaxTextCharacters = 256;  // of a prefix or target text
+constexpr int kMaxValues = 1000;            // of a label
+constexpr size_t kMaxValueBytes = 1 << 10;
+constexpr int kMaxRequiredTexts = 1000;
+// Of the tasks or the required texts of a job, which goes into every answer about it.
+constexpr size_t kMaxWorkBytes = 512 << 10;
 
 size_t Characters(absl::string_view text) {
   return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
+}
+
+// C0, DEL and C1.
+bool HasControls(absl::string_view text) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    if (byte < 0x20 || byte == 0x7F) return true;
+    if (byte == 0xC2 && i + 1 < text.size() && (text[i + 1] & 0xE0) == 0x80) return true;
+  }
+  return false;
+}
+
+// A name for people: `low` to 63 characters, none of them a control character.
+bool CheckName(const FieldChecker& check, absl::string_view field, absl::string_view name,
+               size_t low) {
+  const size_t characters = Characters(name);
+  if (characters < low || characters > kMaxNameCharacters) {
+    check.Add(field, absl::StrCat("has ", characters, " characters; ", low, " to ",
+                                  kMaxNameCharacters, " are allowed"));
+    return false;
+  }
+  if (HasControls(name)) check.Add(field, "has control characters");
+  return true;
+}
+
+void CheckText(const FieldChecker& check, absl::string_view field, absl::string_view text) {
+  if (const size_t characters = Characters(text); characters > kMaxTextCharacters) {
+    check.Add(field, absl::StrCat("has ", characters, " characters; ", kMaxTextCharacters,
+                                  " are allowed"));
+  }
+}
+
+void CheckBytes(const FieldChecker& check, absl::string_view field, size_t bytes, size_t limit) {
+  if (bytes <= limit) return;
+  check.Add(field, absl::StrCat("has ", WithCommas(static_cast<int64_t>(bytes)), " bytes; ",
+                                WithCommas(static_cast<int64_t>(limit)), " are allowed"));
 }
 
 bool IsIdOf(absl::string_view id, size_t max_bytes, absl::string_view inner) {
@@ -88,7 +133,7 @@ void ResolveBatch(v1::Recipe& recipe, bool pretraining, const FieldChecker& chec
   if (!recipe.has_gradient_accumulation_steps()) recipe.set_gradient_accumulation_steps(1);
   check.Integer("gradient_accumulation_steps", recipe.gradient_accumulation_steps(), 1, 1024);
   if (!recipe.has_max_input_tokens()) recipe.set_max_input_tokens(pretraining ? 128 : 512);
-  check.Integer("max_input_tokens", recipe.max_input_tokens(), 8, 4096);
+  check.Integer("max_input_tokens", recipe.max_input_tokens(), 8, kMaxInputTokens);
 }
 
 // When the training is judged, by what, and when it ends before its last step.
@@ -215,13 +260,11 @@ void ResolveLabels(v1::Task& task, const FieldChecker& check) {
   for (int i = 0; i < task.labels_size(); ++i) {
     v1::Label& label = *task.mutable_labels(i);
     const FieldChecker at = check.At("labels", i);
-    const size_t characters = Characters(label.name());
-    if (characters < 1 || characters > kMaxNameCharacters) {
-      at.Add("name", absl::StrCat("has ", characters, " characters; 1 to 63 are allowed"));
-    } else if (!names.insert(label.name()).second) {
+    if (CheckName(at, "name", label.name(), 1) && !names.insert(label.name()).second) {
       at.Add("name", absl::StrCat(Quote(label.name()), " is the name of another label too"));
     }
     if (label.target_text().empty()) label.set_target_text(label.name());
+    CheckText(at, "target_text", label.target_text());
     if (!target_texts.insert(label.target_text()).second) {
       at.Add("target_text",
              absl::StrCat(Quote(label.target_text()), " is the target of another label too"));
@@ -229,7 +272,9 @@ void ResolveLabels(v1::Task& task, const FieldChecker& check) {
     if (!label.has_weight()) label.set_weight(1);
     at.Positive("weight", label.weight(), 1000);
     if (label.values().empty()) label.add_values(label.name());
-    for (int j = 0; j < label.values_size(); ++j) {
+    at.Count("values", label.values_size(), 0, kMaxValues);
+    for (int j = 0; j < std::min(label.values_size(), kMaxValues); ++j) {
+      CheckBytes(at, absl::StrCat("values[", j, "]"), label.values(j).size(), kMaxValueBytes);
       if (label.values(j).empty()) {
         at.Add(absl::StrCat("values[", j, "]"), "is empty");
       } else if (!values.insert(label.values(j)).second) {
@@ -241,38 +286,67 @@ void ResolveLabels(v1::Task& task, const FieldChecker& check) {
   }
 }
 
+// A task's name, which is to be another than those in `names`.
+void CheckTaskName(const v1::Task& task, std::set<std::string>& names, const FieldChecker& at) {
+  if (!IsTaskName(task.name())) {
+    at.Add("name", absl::StrCat(Quote(task.name()),
+                                " is not of the form [a-z]([a-z0-9_-]{0,30}[a-z0-9])?"));
+  } else if (!names.insert(task.name()).second) {
+    at.Add("name", absl::StrCat(Quote(task.name()), " is the name of another task too"));
+  }
+}
+
+void CheckAbstainPrecision(const v1::Task& task, const FieldChecker& at) {
+  if (!task.has_abstain_precision()) return;
+  if (!(task.abstain_precision() > 0 && task.abstain_precision() < 1)) {
+    at.Add("abstain_precision",
+           absl::StrCat(task.abstain_precision(), " is not above 0 and below 1"));
+  }
+  if (task.valid_dataset().empty()) {
+    at.Add("abstain_precision", "needs a valid_dataset, on which the threshold is chosen");
+  }
+}
+
+// `trained`: the tasks of a model, whose datasets need not be known any more.
+void ResolveTasks(google::protobuf::RepeatedPtrField<v1::Task>& tasks, bool trained,
+                  const FieldChecker& check) {
+  check.Count("tasks", tasks.size(), trained ? 0 : 1, kMaxTasks);
+  std::set<std::string> names;
+  size_t bytes = 0;
+  for (int i = 0; i < tasks.size(); ++i) {
+    v1::Task& task = tasks[i];
+    const FieldChecker at = check.At("tasks", i);
+    CheckTaskName(task, names, at);
+    ResolveLabels(task, at);
+    if (!task.has_prefix()) {
+      task.set_prefix(tasks.size() == 1 ? "" : absl::StrCat(task.name(), ": "));
+    }
+    CheckText(at, "prefix", task.prefix());
+    if (!trained || !task.train_dataset().empty()) {
+      CheckDataset(at, "train_dataset", task.train_dataset());
+    }
+    if (!task.valid_dataset().empty()) CheckDataset(at, "valid_dataset", task.valid_dataset());
+    if (!task.test_dataset().empty()) CheckDataset(at, "test_dataset", task.test_dataset());
+    if (!task.has_weight()) task.set_weight(1);
+    at.Positive("weight", task.weight(), 1000);
+    CheckAbstainPrecision(task, at);
+    if (task.class_weights() == v1::Task::CLASS_WEIGHTS_UNSPECIFIED) {
+      task.set_class_weights(v1::Task::NONE);
+    }
+    at.Known("class_weights", task.class_weights(),
+             v1::Task::ClassWeights_IsValid(task.class_weights()));
+    bytes += task.ByteSizeLong();
+  }
+  CheckBytes(check, "tasks", bytes, kMaxWorkBytes);
+}
+
 void ResolveFineTuning(v1::FineTuning& work, const FieldChecker& check) {
   if (!IsModelOrVersion(work.base_model_version())) {
     check.Add("base_model_version",
               absl::StrCat(Quote(work.base_model_version()),
                            " is not of the form models/{id} or models/{id}/versions/{number}"));
   }
-  check.Count("tasks", work.tasks_size(), 1, 16);
-  std::set<std::string> names;
-  for (int i = 0; i < work.tasks_size(); ++i) {
-    v1::Task& task = *work.mutable_tasks(i);
-    const FieldChecker at = check.At("tasks", i);
-    if (!IsTaskName(task.name())) {
-      at.Add("name", absl::StrCat(Quote(task.name()),
-                                  " is not of the form [a-z]([a-z0-9_-]{0,30}[a-z0-9])?"));
-    } else if (!names.insert(task.name()).second) {
-      at.Add("name", absl::StrCat(Quote(task.name()), " is the name of another task too"));
-    }
-    ResolveLabels(task, at);
-    if (!task.has_prefix()) {
-      task.set_prefix(work.tasks_size() == 1 ? "" : absl::StrCat(task.name(), ": "));
-    }
-    CheckDataset(at, "train_dataset", task.train_dataset());
-    if (!task.valid_dataset().empty()) CheckDataset(at, "valid_dataset", task.valid_dataset());
-    if (!task.test_dataset().empty()) CheckDataset(at, "test_dataset", task.test_dataset());
-    if (!task.has_weight()) task.set_weight(1);
-    at.Positive("weight", task.weight(), 1000);
-    if (task.class_weights() == v1::Task::CLASS_WEIGHTS_UNSPECIFIED) {
-      task.set_class_weights(v1::Task::NONE);
-    }
-    at.Known("class_weights", task.class_weights(),
-             v1::Task::ClassWeights_IsValid(task.class_weights()));
-  }
+  ResolveTasks(*work.mutable_tasks(), false, check);
   ResolveRecipe(*work.mutable_recipe(), false, check.At("recipe"));
   if (work.recipe().has_early_stopping() &&
       std::all_of(work.tasks().begin(), work.tasks().end(),
@@ -342,12 +416,45 @@ void ResolvePretraining(v1::Pretraining& work, const FieldChecker& check) {
   }
   ResolveSize(*work.mutable_size(), check.At("size"));
   if (!work.has_vocabulary_size()) work.set_vocabulary_size(8000);
+  check.Count("required_texts", work.required_texts_size(), 0, kMaxRequiredTexts);
+  size_t bytes = 0;
+  for (const std::string& text : work.required_texts()) bytes += text.size();
+  CheckBytes(check, "required_texts", bytes, kMaxWorkBytes);
   check.Integer("vocabulary_size", work.vocabulary_size(), 200, 64000);
   if (!work.has_noise_density()) work.set_noise_density(0.15);
   check.Real("noise_density", work.noise_density(), 0.05, 0.5);
   if (!work.has_mean_span_tokens()) work.set_mean_span_tokens(3);
   check.Real("mean_span_tokens", work.mean_span_tokens(), 1.0, 10.0);
   ResolveRecipe(*work.mutable_recipe(), true, check.At("recipe"));
+}
+
+void ResolveEvaluation(v1::EvaluationJob& work, const FieldChecker& check) {
+  if (!IsModelOrVersion(work.model_version())) {
+    check.Add("model_version",
+              absl::StrCat(Quote(work.model_version()),
+                           " is not of the form models/{id} or models/{id}/versions/{number}"));
+  }
+  check.Count("tasks", work.tasks_size(), 1, 16);
+  std::set<std::string> names;
+  for (int i = 0; i < work.tasks_size(); ++i) {
+    v1::Task& task = *work.mutable_tasks(i);
+    const FieldChecker at = check.At("tasks", i);
+    CheckTaskName(task, names, at);
+    if (!task.labels().empty()) ResolveLabels(task, at);
+    CheckText(at, "prefix", task.prefix());
+    CheckDataset(at, "test_dataset", task.test_dataset());
+    for (const auto& [field, given] :
+         {std::pair("train_dataset", !task.train_dataset().empty()),
+          std::pair("valid_dataset", !task.valid_dataset().empty()),
+          std::pair("weight", task.has_weight()),
+          std::pair("class_weights", task.class_weights() != v1::Task::CLASS_WEIGHTS_UNSPECIFIED),
+          std::pair("abstain_precision", task.has_abstain_precision())}) {
+      if (given) at.Add(field, "does not belong to an evaluation, which trains nothing");
+    }
+  }
+  if (work.has_max_input_tokens()) {
+    check.Integer("max_input_tokens", work.max_input_tokens(), 8, kMaxInputTokens);
+  }
 }
 
 }  // namespace
@@ -367,10 +474,10 @@ int LabelOfValue(const v1::Task& task, absl::string_view value) {
 
 void ResolveJob(v1::TrainingJob& job, Faults& faults) {
   const FieldChecker check("", faults);
-  if (const size_t characters = Characters(job.display_name()); characters > kMaxNameCharacters) {
-    check.Add("display_name", absl::StrCat("has ", characters, " characters; 63 are allowed"));
-  }
-  if (!IsName(job.model(), "models/")) {
+  CheckName(check, "display_name", job.display_name(), 0);
+  if (job.has_evaluation()) {
+    if (!job.model().empty()) check.Add("model", "is given, but an evaluation publishes nothing");
+  } else if (!IsName(job.model(), "models/")) {
     check.Add("model", absl::StrCat(Quote(job.model()), " is not of the form models/{id}"));
   }
   switch (job.work_case()) {
@@ -378,9 +485,26 @@ void ResolveJob(v1::TrainingJob& job, Faults& faults) {
       return ResolveFineTuning(*job.mutable_fine_tuning(), check.At("fine_tuning"));
     case v1::TrainingJob::kPretraining:
       return ResolvePretraining(*job.mutable_pretraining(), check.At("pretraining"));
+    case v1::TrainingJob::kEvaluation:
+      return ResolveEvaluation(*job.mutable_evaluation(), check.At("evaluation"));
     case v1::TrainingJob::WORK_NOT_SET:
-      check.Add("fine_tuning", "is missing: a job has fine_tuning or pretraining");
+      check.Add("fine_tuning", "is missing: a job has fine_tuning, pretraining or evaluation");
   }
+}
+
+void ResolveManifest(internal::ModelManifest& manifest, Faults& faults) {
+  const FieldChecker check("", faults);
+  ResolveTasks(*manifest.mutable_tasks(), true, check);
+  check.Integer("max_input_tokens", manifest.max_input_tokens(), manifest.tasks().empty() ? 0 : 8,
+                kMaxInputTokens);
+  check.Count("evaluations", manifest.evaluations_size(), 0, kMaxEvaluations);
+  for (int i = 0; i < manifest.evaluations_size(); ++i) {
+    const std::string& task = manifest.evaluations(i).task();
+    if (!task.empty() && !IsTaskName(task)) {
+      check.At("evaluations", i).Add("task", absl::StrCat(Quote(task), " is no name of a task"));
+    }
+  }
+  check.AtLeastZero("parameter_count", manifest.parameter_count());
 }
 
 }  // namespace tasuki

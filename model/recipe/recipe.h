@@ -5,6 +5,7 @@
 
 #include "absl/strings/string_view.h"
 #include "model/errors/errors.h"
+#include "tasuki/internal/files.pb.h"
 #include "tasuki/v1/training.pb.h"
 
 namespace tasuki {
@@ -16,8 +17,13 @@ namespace tasuki {
 //
 // One default cannot be known here: the warm-up of a pre-training job that gives epochs. Its
 // `warmup_steps` stays unset, and the trainer takes DefaultPretrainingWarmup once it knows the
-// steps.
+// steps. Others are those that an evaluation takes from its version: labels, prefixes and
+// max_input_tokens, which CheckJob (server/jobs/job_check.h) fills in.
 void ResolveJob(v1::TrainingJob& job, Faults& faults);
+
+// The same for the `tasuki.json` of a model, perhaps a stranger's: the rules for its tasks, whose
+// datasets may be missing, and for its numbers.
+void ResolveManifest(internal::ModelManifest& manifest, Faults& faults);
 
 // A tenth of the steps, at most 1,000.
 int64_t DefaultPretrainingWarmup(int64_t steps);

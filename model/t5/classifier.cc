@@ -12,10 +12,12 @@
 #include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
 #include "model/files/model_directory.h"
+#include "model/recipe/recipe.h"
 #include "model/t5/config.h"
 #include "model/t5/model_json.h"
 #include "model/t5/scorer.h"
 #include "model/t5/weights.h"
+#include "model/text/calibration.h"
 #include "model/text/label_trie.h"
 #include "model/text/tokenizer.h"
 
@@ -72,22 +74,37 @@ absl::Status CheckTokenizer(const Tokenizer& tokenizer, const T5Config& config) 
   return absl::OkStatus();
 }
 
+// What serving divides by, and compares with, may come from a stranger.
+absl::Status CheckCalibrations(const internal::ModelManifest& manifest) {
+  for (const v1::Calibration& calibration : manifest.calibrations()) {
+    const double temperature = calibration.temperature();
+    const double threshold = calibration.abstain_threshold();
+    if (!(temperature >= kMinTemperature && temperature <= kMaxTemperature) ||
+        !(threshold >= 0 && threshold <= 1)) {
+      return MakeError(
+          absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
+          absl::StrCat(kManifestName, ": the calibration of task ", calibration.task(),
+                       " has temperature ", temperature, " and abstain_threshold ", threshold, "; ",
+                       kMinTemperature, " to ", kMaxTemperature, " and 0 to 1 are possible"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReadTasks(const std::string& directory, Contents& contents) {
   absl::StatusOr<internal::ModelManifest> manifest = ReadManifest(directory);
   if (absl::IsNotFound(manifest.status())) return absl::OkStatus();
   if (!manifest.ok()) return manifest.status();
   contents.manifest = *std::move(manifest);
+  Faults faults;
+  ResolveManifest(contents.manifest, faults);
+  if (!faults.empty()) return ModelInvalid(kManifestName, faults.ToStatus().message());
   for (const v1::Task& task : contents.manifest.tasks()) {
     absl::StatusOr<LabelTrie> labels = LabelTrie::Build(task, *contents.tokenizer);
     if (!labels.ok()) return Annotate(labels.status(), absl::StrCat(kManifestName, ": "));
     contents.labels.push_back(*std::move(labels));
   }
-  if (!contents.labels.empty() && contents.manifest.max_input_tokens() < 2) {
-    return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
-                     absl::StrCat(kManifestName, ": max_input_tokens is ",
-                                  contents.manifest.max_input_tokens(), ", less than 2"));
-  }
-  return absl::OkStatus();
+  return CheckCalibrations(contents.manifest);
 }
 
 absl::StatusOr<Contents> ReadDirectory(const std::string& directory) {

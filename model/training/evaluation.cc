@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <string>
+#include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "model/text/figures.h"
 #include "model/training/loss.h"
 
@@ -22,8 +25,8 @@ std::vector<int32_t> RowTokens(const LabelledRows& rows, int64_t row) {
 
 }  // namespace
 
-absl::StatusOr<v1::Evaluation> EvaluateLabels(const T5Scorer& scorer, const LabelledRows& rows,
-                                              const LabelTrie& labels, const StopSignal& stop) {
+absl::StatusOr<LabelScores> ScoreLabels(const T5Scorer& scorer, const LabelledRows& rows,
+                                        const LabelTrie& labels, const StopSignal& stop) {
   const int64_t count = rows.inputs.size();
   std::vector<int64_t> order(count);
   std::iota(order.begin(), order.end(), int64_t{0});
@@ -31,8 +34,7 @@ absl::StatusOr<v1::Evaluation> EvaluateLabels(const T5Scorer& scorer, const Labe
     return rows.inputs[a].size() > rows.inputs[b].size();
   });
 
-  std::vector<int> predicted(count);
-  std::vector<double> losses(count);
+  LabelScores all(count);
   for (int64_t begin = 0, end; begin < count; begin = end) {
     if (stop.requested()) return absl::CancelledError("stopped");
     std::vector<std::vector<int32_t>> texts;
@@ -44,22 +46,34 @@ absl::StatusOr<v1::Evaluation> EvaluateLabels(const T5Scorer& scorer, const Labe
     }
     std::vector<T5Scorer::Input> inputs;
     for (const std::vector<int32_t>& text : texts) inputs.push_back({&text, &labels});
-    const std::vector<std::vector<float>> scores = scorer.Score(inputs);
-    for (int64_t i = begin; i < end; ++i) {
-      const std::vector<float>& row_scores = scores[i - begin];
-      const int64_t row = order[i];
-      predicted[row] = static_cast<int>(std::max_element(row_scores.begin(), row_scores.end()) -
-                                        row_scores.begin());
-      losses[row] = -row_scores[rows.labels[row]];
-    }
+    std::vector<std::vector<float>> scores = scorer.Score(inputs);
+    for (int64_t i = begin; i < end; ++i) all[order[i]] = std::move(scores[i - begin]);
   }
+  return all;
+}
 
+v1::Evaluation EvaluateScores(const LabelledRows& rows, const LabelScores& scores) {
+  std::vector<int> predicted;
+  double loss = 0;
+  for (size_t row = 0; row < scores.size(); ++row) {
+    const std::vector<float>& of_row = scores[row];
+    predicted.push_back(
+        static_cast<int>(std::max_element(of_row.begin(), of_row.end()) - of_row.begin()));
+    loss -= of_row[rows.labels[row]];
+  }
   v1::Evaluation evaluation;
   evaluation.set_method(v1::Evaluation::LABEL);
-  evaluation.set_loss(std::accumulate(losses.begin(), losses.end(), 0.0) / count);
+  evaluation.set_loss(loss / static_cast<double>(scores.size()));
   evaluation.set_truncated_row_count(rows.truncated_count);
-  FillFigures(rows.labels, predicted, labels.label_count(), evaluation);
+  FillFigures(rows.labels, predicted, static_cast<int>(scores.front().size()), evaluation);
   return evaluation;
+}
+
+absl::StatusOr<v1::Evaluation> EvaluateLabels(const T5Scorer& scorer, const LabelledRows& rows,
+                                              const LabelTrie& labels, const StopSignal& stop) {
+  const absl::StatusOr<LabelScores> scores = ScoreLabels(scorer, rows, labels, stop);
+  if (!scores.ok()) return scores.status();
+  return EvaluateScores(rows, *scores);
 }
 
 absl::StatusOr<v1::Evaluation> EvaluateTeacherForced(const T5& model, const LabelledRows& rows,
@@ -110,6 +124,40 @@ absl::StatusOr<v1::Evaluation> EvaluateTeacherForced(const T5& model, const Labe
   evaluation.set_truncated_row_count(rows.truncated_count);
   FillFigures(gold, predicted, evaluation);
   return evaluation;
+}
+
+v1::Calibration Calibrate(const v1::Task& task, const LabelledRows& valid,
+                          const LabelScores& scores, TrainingObserver& observer) {
+  v1::Calibration calibration;
+  calibration.set_task(task.name());
+  calibration.set_calibrated(true);
+  const double temperature = FitTemperature(scores, valid.labels);
+  calibration.set_temperature(temperature);
+  calibration.set_valid_row_count(valid.inputs.size());
+  calibration.set_valid_nll_before(MeanNll(scores, valid.labels, 1));
+  calibration.set_valid_nll_after(MeanNll(scores, valid.labels, temperature));
+  if (!task.has_abstain_precision()) return calibration;
+  const std::optional<AbstainThreshold> chosen =
+      ChooseThreshold(scores, valid.labels, temperature, task.abstain_precision());
+  if (!chosen.has_value()) {
+    observer.OnMessage(
+        v1::TrainingJobEvent::Message::WARNING,
+        absl::StrCat("Task ", task.name(), ": no threshold has the abstain_precision of ",
+                     task.abstain_precision(), " on ", task.valid_dataset(),
+                     "; the version answers every text."));
+    return calibration;
+  }
+  calibration.set_abstain_threshold(chosen->threshold);
+  calibration.set_abstain_valid_precision(chosen->precision);
+  calibration.set_abstain_valid_coverage(chosen->coverage);
+  return calibration;
+}
+
+void MeasureCalibration(const std::string& dataset, const LabelledRows& rows,
+                        const LabelScores& scores, v1::Calibration& calibration) {
+  calibration.set_dataset(dataset);
+  *calibration.mutable_before() = CalibrationFigures(scores, rows.labels, 1);
+  *calibration.mutable_after() = CalibrationFigures(scores, rows.labels, calibration.temperature());
 }
 
 }  // namespace tasuki

@@ -1,36 +1,44 @@
-// The two evaluations of a task, eight figures each (docs/design.md, "Evaluations"). Includes
-// torch.
+// The two evaluations of a task, eight figures each (docs/design.md, "Decisions"), and the scores
+// behind the first, which calibration looks at too. Includes torch.
 //
 // Both fill method, row_count, truncated_row_count, loss, the figures and the majority's; task,
-// split and step are the caller's. Dropout is off. They end
-// with CANCELLED as soon as `stop` is requested.
+// split and step are the caller's. Dropout is off. They end with CANCELLED as soon as `stop` is
+// requested.
 #pragma once
 
-#include <cstdint>
 #include <optional>
-#include <vector>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "model/t5/scorer.h"
 #include "model/t5/t5.h"
+#include "model/text/calibration.h"
 #include "model/text/label_trie.h"
 #include "model/text/tokenizer.h"
-#include "model/training/batches.h"
+#include "model/training/labelled_rows.h"
 #include "model/training/training.h"
 
 namespace tasuki {
 
-// Tokenised rows of one dataset for one task.
-struct LabelledRows {
-  TokenRows inputs;         // prefix, text, </s>
-  std::vector<int> labels;  // index into the task's labels
-  int64_t truncated_count = 0;
-};
+// Log p of each label of each row, in the order of the rows.
+absl::StatusOr<LabelScores> ScoreLabels(const T5Scorer& scorer, const LabelledRows& rows,
+                                        const LabelTrie& labels, const StopSignal& stop);
 
 // Every label is scored; the answer is the likeliest. Classes: the declared labels. Loss: mean of
 // -log p(right label), not calibrated.
 absl::StatusOr<v1::Evaluation> EvaluateLabels(const T5Scorer& scorer, const LabelledRows& rows,
                                               const LabelTrie& labels, const StopSignal& stop);
+// The same of scores that are there already.
+v1::Evaluation EvaluateScores(const LabelledRows& rows, const LabelScores& scores);
+
+// The calibration of a task fitted on its valid set, with the threshold that it asks for; one that
+// cannot be had is told.
+v1::Calibration Calibrate(const v1::Task& task, const LabelledRows& valid,
+                          const LabelScores& scores, TrainingObserver& observer);
+
+// Adds the figures before and after on the rows of `dataset`.
+void MeasureCalibration(const std::string& dataset, const LabelledRows& rows,
+                        const LabelScores& scores, v1::Calibration& calibration);
 
 // Each target token is guessed given the right ones before it, and the guesses are compared with
 // the target as strings. Classes: the strings that occur. Loss: mean over batches of eight rows, in

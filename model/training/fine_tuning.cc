@@ -9,10 +9,8 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "model/errors/errors.h"
-#include "model/recipe/recipe.h"
 #include "model/t5/scorer.h"
-#include "model/text/examples.h"
+#include "model/text/calibration.h"
 #include "model/text/label_trie.h"
 #include "model/text/tokenizer.h"
 #include "model/training/batches.h"
@@ -126,24 +124,40 @@ class FineTuningWork : public Work {
     return evaluations;
   }
 
-  absl::StatusOr<std::vector<v1::Evaluation>> EvaluateFinally(
-      const T5& model, const StopSignal& stop) const override {
-    std::vector<v1::Evaluation> evaluations;
+  absl::StatusOr<FinalJudgement> EvaluateFinally(const T5& model, const StopSignal& stop,
+                                                 TrainingObserver& observer) const override {
+    FinalJudgement judgement;
     const T5Scorer scorer = ScorerOf(model);
     for (const TaskData& data : tasks_) {
+      v1::Calibration calibration = CalibrationOf({}, data.task.name());
+      LabelScores scores;  // of the rows that are judged: the test set, or else the valid set
+      if (data.valid.inputs.size() > 0) {
+        absl::StatusOr<LabelScores> valid = ScoreLabels(scorer, data.valid, data.labels, stop);
+        if (!valid.ok()) return valid.status();
+        calibration = Calibrate(data.task, data.valid, *valid, observer);
+        scores = *std::move(valid);
+      }
       const bool test = data.test.inputs.size() > 0;
+      if (test) {
+        absl::StatusOr<LabelScores> of_test = ScoreLabels(scorer, data.test, data.labels, stop);
+        if (!of_test.ok()) return of_test.status();
+        scores = *std::move(of_test);
+        MeasureCalibration(data.task.test_dataset(), data.test, scores, calibration);
+      }
+      judgement.calibrations.push_back(std::move(calibration));
+      if (scores.empty()) continue;
+
       const LabelledRows& rows = test ? data.test : data.valid;
-      if (rows.inputs.size() == 0) continue;
       for (absl::StatusOr<v1::Evaluation> evaluation :
-           {EvaluateLabels(scorer, rows, data.labels, stop),
+           {absl::StatusOr<v1::Evaluation>(EvaluateScores(rows, scores)),
             TeacherForced(model, rows, data.labels, stop)}) {
         if (!evaluation.ok()) return evaluation.status();
         evaluation->set_task(data.task.name());
         evaluation->set_split(test ? v1::Evaluation::TEST : v1::Evaluation::VALID);
-        evaluations.push_back(*std::move(evaluation));
+        judgement.evaluations.push_back(*std::move(evaluation));
       }
     }
-    return evaluations;
+    return judgement;
   }
 
   int64_t evaluation_tokens() const override {
@@ -153,10 +167,10 @@ class FineTuningWork : public Work {
   }
 
   int64_t final_evaluation_tokens() const override {
-    int64_t tokens = 0;  // by both methods
+    int64_t tokens = 0;  // both splits are scored, one of them is judged by teacher forcing as well
     for (const TaskData& data : tasks_) {
-      const LabelledRows& rows = data.test.inputs.size() > 0 ? data.test : data.valid;
-      tokens += 2 * rows.inputs.tokens();
+      const int64_t valid = data.valid.inputs.tokens(), test = data.test.inputs.tokens();
+      tokens += valid + test + (test > 0 ? test : valid);
     }
     return tokens;
   }
@@ -219,82 +233,6 @@ class FineTuningWork : public Work {
   DataOrder order_;
 };
 
-// Reads one split of a task.
-class SplitReader {
- public:
-  SplitReader(const Tokenizer& tokenizer, const v1::Recipe& recipe, const TrainingPlaces& places,
-              const StopSignal& stop, TrainingObserver& observer)
-      : tokenizer_(tokenizer),
-        max_tokens_(static_cast<size_t>(recipe.max_input_tokens())),
-        places_(places),
-        stop_(stop),
-        observer_(observer) {}
-
-  absl::StatusOr<LabelledRows> Read(const v1::Task& task, const std::string& dataset) const {
-    LabelledRows rows;
-    const auto place = places_.datasets.find(dataset);
-    if (place == places_.datasets.end()) {
-      return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
-                       absl::StrCat(dataset, " of task ", task.name(), " is not there any more"));
-    }
-    absl::Status status = ReadExamples(place->second, [&](int64_t row, v1::Example example) {
-      return Add(task, dataset, row, example, rows);
-    });
-    if (!status.ok()) return status;
-    if (rows.inputs.size() == 0) {
-      return MakeError(absl::StatusCode::kInvalidArgument, v1::DATASET_EMPTY,
-                       absl::StrCat(dataset, " of task ", task.name(), " has no row"));
-    }
-    if (rows.truncated_count > 0) {
-      observer_.OnMessage(
-          v1::TrainingJobEvent::Message::WARNING,
-          absl::StrCat("Task ", task.name(), ", ", dataset, ": ", rows.truncated_count, " of ",
-                       rows.inputs.size(), " texts are longer than max_input_tokens (", max_tokens_,
-                       ") and were cut."));
-    }
-    return rows;
-  }
-
- private:
-  absl::Status Add(const v1::Task& task, const std::string& dataset, int64_t row,
-                   const v1::Example& example, LabelledRows& rows) const {
-    if (stop_.requested()) return absl::CancelledError("stopped");
-    const int label = LabelOfValue(task, example.label());
-    if (label < 0) return UnknownLabel(task, dataset, row, example.label());
-    absl::StatusOr<std::vector<int32_t>> tokens =
-        tokenizer_.Encode(absl::StrCat(task.prefix(), example.text()));
-    if (!tokens.ok())
-      return Annotate(tokens.status(), absl::StrCat(dataset, ", row ", row + 1, ": "));
-    if (tokens->size() >= max_tokens_) {  // </s> needs a place
-      ++rows.truncated_count;
-      tokens->resize(max_tokens_ - 1);
-    }
-    tokens->push_back(tokenizer_.eos_id());
-    rows.inputs.Add(*tokens);
-    rows.labels.push_back(label);
-    return absl::OkStatus();
-  }
-
-  static absl::Status UnknownLabel(const v1::Task& task, const std::string& dataset, int64_t row,
-                                   const std::string& value) {
-    std::vector<std::string> values;
-    for (const v1::Label& label : task.labels()) {
-      values.insert(values.end(), label.values().begin(), label.values().end());
-    }
-    return MakeError(
-        absl::StatusCode::kInvalidArgument, v1::LABEL_UNKNOWN,
-        absl::StrCat(dataset, ", row ", row + 1, ": label \"", value, "\" is not one of ",
-                     absl::StrJoin(values, ", "), "; add it to the labels of task ", task.name()),
-        {{"dataset", dataset}, {"row", absl::StrCat(row + 1)}, {"label", value}});
-  }
-
-  const Tokenizer& tokenizer_;
-  const size_t max_tokens_;
-  const TrainingPlaces& places_;
-  const StopSignal& stop_;
-  TrainingObserver& observer_;
-};
-
 // What the rows of a task show that may not be meant.
 void WarnOfRows(const TaskData& data, TrainingObserver& observer) {
   const auto warn = [&](const std::string& text) {
@@ -336,7 +274,8 @@ absl::StatusOr<std::unique_ptr<Work>> PrepareFineTuning(const v1::FineTuning& jo
       Tokenizer::Load(places.base_directory + "/spiece.model");
   if (!tokenizer.ok()) return tokenizer.status();
 
-  const SplitReader reader(**tokenizer, job.recipe(), places, stop, observer);
+  const LabelledRowsReader reader(**tokenizer, job.recipe().max_input_tokens(), places, stop,
+                                  observer);
   std::vector<TaskData> tasks;
   for (const v1::Task& task : job.tasks()) {
     absl::StatusOr<LabelTrie> labels = LabelTrie::Build(task, **tokenizer);

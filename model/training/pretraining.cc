@@ -90,9 +90,11 @@ class PretrainingWork : public Work {
     return evaluations;
   }
 
-  absl::StatusOr<std::vector<v1::Evaluation>> EvaluateFinally(
-      const T5& model, const StopSignal& stop) const override {
-    return Evaluate(model, stop);
+  absl::StatusOr<FinalJudgement> EvaluateFinally(const T5& model, const StopSignal& stop,
+                                                 TrainingObserver&) const override {
+    absl::StatusOr<std::vector<v1::Evaluation>> evaluations = Evaluate(model, stop);
+    if (!evaluations.ok()) return evaluations.status();
+    return FinalJudgement{*std::move(evaluations), {}};
   }
 
   int64_t evaluation_tokens() const override { return segments_.held_out.tokens(); }

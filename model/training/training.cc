@@ -27,6 +27,7 @@
 #include "model/training/progress.h"
 #include "model/training/random.h"
 #include "model/training/result.h"
+#include "model/training/version_evaluation.h"
 #include "model/training/work.h"
 
 namespace tasuki {
@@ -245,7 +246,8 @@ absl::StatusOr<std::optional<TrainingOutcome>> FinishedBefore(
       .finished = true,
       .step = checkpoint->step(),
       .best_step = state.best_step() > 0 ? state.best_step() : checkpoint->step(),
-      .evaluations = {manifest->evaluations().begin(), manifest->evaluations().end()}};
+      .evaluations = {manifest->evaluations().begin(), manifest->evaluations().end()},
+      .calibrations = {manifest->calibrations().begin(), manifest->calibrations().end()}};
 }
 
 absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
@@ -255,6 +257,10 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
   const auto warn = [&](const std::string& text) { observer.OnMessage(Severity::WARNING, text); };
   ProgressReporter progress(observer);
   progress.Enter(v1::Progress::PREPARING);
+  if (job.has_evaluation()) {
+    SetNumerics(options.threads);
+    return EvaluateVersion(job.evaluation(), places, options, stop, observer, progress);
+  }
 
   // Where it stands.
   if (absl::Status made = MakeDirectories(places.checkpoints_directory); !made.ok()) return made;
@@ -390,23 +396,27 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
   }
   const T5& published = earlier ? *earlier : model;
   progress.Enter(v1::Progress::EVALUATING);
-  auto evaluations = work.EvaluateFinally(published, stop);
-  if (absl::IsCancelled(evaluations.status())) return stopped();
-  if (!evaluations.ok()) return evaluations.status();
-  absl::Status status = Announce(*evaluations, outcome.best_step, observer);
+  auto judgement = work.EvaluateFinally(published, stop, observer);
+  if (absl::IsCancelled(judgement.status())) return stopped();
+  if (!judgement.ok()) return judgement.status();
+  absl::Status status = Announce(judgement->evaluations, outcome.best_step, observer);
   if (!status.ok()) return status;
 
   progress.Enter(v1::Progress::PUBLISHING);
   internal::ModelManifest manifest = work.Manifest();
   manifest.set_training_job(places.training_job);
-  manifest.mutable_evaluations()->Assign(evaluations->begin(), evaluations->end());
+  manifest.mutable_evaluations()->Assign(judgement->evaluations.begin(),
+                                         judgement->evaluations.end());
+  manifest.mutable_calibrations()->Assign(judgement->calibrations.begin(),
+                                          judgement->calibrations.end());
   status = RemoveAll(places.result_directory);
   if (status.ok()) {
     status = WriteResult(places.result_directory, work.config(), published.weights(),
                          work.tokenizer_directory(), std::move(manifest));
   }
   if (!status.ok()) return status;
-  outcome.evaluations = *std::move(evaluations);
+  outcome.evaluations = std::move(judgement->evaluations);
+  outcome.calibrations = std::move(judgement->calibrations);
   return outcome;
 }
 

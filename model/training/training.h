@@ -29,11 +29,12 @@ class TrainingObserver {
 
 // What a training run reads and writes. Paths are absolute.
 struct TrainingPlaces {
-  std::string base_directory;                   // of the base model version; empty for pre-training
+  std::string base_directory;  // of the base, or evaluated, version; empty for pre-training
   std::map<std::string, std::string> datasets;  // `datasets/{id}` → canonical file
   std::string checkpoints_directory;            // checkpoints; the newest complete one is resumed
   std::string result_directory;  // made beside and renamed: the model directory to publish
   std::string training_job;      // `trainingJobs/{id}`, for the manifest
+  std::string predictions_file;  // what an evaluation answered, JSON Lines
 };
 
 struct TrainingOptions {
@@ -57,10 +58,12 @@ struct TrainingOutcome {
   int64_t step = 0;                         // steps done
   int64_t best_step = 0;                    // behind the result; only if finished
   std::vector<v1::Evaluation> evaluations;  // the final ones; only if finished
+  std::vector<v1::Calibration> calibrations;
 };
 
-// Runs or resumes the work of `job` (fine_tuning or pretraining, resolved by ResolveJob), and
-// leaves the model directory in `places.result_directory`. Errors that a new attempt would meet
+// Runs or resumes the work of `job` (resolved by ResolveJob), and leaves the model directory in
+// `places.result_directory`; an evaluation leaves its answers in `places.predictions_file` if it is
+// to keep them, and no directory. Errors that a new attempt would meet
 // again come with a reason: INVALID_ARGUMENT (LABEL_UNKNOWN, LABEL_INDISTINCT, MODEL_INVALID,
 // DATASET_EMPTY), OUT_OF_RANGE (NON_FINITE_LOSS), DATA_LOSS (FILE_CHANGED), RESOURCE_EXHAUSTED
 // (DISK_FULL); so does one that it may not meet, RESOURCE_EXHAUSTED (OUT_OF_MEMORY).

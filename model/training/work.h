@@ -19,6 +19,12 @@
 
 namespace tasuki {
 
+// What is told and published of the final weights.
+struct FinalJudgement {
+  std::vector<v1::Evaluation> evaluations;
+  std::vector<v1::Calibration> calibrations;
+};
+
 // Thread-compatible.
 class Work {
  public:
@@ -40,9 +46,9 @@ class Work {
   // Evaluates on the held-out rows; empty if there are none. CANCELLED once `stop` is requested.
   virtual absl::StatusOr<std::vector<v1::Evaluation>> Evaluate(const T5& model,
                                                                const StopSignal& stop) const = 0;
-  // The evaluations to publish with the model.
-  virtual absl::StatusOr<std::vector<v1::Evaluation>> EvaluateFinally(
-      const T5& model, const StopSignal& stop) const = 0;
+  // The evaluations to publish with the model, and its calibration.
+  virtual absl::StatusOr<FinalJudgement> EvaluateFinally(const T5& model, const StopSignal& stop,
+                                                         TrainingObserver& observer) const = 0;
   // Input tokens that go through the encoder in Evaluate, and in EvaluateFinally.
   virtual int64_t evaluation_tokens() const = 0;
   virtual int64_t final_evaluation_tokens() const = 0;

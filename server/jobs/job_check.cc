@@ -1,6 +1,8 @@
 #include "server/jobs/job_check.h"
 
+#include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +19,8 @@
 namespace tasuki {
 namespace {
 
+constexpr int kBaseInputTokens = 512;  // of a version that says nothing itself
+
 // The checks of one job; stops at an error of the store.
 class JobCheck {
  public:
@@ -24,7 +28,9 @@ class JobCheck {
       : store_(store), data_(data), faults_(faults) {}
 
   absl::Status CheckFineTuning(v1::FineTuning& work) {
-    if (absl::Status status = CheckBase(work); !status.ok()) return status;
+    const auto base =
+        FindVersion("fine_tuning.base_model_version", *work.mutable_base_model_version());
+    if (!base.ok()) return base.status();
     for (int i = 0; i < work.tasks_size(); ++i) {
       const v1::Task& task = work.tasks(i);
       const std::string field = absl::StrCat("fine_tuning.tasks[", i, "]");
@@ -34,6 +40,25 @@ class JobCheck {
         absl::Status status = CheckDataset(absl::StrCat(field, ".", member), dataset, &task);
         if (!status.ok()) return status;
       }
+      CheckLabels(field, task);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckEvaluation(v1::EvaluationJob& work) {
+    const auto version = FindVersion("evaluation.model_version", *work.mutable_model_version());
+    if (!version.ok()) return version.status();
+    if (version->has_value() && !work.has_max_input_tokens()) {
+      const bool known = !(*version)->tasks().empty();
+      work.set_max_input_tokens(known ? (*version)->max_input_tokens() : kBaseInputTokens);
+    }
+    for (int i = 0; i < work.tasks_size(); ++i) {
+      v1::Task& task = *work.mutable_tasks(i);
+      const std::string field = absl::StrCat("evaluation.tasks[", i, "]");
+      if (version->has_value()) CompleteTask(field, **version, task);
+      absl::Status status = CheckDataset(field + ".test_dataset", task.test_dataset(),
+                                         task.labels().empty() ? nullptr : &task);
+      if (!status.ok()) return status;
       CheckLabels(field, task);
     }
     return absl::OkStatus();
@@ -49,19 +74,20 @@ class JobCheck {
   }
 
  private:
-  absl::Status CheckBase(v1::FineTuning& work) {
-    const std::string field = "fine_tuning.base_model_version";
-    const std::string base = work.base_model_version();
-    if (!absl::StartsWith(base, "models/")) return absl::OkStatus();  // ResolveJob says so
-    const auto version = store_.models().GetVersion(base);
+  // The version that `name` stands for, whose tokenizer is loaded; `name` becomes that version's.
+  // nullopt after a fault.
+  absl::StatusOr<std::optional<v1::ModelVersion>> FindVersion(const std::string& field,
+                                                              std::string& name) {
+    if (!absl::StartsWith(name, "models/")) return std::nullopt;  // ResolveJob says so
+    const auto version = store_.models().GetVersion(name);
     if (absl::IsNotFound(version.status()) || absl::IsInvalidArgument(version.status())) {
-      faults_.Add(field, absl::StrCat(base,
+      faults_.Add(field, absl::StrCat(name,
                                       " does not exist; import or pre-train a model first, or "
                                       "name one that ListModels shows"));
-      return absl::OkStatus();
+      return std::nullopt;
     }
     if (!version.ok()) return version.status();
-    work.set_base_model_version(version->name());
+    name = version->name();
     auto tokenizer = Tokenizer::Load(data_.model_version(version->name()) + "/spiece.model");
     if (absl::IsNotFound(tokenizer.status())) {
       return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
@@ -69,7 +95,26 @@ class JobCheck {
     }
     if (!tokenizer.ok()) return Annotate(tokenizer.status(), absl::StrCat(version->name(), ": "));
     tokenizer_ = *std::move(tokenizer);
-    return absl::OkStatus();
+    return *version;
+  }
+
+  // Labels and prefix that were not given are those of the version's task of that name.
+  void CompleteTask(const std::string& field, const v1::ModelVersion& version, v1::Task& task) {
+    const auto own = std::find_if(version.tasks().begin(), version.tasks().end(),
+                                  [&](const v1::Task& each) { return each.name() == task.name(); });
+    const bool has = own != version.tasks().end();
+    if (!task.has_prefix()) task.set_prefix(has ? own->prefix() : "");
+    if (!task.labels().empty()) return;
+    if (has) {
+      *task.mutable_labels() = own->labels();
+      return;
+    }
+    const std::string names = absl::StrJoin(
+        version.tasks(), ", ",
+        [](std::string* out, const v1::Task& each) { absl::StrAppend(out, each.name()); });
+    faults_.Add(field + ".labels",
+                absl::StrCat("are needed: ", version.name(), " has no task ", Quote(task.name()),
+                             names.empty() ? "" : "; it has ", names));
   }
 
   // `task` is null where labels do not matter.
@@ -118,7 +163,7 @@ class JobCheck {
   Store& store_;
   const DataDirectory& data_;
   Faults& faults_;
-  std::unique_ptr<Tokenizer> tokenizer_;  // of the base; null if there is none
+  std::unique_ptr<Tokenizer> tokenizer_;  // of the version; null if there is none
 };
 
 }  // namespace
@@ -128,6 +173,7 @@ absl::Status CheckJob(Store& store, const DataDirectory& data, v1::TrainingJob& 
   JobCheck check(store, data, faults);
   if (job.has_fine_tuning()) return check.CheckFineTuning(*job.mutable_fine_tuning());
   if (job.has_pretraining()) return check.CheckPretraining(job.pretraining());
+  if (job.has_evaluation()) return check.CheckEvaluation(*job.mutable_evaluation());
   return absl::OkStatus();
 }
 

@@ -10,9 +10,10 @@
 namespace tasuki {
 
 // Adds to `faults` all that the store knows against `job` (resolved by ResolveJob): unknown
-// datasets and base, datasets without labels, label values that no label of the task means, labels
-// that the base's tokenizer cannot tell apart. Replaces `models/{m}` of the base by its newest
-// version. An error of its own is one of the store or of the base's files, not of the job.
+// datasets and versions, datasets without labels, label values that no label of the task means,
+// labels that the version's tokenizer cannot tell apart. Replaces `models/{m}` by its newest
+// version and gives an evaluation the labels, prefixes and max_input_tokens of its version. An
+// error of its own is one of the store or of the base's files, not of the job.
 absl::Status CheckJob(Store& store, const DataDirectory& data, v1::TrainingJob& job,
                       Faults& faults);
 

@@ -34,6 +34,7 @@ Job InputOf(const Job& given) {
   job.set_model(given.model());
   if (given.has_fine_tuning()) *job.mutable_fine_tuning() = given.fine_tuning();
   if (given.has_pretraining()) *job.mutable_pretraining() = given.pretraining();
+  if (given.has_evaluation()) *job.mutable_evaluation() = given.evaluation();
   return job;
 }
 

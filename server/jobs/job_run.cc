@@ -28,6 +28,7 @@ std::set<std::string> DatasetsOf(const Job& job) {
   for (const v1::Task& task : job.fine_tuning().tasks()) {
     names.insert({task.train_dataset(), task.valid_dataset(), task.test_dataset()});
   }
+  for (const v1::Task& task : job.evaluation().tasks()) names.insert(task.test_dataset());
   names.erase("");
   return names;
 }
@@ -138,6 +139,9 @@ absl::StatusOr<internal::TrainerSpec> JobRun::MakeSpec(bool out_of_memory) const
   spec.set_out_of_memory(out_of_memory);
   if (job_.has_fine_tuning()) {
     spec.set_base_dir(context_.data.model_version(job_.fine_tuning().base_model_version()));
+  }
+  if (job_.has_evaluation()) {
+    spec.set_base_dir(context_.data.model_version(job_.evaluation().model_version()));
   }
   for (const std::string& name : DatasetsOf(job_)) {
     const auto dataset = context_.store.datasets().Get(name);

@@ -96,9 +96,18 @@ std::string JobRun::LastLines() const {
 }
 
 void JobRun::ConcludeFinished(const internal::TrainerEvent::Finished& finished) {
+  const auto take_figures = [&finished](Job& job) {
+    *job.mutable_evaluations() = finished.evaluations();
+    *job.mutable_calibrations() = finished.calibrations();
+  };
+  if (job_.has_evaluation()) {  // nothing to publish
+    return Leave(Job::SUCCEEDED, "", [&](Job& job, std::vector<v1::TrainingJobEvent>&) {
+      if (job.state() == Job::RUNNING) take_figures(job);
+    });
+  }
   const absl::Status status =
       Change({Job::RUNNING}, [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
-        *job.mutable_evaluations() = finished.evaluations();
+        take_figures(job);
         job.set_best_step(finished.best_step());
         job.mutable_progress()->set_phase(v1::Progress::PUBLISHING);
         v1::TrainingJobEvent& event = events.emplace_back();

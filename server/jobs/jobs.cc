@@ -1,6 +1,9 @@
 #include "server/jobs/jobs.h"
 
+#include <algorithm>
+#include <fstream>
 #include <memory>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -27,6 +30,7 @@ using Events = std::vector<v1::TrainingJobEvent>;
 constexpr absl::Duration kClaimInterval = absl::Seconds(1);  // while the store does not answer
 constexpr int kDefaultLogLines = 100;
 constexpr int kMaxLogLines = 10'000;
+constexpr int64_t kPieceBytes = int64_t{1} << 20;  // of predictions
 
 }  // namespace
 
@@ -52,6 +56,7 @@ class Jobs::Impl {
   absl::StatusOr<Job> Retry(const std::string& name);
   absl::StatusOr<std::vector<std::string>> Log(const std::string& name, int line_count);
   absl::Status Delete(const std::string& name);
+  absl::Status ReadPredictions(const std::string& name, const UsePredictions& use);
 
  private:
   JobTable& table() { return context_.store.jobs(); }
@@ -76,6 +81,7 @@ class Jobs::Impl {
   std::shared_ptr<JobRun> run_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<JobRun> estimate_ ABSL_GUARDED_BY(mutex_);  // of a job that nobody stored
 
+  std::set<std::string> passed_over_;  // of the scheduler's thread: said already
   std::thread scheduler_;
 };
 
@@ -151,7 +157,13 @@ std::optional<Job> Jobs::Impl::AwaitJob() {
       if (stopping_) return std::nullopt;
       work_ = false;
     }
-    auto job = table().ClaimOldestQueued();
+    std::vector<Job> unreadable;
+    auto job = table().ClaimOldestQueued(&unreadable);
+    for (const Job& passed : unreadable) {
+      if (passed_over_.insert(passed.name()).second) {
+        spdlog::error("{} cannot run: {}", passed.name(), passed.error().message());
+      }
+    }
     if (job.ok() && job->has_value()) return *std::move(job);
     const auto awake = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return work_ || stopping_; };
     absl::MutexLock lock(&mutex_);
@@ -205,6 +217,12 @@ absl::StatusOr<Job> Jobs::Impl::Create(const v1::CreateTrainingJobRequest& reque
 
 absl::StatusOr<v1::EstimateTrainingJobResponse> Jobs::Impl::Estimate(
     const v1::EstimateTrainingJobRequest& request) {
+  if (request.training_job().has_evaluation()) {
+    Faults faults;
+    faults.Add("training_job.evaluation",
+               "has no steps; fine-tuning and pre-training are estimated");
+    return faults.ToStatus();
+  }
   v1::CreateTrainingJobRequest create;
   *create.mutable_training_job() = request.training_job();
   auto job = MakeJob(context_.store, data_, create);
@@ -334,15 +352,44 @@ absl::StatusOr<std::vector<std::string>> Jobs::Impl::Log(const std::string& name
 
 absl::Status Jobs::Impl::Delete(const std::string& name) {
   auto job = table().Get(name);
-  if (!job.ok()) return job.status();
+  if (!job.ok() && !absl::IsDataLoss(job.status())) return job.status();
   // The directory first: a job that has ended does not change, and if the server ends in between,
-  // the row is still there to be deleted again. Of a job that has not ended the table tells.
-  if (HasEnded(job->state())) {
+  // the row is still there to be deleted again. Of a job that has not ended, or cannot be read, the
+  // table tells.
+  if (job.ok() && HasEnded(job->state())) {
     if (absl::Status status = RemoveAll(data_.job(name)); !status.ok()) return status;
   }
   if (absl::Status status = table().Delete(name); !status.ok()) return status;
   context_.notify(name);
-  return absl::OkStatus();
+  return job.ok() ? absl::OkStatus() : RemoveAll(data_.job(name));
+}
+
+absl::Status Jobs::Impl::ReadPredictions(const std::string& name, const UsePredictions& use) {
+  const auto job = table().Get(name);
+  if (!job.ok()) return job.status();
+  const bool kept = job->evaluation().write_predictions();
+  if (!kept || job->state() != Job::SUCCEEDED) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, v1::JOB_STATE,
+                     kept ? absl::StrCat(name, " is ", Job::State_Name(job->state()),
+                                         "; its predictions are there once it is SUCCEEDED.")
+                          : absl::StrCat(name,
+                                         " keeps no predictions: only evaluations with "
+                                         "write_predictions do."));
+  }
+  const std::string path = data_.job_predictions(name);
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  const int64_t size = file ? static_cast<int64_t>(file.tellg()) : -1;
+  file.seekg(0);
+  int64_t left = size;
+  while (file && left > 0) {
+    std::string piece(std::min<int64_t>(left, kPieceBytes), '\0');
+    if (!file.read(piece.data(), static_cast<std::streamsize>(piece.size()))) break;
+    left -= static_cast<int64_t>(piece.size());
+    if (!use(size, std::move(piece))) return absl::CancelledError("The call was cancelled.");
+  }
+  if (left == 0) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
+                   absl::StrCat("The predictions of ", name, " cannot be read."));
 }
 
 Jobs::Jobs(Store& store, const DataDirectory& data, const JobsOptions& options, Metrics& metrics,
@@ -371,5 +418,8 @@ absl::StatusOr<std::vector<std::string>> Jobs::Log(const std::string& name, int 
   return impl_->Log(name, line_count);
 }
 absl::Status Jobs::Delete(const std::string& name) { return impl_->Delete(name); }
+absl::Status Jobs::ReadPredictions(const std::string& name, const UsePredictions& use) {
+  return impl_->ReadPredictions(name, use);
+}
 
 }  // namespace tasuki

@@ -6,6 +6,7 @@
 // the job say SUCCEEDED.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -68,6 +69,12 @@ class Jobs {
   absl::StatusOr<v1::TrainingJob> Retry(const std::string& name);
   absl::StatusOr<std::vector<std::string>> Log(const std::string& name, int line_count);
   absl::Status Delete(const std::string& name);
+
+  // Hands the answers of an evaluation to `use`, at most 1 MiB at a time, with the size of them
+  // all; false from it ends that with CANCELLED. FAILED_PRECONDITION, JOB_STATE; DATA_LOSS,
+  // FILE_CHANGED.
+  using UsePredictions = std::function<bool(int64_t size_bytes, std::string bytes)>;
+  absl::Status ReadPredictions(const std::string& name, const UsePredictions& use);
 
  private:
   class Impl;

@@ -4,27 +4,15 @@
 #include <cstdint>
 #include <fstream>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
-#include "model/text/utf8.h"
+#include "model/errors/utf8.h"
 
 namespace tasuki {
 namespace {
 
 constexpr int64_t kMaxTailBytes = int64_t{1} << 20;
 constexpr size_t kMaxLineBytes = 4096;
-
-std::string ToUtf8(absl::string_view text) {
-  std::string valid;
-  while (true) {
-    const size_t bad = FirstInvalidUtf8(text);
-    absl::StrAppend(&valid, text.substr(0, bad));
-    if (bad == absl::string_view::npos) return valid;
-    valid += "\xEF\xBF\xBD";
-    text.remove_prefix(bad + 1);
-  }
-}
 
 }  // namespace
 

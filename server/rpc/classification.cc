@@ -1,31 +1,23 @@
 #include "server/rpc/classification.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "model/errors/errors.h"
+#include "model/text/calibration.h"
 #include "model/text/examples.h"
 #include "server/rpc/names.h"
 
 namespace tasuki {
 namespace {
 
+constexpr size_t kMaxAnswerBytes = 4 << 20;  // what gRPC's receivers take by default
+
 absl::Status LimitExceeded(absl::string_view message) {
   return MakeError(absl::StatusCode::kInvalidArgument, v1::LIMIT_EXCEEDED, message);
-}
-
-// Softmax in double: the probabilities of a task add up to 1 whatever the scores are.
-std::vector<double> Softmax(const std::vector<float>& log_probabilities) {
-  const double top = *std::max_element(log_probabilities.begin(), log_probabilities.end());
-  std::vector<double> result;
-  double sum = 0;
-  for (const float value : log_probabilities) sum += result.emplace_back(std::exp(value - top));
-  for (double& value : result) value /= sum;
-  return result;
 }
 
 }  // namespace
@@ -82,6 +74,27 @@ absl::StatusOr<std::vector<int>> WantedTasks(const v1::ClassifyRequest& request,
   return tasks;
 }
 
+absl::Status CheckAnswerSize(const v1::ClassifyRequest& request, const LoadedModel& model,
+                             const std::vector<int>& tasks) {
+  // Tags, lengths and numbers of each message at their longest, beside its texts.
+  constexpr size_t kResponseBytes = 1024, kResultBytes = 8, kPredictionBytes = 24, kScoreBytes = 24;
+  size_t bytes = kResultBytes;
+  for (const int index : tasks) {
+    const v1::Task& task = model.classifier->manifest().tasks(index);
+    size_t longest = 0;
+    for (const v1::Label& label : task.labels()) {
+      bytes += label.name().size() + kScoreBytes;
+      longest = std::max(longest, label.name().size());
+    }
+    bytes += task.name().size() + longest + kPredictionBytes;
+  }
+  const size_t fit = (kMaxAnswerBytes - kResponseBytes) / bytes;
+  if (static_cast<size_t>(request.texts_size()) <= fit) return absl::OkStatus();
+  return LimitExceeded(absl::StrCat(
+      "texts has ", request.texts_size(), " entries; the scores of ", fit,
+      " at most go into one answer for these tasks: send fewer texts, or name fewer tasks."));
+}
+
 absl::StatusOr<std::vector<Classifier::Input>> PrepareInputs(const v1::ClassifyRequest& request,
                                                              const LoadedModel& model,
                                                              const std::vector<int>& tasks) {
@@ -115,11 +128,16 @@ void FillInputs(const LoadedModel& model, const std::vector<int>& tasks,
 
 void FillScores(const LoadedModel& model, const std::vector<int>& tasks,
                 const std::vector<std::vector<float>>& scores, v1::ClassifyResponse& response) {
-  const auto& known = model.classifier->manifest().tasks();
+  const internal::ModelManifest& manifest = model.classifier->manifest();
+  std::vector<v1::Calibration> calibrations;
+  for (const int task : tasks) {
+    calibrations.push_back(CalibrationOf(manifest.calibrations(), manifest.tasks(task).name()));
+  }
   for (size_t i = 0; i < scores.size(); ++i) {
     const size_t within = i % tasks.size();
-    const v1::Task& task = known[tasks[within]];
-    const std::vector<double> probabilities = Softmax(scores[i]);
+    const v1::Task& task = manifest.tasks(tasks[within]);
+    const v1::Calibration& calibration = calibrations[within];
+    const std::vector<double> probabilities = Probabilities(scores[i], calibration.temperature());
     std::vector<int> order(probabilities.size());
     std::iota(order.begin(), order.end(), 0);
     // Equal ones stay in the task's order.
@@ -134,6 +152,8 @@ void FillScores(const LoadedModel& model, const std::vector<int>& tasks,
       score.set_log_probability(scores[i][label]);
     }
     prediction.set_label(task.labels(order[0]).name());
+    prediction.set_abstained(calibration.has_abstain_threshold() &&
+                             probabilities[order[0]] < calibration.abstain_threshold());
     model.metrics->CountPrediction(tasks[within], order[0], probabilities[order[0]]);
   }
 }

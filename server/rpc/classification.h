@@ -23,6 +23,11 @@ absl::Status CheckClassifyRequest(const v1::ClassifyRequest& request);
 absl::StatusOr<std::vector<int>> WantedTasks(const v1::ClassifyRequest& request,
                                              const LoadedModel& model);
 
+// INVALID_ARGUMENT, LIMIT_EXCEEDED, saying how many texts fit, if the answer may have more bytes
+// than gRPC's receivers take by default.
+absl::Status CheckAnswerSize(const v1::ClassifyRequest& request, const LoadedModel& model,
+                             const std::vector<int>& tasks);
+
 // Every text for every task: text by text, within a text in the order of `tasks`.
 absl::StatusOr<std::vector<Classifier::Input>> PrepareInputs(const v1::ClassifyRequest& request,
                                                              const LoadedModel& model,
@@ -32,7 +37,8 @@ absl::StatusOr<std::vector<Classifier::Input>> PrepareInputs(const v1::ClassifyR
 void FillInputs(const LoadedModel& model, const std::vector<int>& tasks,
                 const std::vector<Classifier::Input>& inputs, v1::ClassifyResponse& response);
 
-// Adds the labels' scores to what FillInputs left. `scores` are in the order of the inputs.
+// Adds the labels' scores, calibrated as the version is, to what FillInputs left. `scores` are in
+// the order of the inputs.
 void FillScores(const LoadedModel& model, const std::vector<int>& tasks,
                 const std::vector<std::vector<float>>& scores, v1::ClassifyResponse& response);
 

@@ -11,7 +11,7 @@
 namespace tasuki {
 namespace {
 
-// About ten milliseconds of tokenising, which every task does anew.
+// About ten milliseconds of tokenising, which every task does anew, with its prefix.
 constexpr size_t kLargeRequestBytes = 64 << 10;
 constexpr size_t kMaxLargeRequestsWaiting = 16;
 
@@ -94,14 +94,19 @@ grpc::ServerUnaryReactor* ClassificationService::Classify(grpc::CallbackServerCo
     auto acquired = registry_.Acquire(request->model());
     if (!acquired.ok()) return acquired.status();
     model = *std::move(acquired);
-    return Assign(WantedTasks(*request, *model), &tasks);
+    absl::Status fault = Assign(WantedTasks(*request, *model), &tasks);
+    return fault.ok() ? CheckAnswerSize(*request, *model, tasks) : fault;
   });
   if (!status.ok()) {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     reactor->Finish(ToGrpcStatus(status));
     return reactor;
   }
-  const size_t bytes = request->ByteSizeLong() * tasks.size();
+  size_t bytes = 0;
+  for (const int task : tasks) {
+    bytes += request->ByteSizeLong() +
+             request->texts_size() * model->classifier->manifest().tasks(task).prefix().size();
+  }
   auto* call = new ClassifyCall(context, request, response, std::move(model), std::move(tasks));
   if (bytes <= kLargeRequestBytes) {
     call->PrepareAndSubmit(registry_.batcher());

@@ -61,6 +61,11 @@ absl::StatusOr<std::unique_ptr<Endpoint>> Endpoint::Listen(const Options& option
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  // A few bytes may decompress to as many as a message may have, and all calls are under one limit
+  // of threads, not of memory.
+  for (const auto algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
+    builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
+  }
   grpc::ResourceQuota quota("tasukid");
   quota.SetMaxThreads(options.max_threads);
   builder.SetResourceQuota(quota);

@@ -1,6 +1,8 @@
 #include "server/rpc/training_service.h"
 
 #include <set>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -145,6 +147,20 @@ grpc::Status TrainingService::EstimateTrainingJob(grpc::ServerContext*,
                                                   const v1::EstimateTrainingJobRequest* request,
                                                   v1::EstimateTrainingJobResponse* response) {
   return Answer([&] { return Assign(jobs_.Estimate(*request), response); });
+}
+
+grpc::Status TrainingService::DownloadPredictions(
+    grpc::ServerContext*, const v1::DownloadPredictionsRequest* request,
+    grpc::ServerWriter<v1::DownloadPredictionsResponse>* writer) {
+  return Answer([&] {
+    if (absl::Status status = CheckJobName(request->name()); !status.ok()) return status;
+    return jobs_.ReadPredictions(request->name(), [&](int64_t size_bytes, std::string bytes) {
+      v1::DownloadPredictionsResponse response;
+      response.set_size_bytes(size_bytes);
+      response.set_chunk(std::move(bytes));
+      return writer->Write(response);
+    });
+  });
 }
 
 }  // namespace tasuki

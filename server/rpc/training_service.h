@@ -48,6 +48,9 @@ class TrainingService final : public v1::TrainingService::WithCallbackMethod_Wat
   grpc::Status EstimateTrainingJob(grpc::ServerContext* context,
                                    const v1::EstimateTrainingJobRequest* request,
                                    v1::EstimateTrainingJobResponse* response) override;
+  grpc::Status DownloadPredictions(
+      grpc::ServerContext* context, const v1::DownloadPredictionsRequest* request,
+      grpc::ServerWriter<v1::DownloadPredictionsResponse>* writer) override;
 
  private:
   Jobs& jobs_;

@@ -65,29 +65,35 @@ void ModelRegistry::Stop() {
   });
 }
 
-absl::StatusOr<v1::ModelVersion> ModelRegistry::Publish(const Publication& publication) {
-  {
-    absl::MutexLock lock(&mutex_);
-    const auto my_turn = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return draining_ || !publishing_.contains(publication.key);
-    };
-    mutex_.Await(absl::Condition(&my_turn));
-    if (draining_) return DrainingError();
-    publishing_.insert(publication.key);
+absl::Status ModelRegistry::TakeTurn(const std::string& key, absl::Time deadline) {
+  absl::MutexLock lock(&mutex_);
+  const auto my_turn = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return draining_ || !under_way_.contains(key);
+  };
+  if (!mutex_.AwaitWithDeadline(absl::Condition(&my_turn), deadline)) {
+    return MakeError(absl::StatusCode::kDeadlineExceeded, v1::DEADLINE_PASSED,
+                     absl::StrCat(key, " is being loaded or unloaded by another call."));
   }
-  const auto cleanup = absl::MakeCleanup([&] {
-    absl::MutexLock lock(&mutex_);
-    publishing_.erase(publication.key);
-  });
+  if (draining_) return DrainingError();
+  under_way_.insert(key);
+  return absl::OkStatus();
+}
+
+void ModelRegistry::EndTurn(const std::string& key) {
+  absl::MutexLock lock(&mutex_);
+  under_way_.erase(key);
+}
+
+absl::StatusOr<v1::ModelVersion> ModelRegistry::Publish(const Publication& publication) {
+  if (absl::Status status = TakeTurn(publication.key); !status.ok()) return status;
+  const auto end = absl::MakeCleanup([&] { EndTurn(publication.key); });
   const auto version = PublishVersion(table_, data_, options_.trainer_path, publication);
   if (!version.ok()) return version.status();
   states_.Learn(*version);
   spdlog::info("{} is published", version->name());
   if (publication.load && !version->tasks().empty()) {
-    const VersionName name = *VersionName::Parse(version->name());
-    states_.BeginLoad(name);
     // A failure is the version's state; it is in the log and in what Get answers.
-    states_.AwaitLoaded(name, absl::InfiniteFuture()).IgnoreError();
+    Load(version->name()).IgnoreError();
   }
   return Get(version->name());
 }
@@ -101,7 +107,10 @@ absl::StatusOr<v1::ModelVersion> ModelRegistry::Load(const std::string& name, ab
   if (!version.ok()) return version.status();
   const VersionName exact = *VersionName::Parse(version->name());
   if (version->tasks().empty()) return VersionStates::HasNoTask(exact);
-  absl::Status status = table_.SetLoad(version->name(), true);
+  absl::Status status = TakeTurn(version->name(), deadline);
+  if (!status.ok()) return status;
+  const auto end = absl::MakeCleanup([&] { EndTurn(version->name()); });
+  status = table_.SetLoad(version->name(), true);
   if (!status.ok()) return status;
   states_.Learn(*version);  // a publication may be just about to say so
   states_.BeginLoad(exact);
@@ -114,7 +123,10 @@ absl::StatusOr<v1::ModelVersion> ModelRegistry::Unload(const std::string& name) 
   const auto version = table_.GetVersion(name);
   if (!version.ok()) return version.status();
   const VersionName exact = *VersionName::Parse(version->name());
-  absl::Status status = table_.SetLoad(version->name(), false);
+  absl::Status status = TakeTurn(version->name());
+  if (!status.ok()) return status;
+  const auto end = absl::MakeCleanup([&] { EndTurn(version->name()); });
+  status = table_.SetLoad(version->name(), false);
   if (!status.ok()) return status;
   status = states_.AwaitLoaded(exact, absl::InfiniteFuture());
   if (ReasonOf(status) == v1::DRAINING) return status;
@@ -128,6 +140,8 @@ absl::StatusOr<v1::ModelVersion> ModelRegistry::Unload(const std::string& name) 
 }
 
 absl::Status ModelRegistry::Delete(const std::string& name) {
+  if (absl::Status status = TakeTurn(name); !status.ok()) return status;
+  const auto end = absl::MakeCleanup([&] { EndTurn(name); });
   if (absl::Status status = table_.DeleteVersion(name); !status.ok()) return status;
   if (const auto exact = VersionName::Parse(name)) states_.Forget(*exact);
   spdlog::info("{} is deleted", name);

@@ -66,7 +66,8 @@ class ModelRegistry {
 
   // Loads a version (of `models/{m}`: the newest), now and after restarts, and answers once it is
   // loaded; after `deadline` DEADLINE_EXCEEDED, while the load goes on. NOT_FOUND;
-  // FAILED_PRECONDITION if it has no task; else what loading it met.
+  // FAILED_PRECONDITION if it has no task; else what loading it met. Load, Unload and Delete of a
+  // version wait for each other: each answers what it made of it.
   absl::StatusOr<v1::ModelVersion> Load(const std::string& name,
                                         absl::Time deadline = absl::InfiniteFuture());
   // Gives a version out no more and answers after its last request, when its memory is free.
@@ -81,6 +82,10 @@ class ModelRegistry {
   std::vector<std::string> LoadedVersions() const;
 
  private:
+  // Waits until nothing else is under way with `key`, a publication's or a version's name, until
+  // EndTurn. UNAVAILABLE (DRAINING); DEADLINE_EXCEEDED.
+  absl::Status TakeTurn(const std::string& key, absl::Time deadline = absl::InfiniteFuture());
+  void EndTurn(const std::string& key);
   void RunLoads();
   absl::StatusOr<ServedVersion> Open(const VersionName& name);
 
@@ -94,7 +99,7 @@ class ModelRegistry {
   // Never held across the store, torch or a callback.
   absl::Mutex mutex_;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
-  std::set<std::string> publishing_ ABSL_GUARDED_BY(mutex_);  // keys under way
+  std::set<std::string> under_way_ ABSL_GUARDED_BY(mutex_);  // see TakeTurn
 
   std::once_flag stopped_;
   std::thread loader_;

@@ -4,10 +4,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "google/protobuf/util/time_util.h"
 #include "model/errors/errors.h"
 #include "model/files/durable.h"
 #include "model/files/model_directory.h"
+#include "model/recipe/recipe.h"
 #include "server/serving/model_check.h"
 #include "spdlog/spdlog.h"
 
@@ -24,11 +26,18 @@ absl::Status Adopt(const Publication& publication, const std::string& trainer_pa
   absl::StatusOr<internal::ModelManifest> manifest = ReadManifest(directory);
   if (absl::IsNotFound(manifest.status())) manifest = internal::ModelManifest();
   absl::Status status = manifest.status();
-  if (status.ok())
+  Faults faults;
+  if (status.ok()) {
+    ResolveManifest(*manifest, faults);
+    status = faults.ToStatus();
+  }
+  if (status.ok()) {
     status = CheckFiles(directory, {manifest->files().begin(), manifest->files().end()});
+  }
   if (!status.ok()) {
     return MakeError(absl::StatusCode::kInvalidArgument, v1::MODEL_INVALID,
-                     absl::StrCat(kManifestName, " does not fit the files: ", status.message()));
+                     absl::StrCat(kManifestName, " does not fit the files: ",
+                                  absl::StrReplaceAll(status.message(), {{directory + "/", ""}})));
   }
   manifest->clear_training_job();
   manifest->clear_base_model_version();
@@ -50,6 +59,7 @@ absl::StatusOr<v1::ModelVersion> Describe(const std::string& name, const std::st
   version.set_training_job(manifest->training_job());
   version.set_base_model_version(manifest->base_model_version());
   version.mutable_evaluations()->Swap(manifest->mutable_evaluations());
+  version.mutable_calibrations()->Swap(manifest->mutable_calibrations());
   *version.mutable_create_time() = google::protobuf::util::TimeUtil::GetCurrentTime();
   version.mutable_files()->Swap(manifest->mutable_files());
   *version.add_files() = own->front();

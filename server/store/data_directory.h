@@ -4,7 +4,7 @@
 //   lock                           held by the running server
 //   datasets/{id}.jsonl            canonical rows
 //   models/{model}/{version}/      model directories
-//   jobs/{id}/                     spec.json, lock, log, checkpoints/, result/
+//   jobs/{id}/                     spec.json, lock, log, checkpoints/, result/, predictions.jsonl
 //   aside/                         what is being made; emptied at start
 #pragma once
 
@@ -40,6 +40,9 @@ class DataDirectory {
   }
   std::string job_spec(absl::string_view name) const { return job(name) + "/spec.json"; }
   std::string job_log(absl::string_view name) const { return job(name) + "/log"; }
+  std::string job_predictions(absl::string_view name) const {
+    return job(name) + "/predictions.jsonl";
+  }
   std::string job_result(absl::string_view name) const { return job(name) + "/result"; }
 
  private:

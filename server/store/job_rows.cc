@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
+#include "model/errors/status_proto.h"
 #include "server/store/rows.h"
 #include "server/store/sessions.h"
 
@@ -21,6 +22,8 @@ std::set<std::string> ReferencesOf(const Job& job) {
   for (const v1::Task& task : job.fine_tuning().tasks()) {
     names.insert({task.train_dataset(), task.valid_dataset(), task.test_dataset()});
   }
+  names.insert(job.evaluation().model_version());
+  for (const v1::Task& task : job.evaluation().tasks()) names.insert(task.test_dataset());
   names.erase("");
   return names;
 }
@@ -49,6 +52,19 @@ absl::StatusOr<JobRow> FindJob(soci::session& sql, const std::string& name) {
       soci::into(json);
   if (!sql.got_data()) return NoSuch(name);
   FromJson(json, row.job);
+  return row;
+}
+
+JobRow ReadRow(const soci::row& columns, const std::string& path) {
+  JobRow row{std::stoll(columns.get<std::string>(0)), {}};
+  try {
+    FromJson(columns.get<std::string>(1), row.job);
+  } catch (const std::runtime_error&) {  // DamagedRow, NewerRow
+    row.job.Clear();
+    row.job.set_name(columns.get<std::string>(2));
+    row.job.set_state(static_cast<Job::State>(std::stoi(columns.get<std::string>(3))));
+    *row.job.mutable_error() = StatusProto(StatusOfException(path));
+  }
   return row;
 }
 

@@ -135,20 +135,18 @@ absl::StatusOr<Page<Job>> JobTable::List(const std::vector<Job::State>& states, 
     const long long before = start->before();
     const size_t limit = start->size + 1;
     soci::rowset<soci::row> rows =
-        (sql.prepare << absl::StrCat("SELECT CAST(seq AS TEXT), message FROM jobs WHERE ",
+        (sql.prepare << absl::StrCat("SELECT ", kJobColumns, " FROM jobs WHERE ",
                                      states.empty() ? "" : StatesIn(states) + " AND ",
                                      "seq < :before ORDER BY seq DESC LIMIT :limit"),
          soci::use(before), soci::use(limit));
     // Going down the page, each queued job has one less before it than the one above.
     std::optional<int> position;
     return CutPage<Job>(listing, *start, rows, [&](const soci::row& columns) {
-      JobRow row;
-      FromJson(columns.get<std::string>(1), row.job);
+      JobRow row = ReadRow(columns, store_.sessions_->path());
       if (row.job.state() != Job::QUEUED) return row.job;
       if (position.has_value()) {
         row.job.set_queue_position(--*position);
       } else {
-        row.seq = std::stoll(columns.get<std::string>(0));
         SetQueuePosition(sql, row);
         position = row.job.queue_position();
       }
@@ -189,18 +187,26 @@ absl::StatusOr<Job> JobTable::Change(const std::string& name, const JobChange& c
   return changed;
 }
 
-absl::StatusOr<std::optional<Job>> JobTable::ClaimOldestQueued() {
+absl::StatusOr<std::optional<Job>> JobTable::ClaimOldestQueued(std::vector<Job>* unreadable) {
   using Claimed = std::optional<Job>;
   auto claimed =
       store_.sessions_->Write(kClaim, [&](soci::session& sql) -> absl::StatusOr<Claimed> {
-        std::string name;
-        sql << absl::StrCat("SELECT name FROM jobs WHERE state = ", Job::QUEUED,
-                            " ORDER BY seq LIMIT 1"),
-            soci::into(name);
-        if (!sql.got_data()) return std::nullopt;
-        auto row = FindJob(sql, name);
-        if (!row.ok()) return row.status();
-        Job& job = row->job;
+        Claimed oldest;
+        {
+          soci::rowset<soci::row> rows =
+              (sql.prepare << absl::StrCat("SELECT ", kJobColumns, " FROM jobs WHERE state = ",
+                                           Job::QUEUED, " ORDER BY seq"));
+          for (auto row = rows.begin(); row != rows.end() && !oldest.has_value(); ++row) {
+            Job job = ReadRow(*row, store_.sessions_->path()).job;
+            if (!job.has_error()) {
+              oldest = std::move(job);
+            } else if (unreadable != nullptr) {
+              unreadable->push_back(std::move(job));
+            }
+          }
+        }
+        if (!oldest.has_value()) return std::nullopt;
+        Job& job = *oldest;
         job.set_state(Job::RUNNING);
         job.set_attempt(job.attempt() + 1);
         if (!job.has_start_time()) *job.mutable_start_time() = Now();
@@ -261,15 +267,30 @@ absl::StatusOr<std::vector<Event>> JobTable::ReadEvents(const std::string& name,
 absl::Status JobTable::Delete(const std::string& name) {
   Job::State state = Job::STATE_UNSPECIFIED;
   absl::Status deleted = store_.sessions_->Write(kWrite, [&](soci::session& sql) -> absl::Status {
-    const auto row = FindJob(sql, name);
-    if (!row.ok()) return row.status();
-    state = row->job.state();
-    if (!Ended(state)) {
+    bool unreadable = false;
+    {
+      soci::rowset<soci::row> rows =
+          (sql.prepare << absl::StrCat("SELECT ", kJobColumns, " FROM jobs WHERE name = :name"),
+           soci::use(name));
+      const auto row = rows.begin();
+      if (row == rows.end()) return NoSuch(name);
+      const Job job = ReadRow(*row, store_.sessions_->path()).job;
+      state = job.state();
+      unreadable = job.has_error();
+    }
+    // Nobody can run or cancel a waiting job that cannot be read.
+    const bool stuck = unreadable && (state == Job::QUEUED || state == Job::PAUSED);
+    if (!Ended(state) && !stuck) {
       return MakeError(absl::StatusCode::kFailedPrecondition, v1::JOB_STATE,
                        absl::StrCat(name, " is ", Job::State_Name(state),
                                     ": cancel it and wait for its end before deleting it"),
                        {{"resource", name}, {"state", Job::State_Name(state)}});
     }
+    // Another job may get this name: it must not get this one's version.
+    sql << "DELETE FROM model_versions WHERE reservation_key = :name AND published = 0",
+        soci::use(name);
+    sql << "UPDATE model_versions SET reservation_key = NULL WHERE reservation_key = :name",
+        soci::use(name);
     sql << "DELETE FROM jobs WHERE name = :name", soci::use(name);
     return absl::OkStatus();
   });

@@ -43,13 +43,16 @@ class JobTable {
   // The job that `request_id` made, if there is one.
   absl::StatusOr<std::optional<v1::TrainingJob>> FindByRequestId(const std::string& request_id,
                                                                  const std::string& request_digest);
-  // Newest first; `states` empty for all. With queue positions.
+  // Newest first; `states` empty for all. With queue positions. A job that cannot be read has its
+  // name, its state, and why as its error.
   absl::StatusOr<Page<v1::TrainingJob>> List(const std::vector<v1::TrainingJob::State>& states,
                                              int page_size, const std::string& page_token);
   // Answers the job as it is afterwards.
   absl::StatusOr<v1::TrainingJob> Change(const std::string& name, const JobChange& change);
   // Oldest queued job → RUNNING, attempt + 1, with its event; nullopt if none is queued.
-  absl::StatusOr<std::optional<v1::TrainingJob>> ClaimOldestQueued();
+  // Those that cannot be read stay where they are; they are added to `unreadable` as List has them.
+  absl::StatusOr<std::optional<v1::TrainingJob>> ClaimOldestQueued(
+      std::vector<v1::TrainingJob>* unreadable = nullptr);
   // Jobs in these states, oldest first.
   absl::StatusOr<std::vector<v1::TrainingJob>> InStates(
       const std::vector<v1::TrainingJob::State>& states);
@@ -58,7 +61,9 @@ class JobTable {
   // Events from `from_sequence` on, at most `limit`. Empty if there are none (yet).
   absl::StatusOr<std::vector<v1::TrainingJobEvent>> ReadEvents(const std::string& name,
                                                                int64_t from_sequence, int limit);
-  // Deletes an ended job and its events. FAILED_PRECONDITION, JOB_STATE otherwise; NOT_FOUND.
+  // Deletes an ended job (or a waiting one that cannot be read), its events, and what was reserved
+  // under its name; the version that it published stays. FAILED_PRECONDITION, JOB_STATE otherwise;
+  // NOT_FOUND.
   absl::Status Delete(const std::string& name);
 
  private:

@@ -24,7 +24,8 @@ class ModelTable {
   };
   // The next number of `model` (never one that was used before), or the one that `key` has already.
   // ALREADY_EXISTS, REQUEST_ID_REUSED if `digest` differs from that of the first call with `key`.
-  // An empty `key` is never known. A key is forgotten with its version.
+  // An empty `key` is never known. A key is forgotten with its version, a job's
+  // also with the job.
   absl::StatusOr<Reservation> Reserve(const std::string& model, const std::string& key,
                                       const std::string& digest);
   // Stores the version (its `name` was reserved) and makes it visible. `load` is remembered:

@@ -87,6 +87,7 @@ class Store::Sessions {
   }
 
   Metrics& metrics() { return metrics_; }
+  const std::string& path() const { return path_; }
 
  private:
   Sessions(const std::string& path, Metrics& metrics) : path_(path), metrics_(metrics) {}

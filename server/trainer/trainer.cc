@@ -138,8 +138,10 @@ absl::Status CheckInputs(const internal::TrainerSpec& spec) {
   if (spec.base_dir().empty()) return absl::OkStatus();
   const auto manifest = ReadManifest(spec.base_dir());
   if (absl::IsNotFound(manifest.status())) {
-    return Changed(
-        absl::StrCat(spec.job().fine_tuning().base_model_version(), " has lost its tasuki.json."));
+    return Changed(absl::StrCat(spec.job().has_evaluation()
+                                    ? spec.job().evaluation().model_version()
+                                    : spec.job().fine_tuning().base_model_version(),
+                                " has lost its tasuki.json."));
   }
   if (!manifest.ok()) return manifest.status();
   return CheckFiles(spec.base_dir(), {manifest->files().begin(), manifest->files().end()});
@@ -152,6 +154,7 @@ TrainingPlaces PlacesOf(const internal::TrainerSpec& spec) {
   places.checkpoints_directory = spec.job_dir() + "/checkpoints";
   places.result_directory = spec.job_dir() + "/result";
   places.training_job = spec.job().name();
+  places.predictions_file = spec.job_dir() + "/predictions.jsonl";
   return places;
 }
 
@@ -182,17 +185,29 @@ int Conclude(const absl::StatusOr<TrainingOutcome>& outcome) {
   if (!outcome.ok()) return ConcludeFailed(outcome.status());
   internal::TrainerEvent event;
   if (outcome->finished) {
-    spdlog::info("Finished after step {}; the weights of step {} are published.", outcome->step,
-                 outcome->best_step);
+    if (outcome->best_step > 0) {
+      spdlog::info("Finished after step {}; the weights of step {} are published.", outcome->step,
+                   outcome->best_step);
+    } else {
+      spdlog::info("Finished.");
+    }
     event.mutable_finished()->set_best_step(outcome->best_step);
     event.mutable_finished()->mutable_evaluations()->Assign(outcome->evaluations.begin(),
                                                             outcome->evaluations.end());
+    event.mutable_finished()->mutable_calibrations()->Assign(outcome->calibrations.begin(),
+                                                             outcome->calibrations.end());
   } else {
     spdlog::info("Stopped after step {}, as told.", outcome->step);
     event.mutable_stopped()->set_step(outcome->step);
   }
   WriteEvent(kEventsFd, event);
   return 0;
+}
+
+const char* KindOf(const v1::TrainingJob& job) {
+  return job.has_pretraining()  ? "pre-training"
+         : job.has_evaluation() ? "evaluation"
+                                : "fine-tuning";
 }
 
 void LogToStandardOutput() {
@@ -226,8 +241,7 @@ int TrainJob(const std::string& spec_path) {
     return ConcludeFailed(Annotate(status, absl::StrCat(spec_path, ": ")));
   }
   spdlog::info("tasuki-trainer {}: attempt {} of {} ({}), {} threads, device {}", TASUKI_VERSION,
-               spec.attempt(), spec.job().name(),
-               spec.job().has_pretraining() ? "pre-training" : "fine-tuning", spec.threads(),
+               spec.attempt(), spec.job().name(), KindOf(spec.job()), spec.threads(),
                spec.device());
   ListenForCommands(kCommandsFd, stop_signal);
   if (!LockJob(spec.job_dir())) return kExitLocked;

@@ -73,6 +73,9 @@ class FakeServer {
   std::function<grpc::Status(int call, const v1::WatchTrainingJobRequest&, grpc::ServerContext&,
                              grpc::ServerWriter<v1::WatchTrainingJobResponse>&)>
       watch_job;
+  std::function<grpc::Status(int call, const v1::DownloadPredictionsRequest&,
+                             grpc::ServerWriter<v1::DownloadPredictionsResponse>&)>
+      download_predictions;
   Script<Received, v1::ModelVersion> import_model;
   Script<v1::GetModelVersionRequest, v1::ModelVersion> get_version;
   std::function<grpc::Status(int call, grpc::ServerWriter<v1::ExportModelVersionResponse>&)>
@@ -201,8 +204,13 @@ class FakeServer {
         grpc::ServerWriter<v1::WatchTrainingJobResponse>* writer) override {
       return Play(fake.watch_job, watches, *request, *context, *writer);
     }
+    grpc::Status DownloadPredictions(
+        grpc::ServerContext*, const v1::DownloadPredictionsRequest* request,
+        grpc::ServerWriter<v1::DownloadPredictionsResponse>* writer) override {
+      return Play(fake.download_predictions, downloads, *request, *writer);
+    }
     FakeServer& fake;
-    std::atomic<int> creates{0}, gets{0}, watches{0}, estimates{0};
+    std::atomic<int> creates{0}, gets{0}, watches{0}, estimates{0}, downloads{0};
   };
 
   struct Services {

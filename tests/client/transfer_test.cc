@@ -284,5 +284,53 @@ TEST(Export, WritesIntoNoDirectoryThatHoldsAnything) {
   EXPECT_EQ(Read(scratch / "config.json"), "old");
 }
 
+// Sends the predictions "1\n2\n" in two messages.
+void SendPredictions(FakeServer& server, int64_t declared) {
+  server.download_predictions = [=](int, const v1::DownloadPredictionsRequest& request,
+                                    auto& writer) {
+    EXPECT_EQ(request.name(), "trainingJobs/j");
+    v1::DownloadPredictionsResponse part;
+    part.set_size_bytes(declared);
+    for (const char* chunk : {"1\n", "2\n"}) {
+      part.set_chunk(chunk);
+      writer.Write(part);
+    }
+    return grpc::Status::OK;
+  };
+}
+
+TEST(Predictions, AreWrittenBesideAndRenamed) {
+  FakeServer server;
+  SendPredictions(server, 4);
+  server.download_predictions = [whole = server.download_predictions](int call, const auto& request,
+                                                                      auto& writer) {
+    if (call > 1) return whole(call, request, writer);
+    v1::DownloadPredictionsResponse part;
+    part.set_chunk("half");
+    writer.Write(part);
+    return Unavailable();
+  };
+  ScratchDirectory scratch;
+  Write(scratch / "out.jsonl", "old");
+  int64_t last = 0;
+  const absl::Status status = ConnectTo(server).DownloadPredictions(
+      "trainingJobs/j", scratch / "out.jsonl", [&](int64_t done, int64_t) { last = done; });
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(Read(scratch / "out.jsonl"), "1\n2\n");
+  EXPECT_EQ(last, 4);
+  EXPECT_EQ(std::distance(fs::directory_iterator(scratch.path()), {}), 1);
+}
+
+TEST(Predictions, LeaveNothingWhereBytesAreMissingOrCannotBeWritten) {
+  FakeServer server;
+  SendPredictions(server, 5);
+  ScratchDirectory scratch;
+  EXPECT_TRUE(absl::IsDataLoss(
+      ConnectTo(server).DownloadPredictions("trainingJobs/j", scratch / "out.jsonl")));
+  EXPECT_TRUE(fs::is_empty(scratch.path()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(
+      ConnectTo(server).DownloadPredictions("trainingJobs/j", scratch / "none/out.jsonl")));
+}
+
 }  // namespace
 }  // namespace tasuki

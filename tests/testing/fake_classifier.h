@@ -111,14 +111,18 @@ inline v1::Task YesNoTask(const std::string& name) {
 }
 
 inline std::shared_ptr<const LoadedModel> FakeModel(const std::string& name,
-                                                    std::shared_ptr<ScoreLog> log,
-                                                    Metrics& metrics) {
-  internal::ModelManifest manifest;
+                                                    std::shared_ptr<ScoreLog> log, Metrics& metrics,
+                                                    internal::ModelManifest manifest = {}) {
+  if (manifest.tasks().empty()) {
+    for (const char* task : {"first", "second"}) *manifest.add_tasks() = YesNoTask(task);
+  }
   ServedModel served;
   served.name = name;
-  for (const char* task : {"first", "second"}) {
-    *manifest.add_tasks() = YesNoTask(task);
-    served.tasks.push_back({task, {"yes", "no"}});
+  for (const v1::Task& task : manifest.tasks()) {
+    served.tasks.push_back({task.name(), {}});
+    for (const v1::Label& label : task.labels()) {
+      served.tasks.back().labels.push_back(label.name());
+    }
   }
   auto model = std::make_shared<LoadedModel>();
   model->name = name;

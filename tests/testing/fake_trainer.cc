@@ -8,6 +8,7 @@
 //   say:TEXT     prints a line                    bytes       prints bytes that are not UTF-8
 //   abort, kill  dies by that signal              exit:N      ends without a word
 //   finish       leaves a result and says so      fail        reports a failure; exits with 65
+//   answers      leaves predictions of three lines
 //   hungry       reports that memory ran out; exits with 65
 //   garbage      writes what is no event          linger      goes on after its last word
 //   wait         waits for a command and stops, or finishes if that is the command
@@ -96,6 +97,7 @@ void Finish(const internal::TrainerSpec& spec) {
   internal::TrainerEvent event;
   event.mutable_finished()->set_best_step(7);
   event.mutable_finished()->add_evaluations()->set_accuracy(.75);
+  event.mutable_finished()->add_calibrations()->set_temperature(1.5);
   Write(event);
 }
 
@@ -116,6 +118,8 @@ void Do(const std::string& word, const internal::TrainerSpec& spec) {
     event.mutable_message()->set_severity(v1::TrainingJobEvent::Message::WARNING);
     event.mutable_message()->set_text("A sentence.");
     Write(event);
+  } else if (word == "answers") {
+    if (!WriteFile(spec.job_dir() + "/predictions.jsonl", "1\n2\n3\n").ok()) _exit(1);
   } else if (word == "finish") {
     Finish(spec);
   } else if (word == "fail") {

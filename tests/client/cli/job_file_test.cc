@@ -123,6 +123,26 @@ TEST(JobFile, NamesAllFaultsOfItsWritingAtOnce) {
             "environment");
 }
 
+TEST(JobFile, NamesAllFaultsOfItsValuesAtOnce) {
+  const auto job = ParseJob("job.yaml",
+                            "model: m\n"
+                            "fine_tuning:\n"
+                            "  recipe:\n"
+                            "    epochs: many\n"
+                            "    learning_rate: fast\n"
+                            "    colour: red\n"
+                            "  tasks:\n"
+                            "  - no task\n"
+                            "  - {name: t, weight: heavy}\n",
+                            Defined);
+  for (const char* fault :
+       {":4: fine_tuning.recipe.epochs: ", ":5: fine_tuning.recipe.learning_rate",
+        ":6: fine_tuning.recipe.colour is not a field", ":8: fine_tuning.tasks[0]",
+        ":9: fine_tuning.tasks[1].weight: "}) {
+    EXPECT_THAT(job.status().message(), HasSubstr(fault));
+  }
+}
+
 TEST(JobFile, ExpandsNoBombOfAliases) {
   std::string yaml = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n";
   for (int i = 1; i < 9; ++i) {
@@ -139,6 +159,7 @@ TEST(JobFile, ExpandsNoBombOfAliases) {
 TEST(JobFile, ExamplesParse) {
   const std::map<std::string, std::map<std::string, std::string>> examples = {
       {"pretrain-tiny", {{"TEXTS", "d-1"}}},
+      {"evaluation", {{"VERSION", "sentiment@2"}, {"ROWS", "d-1"}}},
       {"single-task", {{"BASE", "tiny"}, {"TRAIN", "d-1"}, {"VALID", "d-2"}, {"TEST", "d-3"}}},
       {"multi-task",
        {{"BASE", "tiny@2"},
@@ -156,6 +177,10 @@ TEST(JobFile, ExamplesParse) {
     EXPECT_TRUE(job.ok()) << job.status();
   }
   EXPECT_EQ(files, examples.size());
+  const auto evaluation = ReadJobFile(TASUKI_SOURCE_DIR "/client/cli/examples/evaluation.yaml",
+                                      examples.at("evaluation"));
+  EXPECT_EQ(evaluation->evaluation().model_version(), "models/sentiment/versions/2");
+  EXPECT_EQ(evaluation->evaluation().tasks(0).test_dataset(), "datasets/d-1");
 }
 
 TEST(JobFile, TakesVariablesFromTheCommandLineBeforeTheEnvironment) {
@@ -169,10 +194,12 @@ TEST(JobFile, TakesVariablesFromTheCommandLineBeforeTheEnvironment) {
               HasSubstr("has no ${TXTS}"));
 }
 
-TEST(JobFile, ThatIsNotThereIsNamed) {
+TEST(JobFile, ThatCannotBeReadIsNamed) {
   const absl::Status status = ReadJobFile("/nowhere/job.yaml", {}).status();
   EXPECT_TRUE(absl::IsNotFound(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("/nowhere/job.yaml"));
+  EXPECT_THAT(std::string(ReadJobFile("/", {}).status().message()),
+              HasSubstr("cannot read /: Is a directory"));
 }
 
 }  // namespace

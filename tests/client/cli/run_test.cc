@@ -10,6 +10,9 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "tests/client/fake_server.h"
 
 namespace tasuki::cli {
@@ -18,6 +21,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 std::string Read(const std::string& path) {
   std::ostringstream bytes;
@@ -29,7 +33,7 @@ class Command {
  public:
   // Starts `tasuki ARGUMENTS…` with these bytes on stdin.
   Command(const FakeServer& server, std::vector<std::string> arguments,
-          const std::string& input = "") {
+          const std::string& input = "", const std::string& output = "") {
     std::ofstream(scratch_ / "in") << input;
     arguments.insert(arguments.begin(), TASUKI_BINARY_DIR "/bin/tasuki");
     std::vector<char*> argv;
@@ -37,7 +41,8 @@ class Command {
     argv.push_back(nullptr);
     const std::string environment = "TASUKI_SERVER=" + server.address();
     char* envp[] = {const_cast<char*>(environment.c_str()), nullptr};
-    const std::string in = scratch_ / "in", out = scratch_ / "out", err = scratch_ / "err";
+    const std::string in = scratch_ / "in", err = scratch_ / "err";
+    const std::string out = output.empty() ? scratch_ / "out" : output;
     pid_ = vfork();
     if (pid_ == 0) {
       dup2(open(in.c_str(), O_RDONLY), 0);
@@ -118,6 +123,10 @@ TEST(Run, ExitsWithTwoForAWrongCommandLine) {
       {"model", "delete", "reviews"},
       {"classify", "text"},
       {"classify", "--model", "m", "--file", "in.txt", "text"},
+      {"classify", "--model", "m", "--format", "xml", "text"},
+      {"classify", "--model", "m", "--out-format", "tsv", "text"},
+      {"model", "evaluate", "m@1", "--task", "t"},
+      {"model", "evaluate", "m@1", "--task", "t", "--task", "u", "--dataset", "d-1"},
       {"job", "submit", "--file", "job.yaml", "--set", "NOTHING"},
       {"job", "estimate", "--file", "job.yaml", "--set", "NOTHING"},
   };
@@ -138,12 +147,13 @@ TEST(Run, HelpsEveryCommandWithAnExample) {
                                             {"dataset", "check"},
                                             {"dataset", "delete"},
                                             {"job", "submit"},
-                                            {"job", "estimate"},
+                                            {"dataset", "delete"},
                                             {"job", "list"},
                                             {"job", "get"},
                                             {"job", "watch"},
                                             {"job", "logs"},
                                             {"job", "compare"},
+                                            {"job", "predictions"},
                                             {"job", "cancel"},
                                             {"job", "pause"},
                                             {"job", "resume"},
@@ -156,6 +166,7 @@ TEST(Run, HelpsEveryCommandWithAnExample) {
                                             {"model", "get"},
                                             {"model", "load"},
                                             {"model", "unload"},
+                                            {"model", "evaluate"},
                                             {"model", "delete"},
                                             {"server", "info"},
                                             {"classify"},
@@ -188,6 +199,18 @@ TEST(Run, TellsTheEndOfAJobByItsExitCode) {
         EXPECT_THAT(command.err(), HasSubstr("died three times\nlast line\n  (INTERNAL)"));
       }
     }
+  }
+}
+
+TEST(Run, FailsIfItsOutputCannotBeWritten) {
+  FakeServer server;
+  ScriptJob(server, v1::TrainingJob::SUCCEEDED);
+  const std::vector<std::vector<std::string>> commands = {
+      {"--version"}, {"job", "get", "nightly"}, {"job", "get", "nightly", "--output", "json"}};
+  for (const auto& arguments : commands) {
+    Command command(server, arguments, "", "/dev/full");
+    EXPECT_EQ(command.exit_code(), 1);
+    EXPECT_THAT(command.err(), testing::StartsWith("tasuki: the output cannot be written\n"));
   }
 }
 
@@ -387,10 +410,27 @@ TEST(Run, EstimatesAJobOfAFile) {
                                    HasSubstr("3.0 MiB"), HasSubstr("Times rest on 20 steps.")));
 }
 
+// Numbers of texts of the requests that came. Thread-safe.
+class Sizes {
+ public:
+  void Add(int size) {
+    absl::MutexLock lock(&mutex_);
+    sizes_.push_back(size);
+  }
+  std::vector<int> get() const {
+    absl::MutexLock lock(&mutex_);
+    return sizes_;
+  }
+
+ private:
+  mutable absl::Mutex mutex_;
+  std::vector<int> sizes_ ABSL_GUARDED_BY(mutex_);
+};
+
 // Answers each text with its own number of bytes as the label.
-void ScriptClassify(FakeServer& server, std::vector<int>* sizes = nullptr) {
+void ScriptClassify(FakeServer& server, Sizes* sizes = nullptr) {
   server.classify = [=](int, const v1::ClassifyRequest& request, v1::ClassifyResponse* answer) {
-    if (sizes != nullptr) sizes->push_back(request.texts_size());
+    if (sizes != nullptr) sizes->Add(request.texts_size());
     if (request.model() == "models/none") {
       return ServerError(grpc::StatusCode::NOT_FOUND, "no such model", "RESOURCE_NOT_FOUND");
     }
@@ -424,14 +464,14 @@ TEST(Run, ClassifiesTextsIntoATable) {
 
 TEST(Run, ClassifiesAFileOfAnyLengthIntoJsonLines) {
   FakeServer server;
-  std::vector<int> sizes;
+  Sizes sizes;
   ScriptClassify(server, &sizes);
   ScratchDirectory scratch;
   std::string input;
   for (int i = 0; i < 600; ++i) input += std::string(i % 9, 'x') + "\r\n";
   Command command(server, {"classify", "--model", "m@7", "--out", scratch / "out.jsonl"}, input);
   EXPECT_EQ(command.exit_code(), 0) << command.err();
-  EXPECT_THAT(sizes, testing::ElementsAre(256, 256, 88));
+  EXPECT_THAT(sizes.get(), testing::UnorderedElementsAre(256, 256, 88));
   std::ifstream out(scratch / "out.jsonl");
   int count = 0;
   for (std::string line; std::getline(out, line); ++count) {
@@ -448,7 +488,7 @@ TEST(Run, ClassifiesAFileOfAnyLengthIntoJsonLines) {
 
 TEST(Run, NamesTheTextThatIsNotUtf8) {
   FakeServer server;
-  std::vector<int> sizes;
+  Sizes sizes;
   ScriptClassify(server, &sizes);
   Command argument(server, {"classify", "--model", "m", "good", "\x83\x65\x83\x58"});
   EXPECT_EQ(argument.exit_code(), 1);
@@ -457,7 +497,7 @@ TEST(Run, NamesTheTextThatIsNotUtf8) {
   Command line(server, {"classify", "--model", "m"}, "good\n\x83\x65\x83\x58\n");
   EXPECT_EQ(line.exit_code(), 1);
   EXPECT_THAT(line.err(), HasSubstr("stdin:2 is not UTF-8"));
-  EXPECT_THAT(sizes, IsEmpty()) << "nothing was sent";
+  EXPECT_THAT(sizes.get(), IsEmpty()) << "nothing was sent";
 }
 
 TEST(Run, AFlagWithoutAValueDoesNotTakeTheNextArgumentForIt) {
@@ -465,6 +505,113 @@ TEST(Run, AFlagWithoutAValueDoesNotTakeTheNextArgumentForIt) {
   Command command(server, {"--output=", "server", "info"});
   EXPECT_EQ(command.exit_code(), 2);
   EXPECT_EQ(command.err(), "tasuki: --output= has no value; give one, or leave the flag out.\n");
+}
+
+TEST(Run, ClassifiesAColumnOfAFileIntoATable) {
+  FakeServer server;
+  ScriptClassify(server);
+  ScratchDirectory scratch;
+  std::ofstream(scratch / "in.csv") << "id,review\n1,\"a\tb\nc\"\n2,longer\n";
+  const std::string expected =
+      "row\ttask\tlabel\tprobability\tabstained\ttruncated\ttext\n"
+      "1\tlength\t5\t0.5\tfalse\tfalse\ta b c\n"
+      "2\tlength\t6\t0.5\tfalse\ttrue\tlonger\n";
+  Command file(server, {"classify", "--model", "m", "--file", scratch / "in.csv", "--text-column",
+                        "review", "--out", scratch / "out.tsv"});
+  EXPECT_EQ(file.exit_code(), 0) << file.err();
+  EXPECT_EQ(Read(scratch / "out.tsv"), expected);
+  EXPECT_EQ(file.out(),
+            "2 texts classified by models/m/versions/7 into " + (scratch / "out.tsv") + "\n");
+  Command stream(server, {"classify", "--model", "m", "--file", scratch / "in.csv", "--text-column",
+                          "review", "--out", "-", "--out-format", "tsv"});
+  EXPECT_EQ(stream.out(), expected) << stream.err();
+  Command column(server, {"classify", "--model", "m", "--file", scratch / "in.csv"});
+  EXPECT_EQ(column.exit_code(), 1);
+  EXPECT_THAT(column.err(), HasSubstr("has no column \"text\"; its columns are id, review"));
+}
+
+TEST(Run, KeepsTheOrderOfTextsWhateverIsAnsweredFirst) {
+  FakeServer server;
+  Sizes sizes;
+  ScriptClassify(server, &sizes);
+  server.classify = [answer = server.classify](int call, const auto& request, auto* response) {
+    if (call == 3) {
+      // The queue is full of the others.
+      grpc::Status full = ServerError(grpc::StatusCode::RESOURCE_EXHAUSTED, "full", "QUEUE_FULL");
+      return full;
+    }
+    if (call == 2) absl::SleepFor(absl::Milliseconds(100));
+    return answer(call, request, response);
+  };
+  std::string input;
+  for (int i = 0; i < 1500; ++i) input += std::string(i % 11, 'x') + "\n";
+  Command command(server, {"classify", "--model", "m", "--out", "-"}, input);
+  EXPECT_EQ(command.exit_code(), 0) << command.err();
+  std::istringstream out(command.out());
+  int count = 0;
+  for (std::string line; std::getline(out, line); ++count) {
+    ASSERT_EQ(nlohmann::json::parse(line)["text"], std::string(count % 11, 'x')) << count;
+  }
+  EXPECT_EQ(count, 1500);
+  EXPECT_EQ(sizes.get().size(), 6);
+}
+
+TEST(Run, EvaluatesAVersionAndKeepsItsPredictions) {
+  FakeServer server;
+  ScriptJob(server, v1::TrainingJob::SUCCEEDED);
+  v1::EvaluationJob work;
+  server.create_job = [&work, create = server.create_job](int call, const auto& request,
+                                                          v1::TrainingJob* answer) {
+    work = request.training_job().evaluation();
+    EXPECT_EQ(request.training_job_id(), "nightly");
+    return create(call, request, answer);
+  };
+  server.get_job = [get = server.get_job](int call, const auto& request, v1::TrainingJob* answer) {
+    const grpc::Status status = get(call, request, answer);
+    answer->clear_model_version();
+    v1::Calibration& calibration = *answer->add_calibrations();
+    calibration.set_task("sentiment");
+    calibration.set_calibrated(true);
+    calibration.set_temperature(1.25);
+    calibration.mutable_before()->set_ece(.0625);
+    calibration.mutable_after()->set_ece(.03125);
+    calibration.mutable_after()->add_bins()->set_row_count(30);
+    return status;
+  };
+  server.download_predictions = [](int, const auto&, auto& writer) {
+    v1::DownloadPredictionsResponse part;
+    part.set_size_bytes(3);
+    part.set_chunk("{}\n");
+    writer.Write(part);
+    return grpc::Status::OK;
+  };
+  ScratchDirectory scratch;
+  Command command(server, {"model", "evaluate", "m@3", "--task", "sentiment", "--dataset", "d-1",
+                           "--task", "other", "--dataset", "d-2", "--id", "nightly",
+                           "--predictions", scratch / "out.jsonl"});
+  EXPECT_EQ(command.exit_code(), 0) << command.err();
+  EXPECT_EQ(work.model_version(), "models/m/versions/3");
+  EXPECT_TRUE(work.write_predictions());
+  ASSERT_EQ(work.tasks_size(), 2);
+  EXPECT_EQ(work.tasks(1).name(), "other");
+  EXPECT_EQ(work.tasks(1).test_dataset(), "datasets/d-2");
+  EXPECT_EQ(Read(scratch / "out.jsonl"), "{}\n");
+  EXPECT_THAT(command.out(), HasSubstr("0.8765"));
+  EXPECT_THAT(command.out(), HasSubstr("TASK       ROWS  TEMPERATURE"));
+  EXPECT_THAT(command.out(), HasSubstr("0.0625    0.0312"));
+  EXPECT_THAT(command.out(), Not(HasSubstr(" made ")));
+  // Later, and compared.
+  Command later(server, {"job", "predictions", "nightly", scratch / "later.jsonl"});
+  EXPECT_EQ(later.exit_code(), 0) << later.err();
+  EXPECT_EQ(Read(scratch / "later.jsonl"), "{}\n");
+  Command compared(server, {"job", "compare", "nightly", "nightly"});
+  EXPECT_THAT(compared.out(), HasSubstr("TASK       JOB      ROWS  TEMPERATURE"));
+  // Without --wait it only says which job it is.
+  Command unwatched(
+      server, {"model", "evaluate", "m", "--task", "t", "--dataset", "d-1", "--id", "nightly"});
+  EXPECT_EQ(unwatched.out(),
+            "trainingJobs/nightly is QUEUED\nWatch it with: tasuki job watch nightly\n");
+  EXPECT_FALSE(work.write_predictions());
 }
 
 TEST(Run, KeepsTheOldAnswersIfClassifyingFails) {

@@ -32,6 +32,23 @@ TEST(MakeError, CarriesCodeMessageAndAnErrorInfoForPrograms) {
   EXPECT_EQ(info.metadata().at("name"), "models/a");
 }
 
+TEST(MakeError, CarriesBytesOfAnyFile) {
+  const absl::Status status = MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
+                                        "良い \xFF\xE8\x89", {{"file", "\xC3"}});
+  EXPECT_EQ(status.message(), "良い \uFFFD\uFFFD\uFFFD");
+  Faults faults;
+  faults.Add("a\x80", Quote("\xED\xA0\x80"));
+  for (const absl::Status& error : {status, faults.ToStatus(), absl::InternalError("\xFF")}) {
+    google::rpc::Status proto;
+    EXPECT_TRUE(proto.ParseFromString(StatusProto(error).SerializeAsString()));
+    google::rpc::ErrorInfo info;
+    google::rpc::BadRequest details;
+    for (const auto& detail : proto.details()) {
+      EXPECT_TRUE(detail.UnpackTo(&info) || detail.UnpackTo(&details)) << detail.type_url();
+    }
+  }
+}
+
 TEST(ReasonOf, ReadsBackTheReasonOfEveryError) {
   for (int value = 1; value <= v1::ErrorReason_MAX; ++value) {
     if (!v1::ErrorReason_IsValid(value)) continue;

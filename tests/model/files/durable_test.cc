@@ -194,12 +194,14 @@ TEST_F(Durable, WritesAMessageAsJsonWithTheNamesOfItsProto) {
 
 TEST_F(Durable, RefusesJsonThatIsNotOfTheMessage) {
   internal::ModelManifest manifest;
-  for (const char* json : {"", "{", "[]", "{\"unknown\": 1}", "{\"format_version\": \"x\"}"}) {
+  for (const char* json :
+       {"", "{", "[]", "{\"unknown\": 1}", "{\"\xff", "{\"format_version\": \"x\"}"}) {
     ASSERT_TRUE(WriteFile(At("m.json"), json).ok());
     const absl::Status status = ReadJson(At("m.json"), manifest);
     EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << json;
     EXPECT_EQ(ReasonOf(status), v1::FILE_CHANGED) << json;
     EXPECT_THAT(std::string(status.message()), HasSubstr("m.json")) << json;
+    EXPECT_THAT(std::string(status.message()), ::testing::Not(HasSubstr("\n"))) << json;
   }
   EXPECT_EQ(ReadJson(At("none.json"), manifest).code(), absl::StatusCode::kNotFound);
 }

@@ -60,12 +60,20 @@ TEST_F(ModelDirectory, WritesAManifestOfEveryOtherFile) {
 }
 
 TEST_F(ModelDirectory, NamesBothVersionsOfANewerFormat) {
-  ASSERT_TRUE(WriteFile(At(kManifestName), R"({"format_version": 2, "of_the_future": [1]})").ok());
+  ASSERT_TRUE(WriteFile(At(kManifestName), R"({"format_version": 3, "of_the_future": [1]})").ok());
   const absl::Status status = ReadManifest(dir_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(ReasonOf(status), v1::FILE_CHANGED);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("format version 2"));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("reads up to 1"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("format version 3"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("reads up to 2"));
+}
+
+TEST_F(ModelDirectory, ReadsAManifestOfVersionOneAsNotCalibrated) {
+  ASSERT_TRUE(WriteFile(At(kManifestName), R"({"format_version": 1, "max_input_tokens": 9})").ok());
+  const auto manifest = ReadManifest(dir_);
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ(manifest->max_input_tokens(), 9);
+  EXPECT_EQ(manifest->calibrations_size(), 0);
 }
 
 TEST_F(ModelDirectory, RefusesAManifestThatIsMissingMalformedOrWithoutVersion) {

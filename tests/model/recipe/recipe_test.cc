@@ -191,6 +191,53 @@ TEST(ResolveJob, NamesEveryFaultOfABadJobAtOnce) {
                   "fine_tuning.recipe.learning_rate", "fine_tuning.recipe.dropout"));
 }
 
+TEST(ResolveJob, BoundsTextsAndRefusesControlCharactersInNames) {
+  v1::TrainingJob job = FineTuningOf({"a"});
+  job.set_display_name("red\x1b[31m");
+  v1::Task& task = *job.mutable_fine_tuning()->mutable_tasks(0);
+  task.set_prefix(std::string(257, 'p'));
+  task.mutable_labels(0)->set_name("a\u0085b");
+  task.mutable_labels(0)->set_target_text(std::string(257, 't'));
+  task.mutable_labels(0)->add_values(std::string(1025, 'v'));
+  for (int i = 0; i < 1001; ++i) task.mutable_labels(1)->add_values(absl::StrCat(i));
+  EXPECT_THAT(FieldsAtFault(job),
+              ElementsAre("display_name", "fine_tuning.tasks[0].labels[0].name",
+                          "fine_tuning.tasks[0].labels[0].target_text",
+                          "fine_tuning.tasks[0].labels[0].values[0]",
+                          "fine_tuning.tasks[0].labels[1].values", "fine_tuning.tasks[0].prefix"));
+
+  job = FineTuningOf({"a"});
+  v1::Label& label = *job.mutable_fine_tuning()->mutable_tasks(0)->mutable_labels(0);
+  for (int i = 100; i < 620; ++i) label.add_values(absl::StrCat(i, std::string(1021, 'v')));
+  EXPECT_THAT(FieldsAtFault(job), ElementsAre("fine_tuning.tasks"));
+  job = Pretraining("");
+  for (int i = 0; i < 1001; ++i) job.mutable_pretraining()->add_required_texts("良い");
+  EXPECT_THAT(FieldsAtFault(job), ElementsAre("pretraining.required_texts"));
+}
+
+TEST(ResolveManifest, HoldsAModelToTheRulesOfJobs) {
+  internal::ModelManifest manifest;
+  Faults none;
+  ResolveManifest(manifest, none);
+  EXPECT_TRUE(none.empty());  // a base model
+  *manifest.mutable_tasks() = FineTuningOf({"a", "b"}).fine_tuning().tasks();
+  manifest.mutable_tasks(0)->clear_train_dataset();
+  manifest.set_max_input_tokens(8);
+  ResolveManifest(manifest, none);
+  EXPECT_TRUE(none.empty()) << none.ToStatus();
+  EXPECT_EQ(manifest.tasks(1).prefix(), "b: ");
+
+  manifest.mutable_tasks(0)->clear_labels();
+  manifest.mutable_tasks(0)->set_train_dataset("../etc");
+  manifest.mutable_tasks(1)->mutable_labels(0)->set_name("\x1b[2J");
+  manifest.set_max_input_tokens(2147483647);
+  manifest.set_parameter_count(-1);
+  manifest.add_evaluations()->set_task(std::string(100'000, 'x'));
+  Faults faults;
+  ResolveManifest(manifest, faults);
+  EXPECT_EQ(faults.size(), 6u) << faults.ToStatus();
+}
+
 TEST(ResolveJob, SaysValueAndLimit) {
   v1::TrainingJob job = FineTuningOf({"a"});
   job.mutable_fine_tuning()->mutable_recipe()->set_steps(200'000'000);
@@ -400,6 +447,44 @@ TEST(ResolveJob, KnowsTheFormsOfABaseModelVersion) {
                           "models/a/versions/1/", "models/../versions/1", "datasets/a"}) {
     EXPECT_FALSE(accepted(bad)) << bad;
   }
+}
+
+TEST(ResolveJob, ChecksAbstainPrecision) {
+  const auto faults = [](double precision, bool valid) {
+    v1::TrainingJob job = FineTuningOf({"a"});
+    v1::Task& task = *job.mutable_fine_tuning()->mutable_tasks(0);
+    if (valid) task.set_valid_dataset("datasets/d");
+    task.set_abstain_precision(precision);
+    return FieldsAtFault(job).size();
+  };
+  EXPECT_EQ(faults(.5, true), 0);
+  for (const double bad : {0.0, 1.0, -1.0, std::nan("")}) EXPECT_EQ(faults(bad, true), 1) << bad;
+  EXPECT_EQ(faults(.5, false), 1) << "there is nothing to choose a threshold on";
+}
+
+TEST(ResolveJob, TakesAnEvaluationThatLeavesTheRestToItsVersion) {
+  v1::TrainingJob job = Parse(
+      "evaluation { model_version: 'models/m' tasks { name: 't' test_dataset: 'datasets/d' } "
+      "tasks { name: 'own' test_dataset: 'datasets/d' labels { name: 'a' } labels { name: 'b' } } "
+      "}");
+  EXPECT_THAT(FieldsAtFault(job), IsEmpty());
+  EXPECT_EQ(job.evaluation().tasks(0).labels_size(), 0);
+  EXPECT_EQ(job.evaluation().tasks(1).labels(0).target_text(), "a");
+  EXPECT_EQ(job.evaluation().tasks(1).labels(0).values(0), "a");
+}
+
+TEST(ResolveJob, NamesWhatAnEvaluationMayNotHave) {
+  v1::TrainingJob job = Parse(
+      "model: 'models/m' evaluation { model_version: 'm' max_input_tokens: 4 tasks { name: 'T' "
+      "train_dataset: 'datasets/d' valid_dataset: 'datasets/d' weight: 1 abstain_precision: .5 "
+      "labels { name: 'a' } } }");
+  EXPECT_THAT(FieldsAtFault(job),
+              testing::UnorderedElementsAre(
+                  "model", "evaluation.model_version", "evaluation.tasks[0].name",
+                  "evaluation.tasks[0].labels", "evaluation.tasks[0].test_dataset",
+                  "evaluation.tasks[0].train_dataset", "evaluation.tasks[0].valid_dataset",
+                  "evaluation.tasks[0].weight", "evaluation.tasks[0].abstain_precision",
+                  "evaluation.max_input_tokens"));
 }
 
 TEST(IsResourceId, TakesLowerCaseDigitsAndInnerHyphensUpTo63) {

@@ -208,14 +208,35 @@ TEST_F(ClassifierTest, RefusesMalformedDirectoriesAndNamesFileAndCause) {
 
 TEST_F(ClassifierTest, RefusesManifestsThatDoNotFit) {
   internal::ModelManifest manifest = Manifest();
-  *manifest.add_tasks() = TaskOf("same", {"one", "one"});
+  *manifest.add_tasks() = TaskOf("same", {"one", "one "});
   ASSERT_TRUE(WriteManifest(directory_.path(), manifest).ok());
   EXPECT_EQ(ReasonOf(CheckModelDirectory(directory_.path()).status()), v1::LABEL_INDISTINCT);
 
   manifest = Manifest();
-  manifest.set_max_input_tokens(1);
+  manifest.set_max_input_tokens(1 << 30);
+  manifest.mutable_tasks(0)->clear_labels();
+  manifest.mutable_tasks(1)->set_weight(std::nan(""));
   ASSERT_TRUE(WriteManifest(directory_.path(), manifest).ok());
-  EXPECT_EQ(CheckModelDirectory(directory_.path()).status().code(), absl::StatusCode::kDataLoss);
+  for (const absl::Status& status : {CheckModelDirectory(directory_.path()).status(),
+                                     Classifier::Load(directory_.path(), {}).status()}) {
+    EXPECT_EQ(ReasonOf(status), v1::MODEL_INVALID);
+    for (const char* fault :
+         {"tasuki.json: tasks[0].labels: ", "tasks[1].weight: ", "max_input_tokens: "}) {
+      EXPECT_THAT(status.message(), HasSubstr(fault));
+    }
+  }
+
+  for (const auto& [temperature, threshold] :
+       {std::pair(0.0, .5), {-1.0, .5}, {std::nan(""), .5}, {21.0, .5}, {1.0, 1.5}, {1.0, -.1}}) {
+    manifest = Manifest();
+    manifest.add_calibrations()->set_task("sentiment");
+    manifest.mutable_calibrations(0)->set_temperature(temperature);
+    manifest.mutable_calibrations(0)->set_abstain_threshold(threshold);
+    ASSERT_TRUE(WriteManifest(directory_.path(), manifest).ok());
+    const absl::Status status = CheckModelDirectory(directory_.path()).status();
+    EXPECT_EQ(ReasonOf(status), v1::FILE_CHANGED) << temperature << " " << threshold;
+    EXPECT_THAT(status.message(), HasSubstr("the calibration of task sentiment"));
+  }
 
   ASSERT_TRUE(WriteFile(directory_.At("tasuki.json"), "{").ok());
   EXPECT_EQ(Classifier::Load(directory_.path(), {}).status().code(), absl::StatusCode::kDataLoss);

@@ -213,6 +213,71 @@ TEST_F(TrainTest, LeavesACompleteModelDirectory) {
   EXPECT_EQ(Bytes("result/spiece.model"), Bytes("base/spiece.model"));
 }
 
+TEST_F(TrainTest, CalibratesThePublishedWeightsOnTheValidSet) {
+  v1::TrainingJob job = Job();
+  job.mutable_fine_tuning()->mutable_tasks(0)->set_abstain_precision(.5);
+  const absl::StatusOr<TrainingOutcome> outcome = Run(job);
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  ASSERT_EQ(outcome->calibrations.size(), 1);
+  const v1::Calibration& calibration = outcome->calibrations[0];
+  EXPECT_EQ(calibration.task(), "mood");
+  EXPECT_TRUE(calibration.calibrated());
+  EXPECT_GE(calibration.temperature(), .05);
+  EXPECT_LE(calibration.temperature(), 20);
+  EXPECT_EQ(calibration.valid_row_count(), 16);
+  EXPECT_LE(calibration.valid_nll_after(), calibration.valid_nll_before());
+  EXPECT_TRUE(calibration.has_abstain_threshold());
+  EXPECT_GE(calibration.abstain_valid_precision(), .5);
+  EXPECT_EQ(calibration.dataset(), "datasets/test");
+  // Before: the loss of the evaluation by labels.
+  EXPECT_NEAR(calibration.before().nll(), outcome->evaluations[0].loss(), 1e-6);
+  int64_t rows = 0;
+  for (const auto& bin : calibration.after().bins()) rows += bin.row_count();
+  EXPECT_EQ(rows, 32);
+
+  const absl::StatusOr<internal::ModelManifest> manifest = ReadManifest(places_.result_directory);
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  ASSERT_EQ(manifest->calibrations_size(), 1);
+  EXPECT_EQ(manifest->calibrations(0).temperature(), calibration.temperature());
+  // An attempt that finds the result tells the same.
+  const absl::StatusOr<TrainingOutcome> again = Run(job);
+  ASSERT_TRUE(again.ok()) << again.status();
+  ASSERT_EQ(again->calibrations.size(), 1);
+  EXPECT_EQ(again->calibrations[0].DebugString(), calibration.DebugString());
+}
+
+TEST_F(TrainTest, IsNotCalibratedWithoutAValidSet) {
+  v1::TrainingJob job = Job();
+  job.mutable_fine_tuning()->mutable_tasks(0)->clear_valid_dataset();
+  const absl::StatusOr<TrainingOutcome> outcome = Run(job);
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  ASSERT_EQ(outcome->calibrations.size(), 1);
+  EXPECT_FALSE(outcome->calibrations[0].calibrated());
+  EXPECT_EQ(outcome->calibrations[0].temperature(), 1);
+  EXPECT_EQ(outcome->calibrations[0].before().nll(), outcome->calibrations[0].after().nll());
+}
+
+TEST_F(TrainTest, SaysIfNoThresholdHasTheWantedPrecision) {
+  v1::TrainingJob job = Job();
+  job.mutable_fine_tuning()->mutable_recipe()->set_steps(1);
+  job.mutable_fine_tuning()->mutable_recipe()->clear_epochs();
+  // Every valid row is labelled wrong once and right once: no threshold can do better than a half.
+  std::vector<v1::Example> rows;
+  for (v1::Example row : {Opinions()[0], Opinions()[1]}) {
+    for (const char* label : {"yes", "no"}) {
+      row.set_label(label);
+      rows.push_back(row);
+    }
+  }
+  AddDataset("valid", rows);
+  job.mutable_fine_tuning()->mutable_tasks(0)->set_abstain_precision(.9);
+  const absl::StatusOr<TrainingOutcome> outcome = Run(job);
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_FALSE(outcome->calibrations[0].has_abstain_threshold());
+  EXPECT_THAT(recorder_.messages,
+              Contains(HasSubstr("no threshold has the abstain_precision of 0.9")));
+}
+
 TEST_F(TrainTest, TellsOfPhasesEvaluationsAndCheckpoints) {
   ASSERT_TRUE(Run(Job()).ok());
   std::set<v1::Progress::Phase> phases;

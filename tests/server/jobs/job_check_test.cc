@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 
 #include "model/recipe/recipe.h"
-#include "model/text/tokenizer.h"
 #include "tests/server/jobs/job_fixture.h"
 
 namespace tasuki {
@@ -18,25 +17,7 @@ class JobCheckTest : public JobFixture {
   JobCheckTest() {
     AddDataset("d-stars", {{"good", 6}, {"bad", 3}, {"ugly", 1}});
     AddDataset("d-train", {{"good", 7}, {"bad", 3}});
-    for (int i = 0; i < 2; ++i) PublishBase();
-  }
-
-  // A version of models/base with a tokenizer that knows Latin letters.
-  void PublishBase() {
-    const auto reserved =
-        store_->models().Reserve("models/base", absl::StrCat("key", ++versions_), "").value();
-    const std::string directory = data_->model_version(reserved.name);
-    ASSERT_TRUE(MakeDirectories(directory).ok());
-    std::vector<std::string> texts;
-    for (int i = 0; i < 200; ++i) {
-      texts.push_back(absl::StrCat("a good day and a bad night, number ", i * 7919));
-    }
-    ASSERT_TRUE(
-        TrainTokenizer(texts, {.vocabulary_size = 200, .threads = 1}, directory + "/spiece.model")
-            .ok());
-    v1::ModelVersion version;
-    version.set_name(reserved.name);
-    ASSERT_TRUE(store_->models().Publish(version, false).ok());
+    for (int i = 0; i < 2; ++i) PublishVersion("models/base");
   }
 
   static Job FineTuningJob() {
@@ -59,9 +40,6 @@ class JobCheckTest : public JobFixture {
     EXPECT_TRUE(status.ok()) << status;
     return std::string(faults.ToStatus().message());
   }
-
- private:
-  int versions_ = 0;
 };
 
 TEST_F(JobCheckTest, TakesAGoodJobAndNamesTheNewestVersionOfItsBase) {
@@ -129,6 +107,46 @@ TEST_F(JobCheckTest, ABaseThatLostItsTokenizerIsDamagedNotUnknown) {
   const absl::Status status = CheckJob(*store_, *data_, job, faults);
   EXPECT_TRUE(absl::IsDataLoss(status)) << status;
   EXPECT_EQ(ReasonOf(status), v1::FILE_CHANGED);
+}
+
+TEST_F(JobCheckTest, GivesAnEvaluationWhatItsVersionKnows) {
+  PublishMoodVersion();
+  Job job = EvaluationJobOf("models/mood");
+  EXPECT_EQ(FaultsOf(job), "");
+  EXPECT_EQ(job.evaluation().model_version(), "models/mood/versions/1");
+  EXPECT_EQ(job.evaluation().max_input_tokens(), 77);
+  EXPECT_EQ(job.evaluation().tasks(0).prefix(), "mood: ");
+  ASSERT_EQ(job.evaluation().tasks(0).labels_size(), 2);
+  EXPECT_EQ(job.evaluation().tasks(0).labels(1).target_text(), "bad");
+  // What is given stays.
+  job.mutable_evaluation()->set_max_input_tokens(9);
+  job.mutable_evaluation()->mutable_tasks(0)->set_prefix("");
+  EXPECT_EQ(FaultsOf(job), "");
+  EXPECT_EQ(job.evaluation().max_input_tokens(), 9);
+  EXPECT_EQ(job.evaluation().tasks(0).prefix(), "");
+}
+
+TEST_F(JobCheckTest, AnEvaluationOfABaseNeedsLabels) {
+  Job job = EvaluationJobOf("models/base");
+  EXPECT_THAT(FaultsOf(job), HasSubstr("evaluation.tasks[0].labels: are needed: "
+                                       "models/base/versions/2 has no task \"mood\""));
+  for (const char* label : {"good", "bad"}) {
+    job.mutable_evaluation()->mutable_tasks(0)->add_labels()->set_name(label);
+  }
+  EXPECT_EQ(FaultsOf(job), "");
+  EXPECT_EQ(job.evaluation().max_input_tokens(), 512);
+}
+
+TEST_F(JobCheckTest, LooksAtTheDatasetsOfAnEvaluation) {
+  PublishMoodVersion();
+  Job job = EvaluationJobOf("models/mood");
+  auto& task = *job.mutable_evaluation()->mutable_tasks(0);
+  task.set_test_dataset("datasets/d-stars");
+  EXPECT_THAT(FaultsOf(job), HasSubstr("\"ugly\" (1 rows)"));
+  task.set_test_dataset("datasets/d-absent");
+  EXPECT_THAT(FaultsOf(job), HasSubstr("evaluation.tasks[0].test_dataset: datasets/d-absent does"));
+  job.mutable_evaluation()->set_model_version("models/nothing");
+  EXPECT_THAT(FaultsOf(job), HasSubstr("evaluation.model_version: models/nothing does not exist"));
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "model/files/durable.h"
+#include "model/text/tokenizer.h"
 #include "server/jobs/jobs.h"
 #include "server/metrics/metrics.h"
 #include "server/store/data_directory.h"
@@ -56,6 +57,47 @@ class JobFixture : public testing::Test {
       label.set_row_count(count);
     }
     ASSERT_TRUE(store_->datasets().Insert(dataset).ok());
+  }
+
+  // A version of `model` with a tokenizer that knows Latin letters, and with `tasks`.
+  void PublishVersion(const std::string& model, const std::vector<v1::Task>& tasks = {}) {
+    const auto reserved =
+        store_->models().Reserve(model, absl::StrCat("key", ++versions_), "").value();
+    const std::string directory = data_->model_version(reserved.name);
+    ASSERT_TRUE(MakeDirectories(directory).ok());
+    std::vector<std::string> texts;
+    for (int i = 0; i < 200; ++i) {
+      texts.push_back(absl::StrCat("a good day and a bad night, number ", i * 7919));
+    }
+    ASSERT_TRUE(
+        TrainTokenizer(texts, {.vocabulary_size = 200, .threads = 1}, directory + "/spiece.model")
+            .ok());
+    v1::ModelVersion version;
+    version.set_name(reserved.name);
+    version.mutable_tasks()->Assign(tasks.begin(), tasks.end());
+    version.set_max_input_tokens(77);
+    ASSERT_TRUE(store_->models().Publish(version, false).ok());
+  }
+  // models/mood/versions/1 with the task "mood".
+  void PublishMoodVersion() {
+    v1::Task task;
+    task.set_name("mood");
+    task.set_prefix("mood: ");
+    for (const char* name : {"good", "bad"}) {
+      auto& label = *task.add_labels();
+      label.set_name(name);
+      label.set_target_text(name);
+      label.add_values(name);
+    }
+    PublishVersion("models/mood", {task});
+  }
+  // The evaluation of a version on the task "mood" of datasets/d-train.
+  static Job EvaluationJobOf(const std::string& version) {
+    Job job;
+    job.mutable_evaluation()->set_model_version(version);
+    job.mutable_evaluation()->add_tasks()->set_name("mood");
+    job.mutable_evaluation()->mutable_tasks(0)->set_test_dataset("datasets/d-train");
+    return job;
   }
 
   // A new server's Jobs; an earlier one is gone.
@@ -137,6 +179,7 @@ class JobFixture : public testing::Test {
   std::unique_ptr<Jobs> jobs_;
 
  private:
+  int versions_ = 0;
   absl::Mutex mutex_;
   int changes_ ABSL_GUARDED_BY(mutex_) = 0;
 };

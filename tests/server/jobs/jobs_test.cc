@@ -482,6 +482,23 @@ TEST_F(JobsTest, StartsThoughTheEventsOfARunningJobCannotBeRead) {
   AwaitState(Create("finish"), Job::SUCCEEDED);
 }
 
+TEST_F(JobsTest, PassesOverAQueuedJobThatCannotBeReadAndDeletesIt) {
+  StartJobs();
+  const std::string running = Create("progress wait");
+  AwaitWord(running);
+  const std::string unreadable = Create("finish");
+  const std::string next = Create("finish");
+  {
+    soci::session sql(soci::sqlite3, "dbname=" + data_->database());
+    sql << "UPDATE jobs SET message = '{' WHERE name = :name", soci::use(unreadable);
+  }
+  ASSERT_TRUE(jobs_->Cancel(running).ok());
+  AwaitState(next, Job::SUCCEEDED);
+  EXPECT_EQ(ReasonOf(jobs_->Cancel(unreadable).status()), v1::FILE_CHANGED);
+  EXPECT_TRUE(jobs_->Delete(unreadable).ok());
+  EXPECT_TRUE(absl::IsNotFound(jobs_->Delete(unreadable)));
+}
+
 TEST_F(JobsTest, ADeathEndsAJobWhoseEventsCannotBeRead) {
   StartJobs();
   const std::string name = Create("progress nap kill");
@@ -616,6 +633,9 @@ TEST_F(JobsTest, AnswersWhyThereIsNoEstimate) {
   EXPECT_EQ(failed.status().code(), absl::StatusCode::kOutOfRange);
   EXPECT_EQ(ReasonOf(failed.status()), v1::NON_FINITE_LOSS);
   EXPECT_TRUE(absl::IsInternal(jobs_->Estimate(EstimateOf(RequestOf("abort"))).status()));
+  v1::EstimateTrainingJobRequest evaluation;
+  evaluation.mutable_training_job()->mutable_evaluation();
+  EXPECT_EQ(ReasonOf(jobs_->Estimate(evaluation).status()), v1::FIELD_INVALID);
   v1::EstimateTrainingJobRequest bad = EstimateOf(RequestOf("estimate"));
   bad.mutable_training_job()->mutable_pretraining()->set_datasets(0, "datasets/d-absent");
   bad.mutable_training_job()->clear_model();

@@ -3,6 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
 #include "tests/testing/fake_classifier.h"
 
@@ -60,6 +64,46 @@ TEST_F(ClassificationTest, NamesTheTasksThereAreToWhoAsksForAnother) {
             v1::FIELD_INVALID);
 }
 
+TEST_F(ClassificationTest, RefusesWhatNoClientWouldTakeAndSaysWhatFits) {
+  for (const int labels : {2, 256}) {
+    v1::Task task;
+    for (int i = 0; i < labels; ++i) {
+      task.add_labels()->set_name(absl::StrCat(i, std::string(180, 'l')));
+    }
+    internal::ModelManifest manifest;
+    for (int i = 0; i < 16; ++i) {
+      *manifest.add_tasks() = task;
+      manifest.mutable_tasks(i)->set_name(absl::StrCat(10 + i, std::string(30, 't')));
+    }
+    const auto model =
+        FakeModel("models/m/versions/1", std::make_shared<ScoreLog>(), metrics_, manifest);
+    std::vector<int> wanted(manifest.tasks_size());
+    std::iota(wanted.begin(), wanted.end(), 0);
+    int fit = 256;
+    absl::Status status;
+    while (
+        !(status = CheckAnswerSize(RequestOf(std::vector<std::string>(fit, "x")), *model, wanted))
+             .ok()) {
+      EXPECT_EQ(ReasonOf(status), v1::LIMIT_EXCEEDED);
+      ASSERT_GT(--fit, 0);
+    }
+    EXPECT_EQ(fit, labels == 2 ? 256 : 4);
+    // The longest answer to so many texts.
+    v1::ClassifyResponse response;
+    Classifier::Input input;
+    input.token_count = 1 << 30;
+    input.truncated = true;
+    FillInputs(*model, wanted, std::vector<Classifier::Input>(fit * wanted.size(), input),
+               response);
+    FillScores(
+        *model, wanted,
+        std::vector<std::vector<float>>(fit * wanted.size(), std::vector<float>(labels, -1e-30f)),
+        response);
+    EXPECT_LE(response.ByteSizeLong(), 4u << 20);
+  }
+  EXPECT_TRUE(CheckAnswerSize(RequestOf({"x"}), *model_, {0, 1}).ok());
+}
+
 TEST_F(ClassificationTest, AnswersTextByTextInTheOrderOfTheTasks) {
   const v1::ClassifyRequest request = RequestOf({"ab", ""});
   const std::vector<int> tasks = {1, 0};
@@ -85,6 +129,33 @@ TEST_F(ClassificationTest, AnswersTextByTextInTheOrderOfTheTasks) {
   EXPECT_EQ(other.scores(1).label(), "yes");
   EXPECT_EQ(response.results(1).predictions(0).label(), "yes") << "of equals, the first declared";
   EXPECT_EQ(response.results(1).predictions(1).token_count(), 1);
+}
+
+TEST_F(ClassificationTest, CalibratesProbabilitiesAndAbstainsWhereTheVersionDoes) {
+  internal::ModelManifest manifest;
+  v1::Calibration& calibration = *manifest.add_calibrations();
+  calibration.set_task("second");
+  calibration.set_calibrated(true);
+  calibration.set_temperature(2);
+  calibration.set_abstain_threshold(.7);
+  const auto model =
+      FakeModel("models/m/versions/3", std::make_shared<ScoreLog>(), metrics_, manifest);
+  const v1::ClassifyRequest request = RequestOf({"a", "b"});
+  const std::vector<int> tasks = {0, 1};
+  v1::ClassifyResponse response;
+  FillInputs(*model, tasks, *PrepareInputs(request, *model, tasks), response);
+  FillScores(*model, tasks, {{-2, -1}, {-2, -1}, {-5, -1}, {-5, -1}}, response);
+
+  const auto top = [&](int text, int task) {
+    return response.results(text).predictions(task).scores(0);
+  };
+  EXPECT_NEAR(top(0, 0).probability(), 1 / (1 + std::exp(-1)), 1e-9) << "no calibration";
+  EXPECT_NEAR(top(0, 1).probability(), 1 / (1 + std::exp(-.5)), 1e-9);
+  EXPECT_EQ(top(0, 1).log_probability(), -1) << "as it was";
+  EXPECT_FALSE(response.results(0).predictions(0).abstained());
+  EXPECT_TRUE(response.results(0).predictions(1).abstained()) << "0.62 is below 0.7";
+  EXPECT_EQ(response.results(0).predictions(1).label(), "no") << "the label is given all the same";
+  EXPECT_FALSE(response.results(1).predictions(1).abstained()) << "0.88 is not";
 }
 
 }  // namespace

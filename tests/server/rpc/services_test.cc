@@ -151,6 +151,18 @@ TEST_F(ServicesTest, ClassifiesByEveryTask) {
                         "grpc_service=\"tasuki.v1.ClassificationService\",grpc_type=\"unary\"} 1"));
 }
 
+TEST_F(ServicesTest, TakesNoCompressedMessage) {
+  PublishTiny();
+  for (const auto algorithm : {GRPC_COMPRESS_GZIP, GRPC_COMPRESS_DEFLATE}) {
+    grpc::ClientContext context;
+    context.set_compression_algorithm(algorithm);
+    v1::ClassifyResponse response;
+    const grpc::Status status = v1::ClassificationService::NewStub(channel_)->Classify(
+        &context, RequestOf("models/tiny", {std::string(1 << 20, 'x')}), &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << status.error_message();
+  }
+}
+
 TEST_F(ServicesTest, ALargeRequestGetsTheSameAnswers) {
   PublishTiny();
   std::string filler;

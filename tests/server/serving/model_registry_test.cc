@@ -250,7 +250,7 @@ TEST_F(ModelRegistryTest, AnImportWhoseManifestDoesNotFitIsRefused) {
               {.model = "models/i", .directory = directory, .key = "imports/1", .check = true})
           .status();
   EXPECT_EQ(ReasonOf(status), v1::MODEL_INVALID);
-  EXPECT_THAT(status.message(), HasSubstr("generation_config.json"));
+  EXPECT_THAT(status.message(), HasSubstr("fit the files: generation_config.json has 2 bytes"));
 }
 
 TEST_F(ModelRegistryTest, UnloadWaitsForTheLastRequestAndIsRemembered) {
@@ -274,6 +274,23 @@ TEST_F(ModelRegistryTest, UnloadWaitsForTheLastRequestAndIsRemembered) {
   Restart();
   EXPECT_EQ(registry_->Load(name)->state(), v1::ModelVersion::LOADED);
   EXPECT_THAT(registry_->LoadedVersions(), ElementsAre(name));
+}
+
+TEST_F(ModelRegistryTest, LoadsAndUnloadsOfAVersionAnswerWhatTheyMade) {
+  const std::string name = Publish(JobPublication("trainingJobs/a"));
+  for (int round = 0; round < 30; ++round) {
+    std::vector<std::thread> calls;
+    for (int i = 0; i < 4; ++i) {
+      calls.emplace_back([&, load = (round + i) % 2 == 0] {
+        const auto version = load ? registry_->Load(name) : registry_->Unload(name);
+        ASSERT_TRUE(version.ok()) << version.status();
+        EXPECT_EQ(version->state(), load ? v1::ModelVersion::LOADED : v1::ModelVersion::UNLOADED);
+      });
+    }
+    for (auto& call : calls) call.join();
+    const bool loaded = registry_->Get(name)->state() == v1::ModelVersion::LOADED;
+    ASSERT_EQ(store_->models().ToLoad()->size(), loaded ? 1u : 0u) << "round " << round;
+  }
 }
 
 TEST_F(ModelRegistryTest, LoadsAVersionThatTheStoreHasAndAPublicationIsAboutToTellOf) {

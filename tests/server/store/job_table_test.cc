@@ -176,6 +176,35 @@ TEST_F(JobTableTest, ClaimsTheOldestQueuedJobOnce) {
   EXPECT_FALSE(store().jobs().ClaimOldestQueued()->has_value());
 }
 
+TEST_F(JobTableTest, AQueuedJobThatCannotBeReadStopsNoOther) {
+  for (const char* name : {"trainingJobs/a", "trainingJobs/b", "trainingJobs/c"}) AddJob(name);
+  Close();
+  Execute(R"(UPDATE jobs SET message = '{"name": ' WHERE name = 'trainingJobs/a')");
+  Execute(R"(UPDATE jobs SET message = '{"new_field": 1}' WHERE name = 'trainingJobs/b')");
+  Reopen();
+  const auto page = store().jobs().List({}, 0, "");
+  ASSERT_TRUE(page.ok()) << page.status();
+  EXPECT_THAT(NamesOf(page->rows),
+              ElementsAre("trainingJobs/c", "trainingJobs/b", "trainingJobs/a"));
+  EXPECT_EQ(page->rows[1].state(), State::QUEUED);
+  EXPECT_EQ(page->rows[1].queue_position(), 1);
+  EXPECT_THAT(page->rows[1].error().message(), HasSubstr("start the newer server again"));
+  EXPECT_THAT(page->rows[2].error().message(), HasSubstr("damaged"));
+
+  std::vector<v1::TrainingJob> unreadable;
+  EXPECT_EQ((*store().jobs().ClaimOldestQueued(&unreadable))->name(), "trainingJobs/c");
+  EXPECT_THAT(NamesOf(unreadable), ElementsAre("trainingJobs/a", "trainingJobs/b"));
+  EXPECT_FALSE(store().jobs().ClaimOldestQueued()->has_value());
+
+  EXPECT_EQ(ReasonOf(store().jobs().Get("trainingJobs/a").status()), v1::FILE_CHANGED);
+  EXPECT_TRUE(store().jobs().Delete("trainingJobs/a").ok());
+  EXPECT_EQ(store().jobs().Get("trainingJobs/a").status().code(), absl::StatusCode::kNotFound);
+  Close();
+  Execute("UPDATE jobs SET message = '{' WHERE name = 'trainingJobs/c'");
+  Reopen();
+  EXPECT_EQ(ReasonOf(store().jobs().Delete("trainingJobs/c")), v1::JOB_STATE);  // it runs
+}
+
 TEST_F(JobTableTest, TellsTheQueuePositionOfQueuedJobs) {
   for (const char* name : {"trainingJobs/a", "trainingJobs/b", "trainingJobs/c"}) AddJob(name);
   ASSERT_TRUE(SetState("trainingJobs/b", State::QUEUED, State::PAUSED).ok());

@@ -89,6 +89,25 @@ TEST_F(ModelTableTest, ForgetsReservationsThatNobodyComesBackFor) {
   EXPECT_FALSE(*store().models().IsForgotten("models/unknown/versions/1"));
 }
 
+TEST_F(ModelTableTest, AJobDoesNotGetTheVersionOfADeletedOneOfItsName) {
+  for (const bool published : {true, false}) {
+    AddJob("trainingJobs/j");
+    const auto first = store().models().Reserve("models/m", "trainingJobs/j", "digest");
+    ASSERT_TRUE(first.ok()) << first.status();
+    if (published) AddVersion("models/m", "trainingJobs/j");
+    ASSERT_TRUE(
+        SetState("trainingJobs/j", v1::TrainingJob::QUEUED, v1::TrainingJob::CANCELLED).ok());
+    ASSERT_TRUE(store().jobs().Delete("trainingJobs/j").ok());
+    EXPECT_EQ(store().models().GetVersion(first->name).ok(), published);
+    EXPECT_EQ(*store().models().IsForgotten(first->name), !published);
+
+    const auto second = store().models().Reserve("models/n", "trainingJobs/j", "digest");
+    EXPECT_THAT(second->name, HasSubstr("models/n/versions/"));
+    EXPECT_FALSE(second->published);
+    ASSERT_TRUE(store().models().Release(second->name).ok());
+  }
+}
+
 TEST_F(ModelTableTest, ThreadsThatReserveAtOnceGetNumbersOfTheirOwn) {
   std::vector<std::string> names(4);
   std::vector<std::thread> threads;
