@@ -29,16 +29,17 @@ std::string OriginOf(const v1::ModelVersion& version) {
 }
 
 void PrintVersion(const v1::ModelVersion& version) {
-  std::cout << Details({{"name", version.name()},
-                        {"state", v1::ModelVersion::State_Name(version.state())},
-                        {"reason", version.state_reason()},
-                        {"tasks", TasksOf(version)},
-                        {"parameters", Count(version.parameter_count())},
-                        {"size", Bytes(version.size_bytes())},
-                        {"input tokens", Count(version.max_input_tokens())},
-                        {"made by", OriginOf(version)},
-                        {"made from", ShortName(version.base_model_version())},
-                        {"created", DateTime(version.create_time())}});
+  std::cout << Details(
+      {{"name", version.name()},
+       {"state", v1::ModelVersion::State_Name(version.state())},
+       {"reason", version.state_reason()},
+       {"tasks", TasksOf(version)},
+       {"parameters", Count(version.parameter_count())},
+       {"size", Bytes(version.size_bytes())},
+       {"input tokens", version.max_input_tokens() > 0 ? Count(version.max_input_tokens()) : ""},
+       {"made by", OriginOf(version)},
+       {"made from", ShortName(version.base_model_version())},
+       {"created", DateTime(version.create_time())}});
   for (const std::string& table :
        {EvaluationTable(version.evaluations()), CalibrationTable(version.calibrations())}) {
     if (!table.empty()) std::cout << "\n" << table;
@@ -75,8 +76,14 @@ void AddImport(CLI::App& model, Session& session) {
       model_name = *typed;
     }
     session.action = [=, &session](Client& client) {
-      return Answer(session,
-                    client.ImportModelVersion(model_name, *directory, ShowTransfer("importing")));
+      const auto version =
+          client.ImportModelVersion(model_name, *directory, ShowTransfer("importing"));
+      const absl::Status status = Answer(session, version);
+      if (status.ok() && !session.json() && !version->tasks().empty() &&
+          version->state() == v1::ModelVersion::UNLOADED) {
+        std::cout << "\nIt answers after: tasuki model load " << ShortName(version->name()) << "\n";
+      }
+      return status;
     };
   });
 }
