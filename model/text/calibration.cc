@@ -85,9 +85,9 @@ double MeanNll(const LabelScores& scores, absl::Span<const int> gold, double tem
   return sum / static_cast<double>(scores.size());
 }
 
-// Newton's method on the derivative, kept between bounds that close in on its zero. An NLL that falls
-// all the way to the sharpest distribution has no minimum: the rows are (all but) all right, and
-// would have every later mistake made with full confidence.
+// Newton's method on the derivative, kept between bounds that close in on its zero. An NLL that
+// falls all the way to the sharpest distribution has no minimum: the rows are (all but) all right,
+// and would have every later mistake made with full confidence.
 double FitTemperature(const LabelScores& scores, absl::Span<const int> gold) {
   double low = 1 / kMaxTemperature, high = 1 / kMinTemperature, b = 1;
   if (SlopeAt(scores, gold, low).first >= 0) {
