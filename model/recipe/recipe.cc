@@ -88,6 +88,14 @@ bool IsModelOrVersion(absl::string_view name) {
          absl::SimpleAtoi(digits, &version);
 }
 
+void CheckModelOrVersion(const FieldChecker& check, absl::string_view field,
+                         const std::string& name) {
+  if (IsModelOrVersion(name)) return;
+  check.Add(field,
+            absl::StrCat(Quote(name),
+                         " is not of the form models/{id} or models/{id}/versions/{number}"));
+}
+
 void CheckDataset(const FieldChecker& check, absl::string_view field, const std::string& name) {
   if (!IsName(name, "datasets/")) {
     check.Add(field, absl::StrCat(Quote(name), " is not of the form datasets/{id}"));
@@ -338,11 +346,7 @@ void ResolveTasks(google::protobuf::RepeatedPtrField<v1::Task>& tasks, bool trai
 }
 
 void ResolveFineTuning(v1::FineTuning& work, const FieldChecker& check) {
-  if (!IsModelOrVersion(work.base_model_version())) {
-    check.Add("base_model_version",
-              absl::StrCat(Quote(work.base_model_version()),
-                           " is not of the form models/{id} or models/{id}/versions/{number}"));
-  }
+  CheckModelOrVersion(check, "base_model_version", work.base_model_version());
   ResolveTasks(*work.mutable_tasks(), false, check);
   ResolveRecipe(*work.mutable_recipe(), false, check.At("recipe"));
   if (work.recipe().has_early_stopping() &&
@@ -426,12 +430,8 @@ void ResolvePretraining(v1::Pretraining& work, const FieldChecker& check) {
 }
 
 void ResolveEvaluation(v1::EvaluationJob& work, const FieldChecker& check) {
-  if (!IsModelOrVersion(work.model_version())) {
-    check.Add("model_version",
-              absl::StrCat(Quote(work.model_version()),
-                           " is not of the form models/{id} or models/{id}/versions/{number}"));
-  }
-  check.Count("tasks", work.tasks_size(), 1, 16);
+  CheckModelOrVersion(check, "model_version", work.model_version());
+  check.Count("tasks", work.tasks_size(), 1, kMaxTasks);
   std::set<std::string> names;
   for (int i = 0; i < work.tasks_size(); ++i) {
     v1::Task& task = *work.mutable_tasks(i);

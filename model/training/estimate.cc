@@ -1,24 +1,22 @@
 #include "model/training/estimate.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <fstream>
 #include <memory>
-#include <new>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "model/errors/errors.h"
 #include "model/files/durable.h"
 #include "model/training/loss.h"
+#include "model/training/numerics.h"
 #include "model/training/optimizer.h"
 #include "model/training/work.h"
 
@@ -191,8 +189,7 @@ absl::StatusOr<Speed> MeasureSpeed(Work& work, int64_t steps, const std::string&
                                    const StopSignal& stop) {
   auto weights = work.FirstWeights();
   if (!weights.ok()) return weights.status();
-  for (auto& [name, weight] : *weights) weight = weight.to(at::Device(device));
-  const T5 model(work.config(), *std::move(weights));
+  const T5 model(work.config(), OnDevice(*std::move(weights), device));
   const v1::Recipe& recipe = work.recipe();
   for (const auto& [name, weight] : model.weights()) {
     weight.set_requires_grad(!IsFrozen(recipe, name));
@@ -234,10 +231,7 @@ void EstimateTime(const Work& work, const Speed& speed, double input_tokens, int
   response.set_measured_steps(speed.steps);
   response.set_tokens_per_second(rate);
   SetDuration(input_tokens / rate, *response.mutable_training_duration());
-  const int64_t every =
-      work.recipe().evaluate_every_steps() > 0
-          ? work.recipe().evaluate_every_steps()
-          : std::max(1, work.recipe().evaluate_every_epochs()) * work.steps_per_epoch();
+  const int64_t every = StepsPerEvaluation(work);
   const int64_t evaluations = (steps + every - 1) / every;
   const double tokens =
       static_cast<double>(evaluations * work.evaluation_tokens() + work.final_evaluation_tokens());
@@ -248,19 +242,14 @@ absl::StatusOr<Response> EstimateOrThrow(const v1::TrainingJob& job, const Train
                                          const TrainingOptions& options, const StopSignal& stop) {
   Response response;
   Warnings warnings(response);
-  at::set_num_threads(options.threads);
-  at::globalContext().setFlushDenormal(true);
+  SetNumerics(options.threads);
   absl::Status made = MakeDirectories(places.checkpoints_directory);
   if (!made.ok()) return made;
-  auto prepared =
-      job.has_pretraining()
-          ? PreparePretraining(job.pretraining(), places, options.threads, stop, warnings)
-          : PrepareFineTuning(job.fine_tuning(), places, stop, warnings);
+  auto prepared = PrepareWork(job, places, options.threads, stop, warnings);
   if (!prepared.ok()) return prepared.status();
   Work& work = **prepared;
   const v1::Recipe& recipe = work.recipe();
-  const int64_t steps =
-      recipe.has_steps() ? recipe.steps() : recipe.epochs() * work.steps_per_epoch();
+  const int64_t steps = TotalSteps(work);
   const auto counts = CountSteps(work, steps, stop);
   if (!counts.ok()) return counts.status();
 
@@ -305,17 +294,15 @@ absl::StatusOr<Response> EstimateOrThrow(const v1::TrainingJob& job, const Train
 
 absl::StatusOr<Response> Estimate(const v1::TrainingJob& job, const TrainingPlaces& places,
                                   const TrainingOptions& options, const StopSignal& stop) {
-  const auto out_of_memory = [] {
-    return MakeError(absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,
-                     "the job's data or a step of it do not fit into memory; a smaller batch_size "
-                     "or max_input_tokens may help");
-  };
   try {
     return EstimateOrThrow(job, places, options, stop);
-  } catch (const std::bad_alloc&) {
-    return out_of_memory();
   } catch (const std::exception& error) {
-    if (absl::StrContains(error.what(), "memory")) return out_of_memory();
+    if (SaysOutOfMemory(error)) {
+      return MakeError(
+          absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,
+          "the job's data or a step of it do not fit into memory; a smaller batch_size "
+          "or max_input_tokens may help");
+    }
     return MakeError(absl::StatusCode::kInternal, v1::INTERNAL_ERROR, error.what());
   }
 }

@@ -2,18 +2,15 @@
 #include "model/training/training.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/version.h>
 
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <new>
 #include <optional>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "google/protobuf/io/coded_stream.h"
@@ -23,6 +20,7 @@
 #include "model/files/model_directory.h"
 #include "model/files/sha256.h"
 #include "model/training/checkpoint.h"
+#include "model/training/numerics.h"
 #include "model/training/optimizer.h"
 #include "model/training/progress.h"
 #include "model/training/random.h"
@@ -51,24 +49,6 @@ std::string WorkSha256(const v1::TrainingJob& job) {
   return Sha256Of(bytes);
 }
 
-absl::StatusOr<std::unique_ptr<Work>> Prepare(const v1::TrainingJob& job,
-                                              const TrainingPlaces& places, int threads,
-                                              const StopSignal& stop, TrainingObserver& observer) {
-  if (job.has_pretraining()) {
-    return PreparePretraining(job.pretraining(), places, threads, stop, observer);
-  }
-  return PrepareFineTuning(job.fine_tuning(), places, stop, observer);
-}
-
-// Numerics of the whole attempt. Denormal numbers, which the averages of rarely seen words decay
-// to, cost a hundred times a normal one; each thread has its own switch.
-void SetNumerics(int threads) {
-  at::set_num_threads(threads);
-  at::parallel_for(0, threads, 1,
-                   [](int64_t, int64_t) { at::globalContext().setFlushDenormal(true); });
-  at::globalContext().setFlushDenormal(true);
-}
-
 absl::Status NonFinite(int64_t step, const std::string& what, const std::string& where) {
   return MakeError(
       absl::StatusCode::kOutOfRange, v1::NON_FINITE_LOSS,
@@ -85,24 +65,10 @@ bool AllFinite(const WeightMap& weights) {
   });
 }
 
-WeightMap OnDevice(WeightMap weights, const std::string& device) {
-  for (auto& [name, weight] : weights) weight = weight.to(at::Device(device));
-  return weights;
-}
-
 absl::Status OutOfMemory() {
   return MakeError(absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,
                    "the training does not fit into memory; a smaller batch_size or "
                    "max_input_tokens may help");
-}
-
-bool SaysOutOfMemory(const std::exception& error) {
-  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return true;
-  const auto* const torch = dynamic_cast<const c10::Error*>(&error);
-  if (torch == nullptr) return false;
-  // "DefaultCPUAllocator: can't allocate memory: …"; "CUDA out of memory."
-  const char* const what = torch->what_without_backtrace();
-  return absl::StrContains(what, "allocate memory") || absl::StrContains(what, "out of memory");
 }
 
 // The loss, with its gradients in the weights; nullopt if there is too little memory for it.
@@ -290,17 +256,13 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
   const auto stopped = [&] { return TrainingOutcome{.finished = false, .step = step}; };
 
   // Data, weights, optimizer.
-  auto prepared = Prepare(job, places, options.threads, stop, observer);
+  auto prepared = PrepareWork(job, places, options.threads, stop, observer);
   if (absl::IsCancelled(prepared.status())) return stopped();
   if (!prepared.ok()) return prepared.status();
   Work& work = **prepared;
   const v1::Recipe& recipe = work.recipe();
-  const int64_t total_steps =
-      recipe.has_steps() ? recipe.steps() : recipe.epochs() * work.steps_per_epoch();
-  const int64_t evaluate_every =
-      recipe.evaluate_every_steps() > 0
-          ? recipe.evaluate_every_steps()
-          : std::max(1, recipe.evaluate_every_epochs()) * work.steps_per_epoch();
+  const int64_t total_steps = TotalSteps(work);
+  const int64_t evaluate_every = StepsPerEvaluation(work);
   const int64_t checkpoint_every = recipe.checkpoint_every_steps();
 
   auto weights =

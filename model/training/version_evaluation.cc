@@ -24,6 +24,7 @@
 #include "model/text/tokenizer.h"
 #include "model/training/evaluation.h"
 #include "model/training/labelled_rows.h"
+#include "model/training/numerics.h"
 
 namespace tasuki {
 namespace {
@@ -141,8 +142,7 @@ absl::StatusOr<TrainingOutcome> EvaluateVersion(const v1::EvaluationJob& job,
   }
   auto weights = ReadWeights(directory, *config);
   if (!weights.ok()) return weights.status();
-  for (auto& [name, weight] : *weights) weight = weight.to(at::Device(options.device));
-  const T5 model(*config, *std::move(weights));
+  const T5 model(*config, OnDevice(*std::move(weights), options.device));
 
   progress.Enter(v1::Progress::EVALUATING);
   const std::string aside = places.predictions_file + ".tmp";

@@ -72,5 +72,14 @@ absl::StatusOr<std::unique_ptr<Work>> PreparePretraining(const v1::Pretraining& 
                                                          const TrainingPlaces& places, int threads,
                                                          const StopSignal& stop,
                                                          TrainingObserver& observer);
+// The one that `job` (fine_tuning or pretraining) needs.
+absl::StatusOr<std::unique_ptr<Work>> PrepareWork(const v1::TrainingJob& job,
+                                                  const TrainingPlaces& places, int threads,
+                                                  const StopSignal& stop,
+                                                  TrainingObserver& observer);
+
+// Steps that the recipe asks for, and steps from one evaluation to the next.
+int64_t TotalSteps(const Work& work);
+int64_t StepsPerEvaluation(const Work& work);
 
 }  // namespace tasuki

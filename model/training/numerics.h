@@ -1,0 +1,22 @@
+// What every use of the model in tasuki-trainer has in common: threads, device, lack of memory.
+// Includes torch.
+#pragma once
+
+#include <exception>
+#include <string>
+
+#include "model/t5/weights.h"
+
+namespace tasuki {
+
+// Numerics of the whole attempt. Denormal numbers, which the averages of rarely seen words decay
+// to, cost a hundred times a normal one; each thread has its own switch.
+void SetNumerics(int threads);
+
+// `device` is `cpu` or `cuda:N`.
+WeightMap OnDevice(WeightMap weights, const std::string& device);
+
+// Whether it was thrown for lack of memory, by C++ or by LibTorch.
+bool SaysOutOfMemory(const std::exception& error);
+
+}  // namespace tasuki
