@@ -9,11 +9,20 @@ golden.safetensors:
   logits                    [target tokens, vocab_size], fp32, dropout off
   loss                      [1], mean cross-entropy over all target tokens
   grad.NAME                 gradient of the loss, each weight
-  adamw.losses              [10], losses before each of ten steps of torch.optim.AdamW (lr 1e-3, no
-                            decay) on the same batch
-  adamw.NAME                each weight after the ten steps
-The tiny ones lie in tests/model/training/golden and were made by this script; the base-size ones (1.8
+  adamw.learning_rate       [1], of ten steps of torch.optim.AdamW (no decay) on the same batch
+  adamw.losses              [10], losses before each of them
+  adamw.NAME                each weight after them
+The tiny ones lie in tests/model/training/golden and were made by this script; the base-size ones (2.7
 GB a variant) go to a temporary directory.
+
+Weights are random, and chosen so that differences measure code and not rounding:
+- An untied head has the scale d_model^-0.5 of other matrices. With the 1 of transformers' initialization
+  logits lie in the hundreds, whose last bits alone are 1e-5; a trained model's are of the order of 1 to 10.
+- No unit of a ReLU layer is within KINK of zero for any token. A unit at 1e-7 may round to either side of
+  the kink, where the gradient jumps: of nine million at base size some do, in transformers as well. (Its own
+  gradients in fp32 and float64 differ by 9e-4 of the largest without this; all but those units by 1e-6.)
+- The learning rate at base size is one at which the loss falls. At 1e-3 it rises and falls with each step,
+  and a difference grows with it: ten steps of transformers in fp32 and in float64 end 8e-3 apart.
 """
 import argparse
 import pathlib
@@ -41,11 +50,19 @@ VARIANTS = {
 INPUT_LENGTHS = {"tiny": [1, 2, 8, 9, 10, 16, 17, 18, 129, 150], "base": [5, 17, 64, 130]}
 TARGET_LENGTHS = {"tiny": [2, 1, 3, 16, 17, 18, 4, 130, 2, 5], "base": [2, 3, 2, 18]}
 STEPS = 10
+LEARNING_RATE = {"tiny": 1e-3, "base": 1e-4}
+KINK = 1e-4  # a hundred times what rounding makes of it
 
 
 def pad(sequences, value):
     longest = max(map(len, sequences))
     return torch.tensor([s + [value] * (longest - len(s)) for s in sequences])
+
+
+def leave_kinks(linear, inputs):
+    """Draws anew the units of a ReLU layer that are nearly zero for one of its inputs."""
+    while (near := ((inputs[0] @ linear.weight.T).abs() < KINK).flatten(0, 1).any(0)).any():
+        linear.weight[near] = torch.randn_like(linear.weight[near]) * linear.in_features**-0.5
 
 
 def write(name, size, out):
@@ -62,12 +79,9 @@ def write(name, size, out):
                 weight.add_(torch.randn_like(weight), alpha=0.3)
             elif "relative_attention_bias" in key:
                 weight.normal_(0, 1)
+            elif key == "lm_head.weight":
+                weight.normal_(0, config.d_model**-0.5)
     model.train()
-    directory = out / name
-    directory.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(directory)
-    for extra in directory.glob("generation_config.json"):
-        extra.unlink()
 
     def tokens(length):
         return torch.randint(2, config.vocab_size, (length - 1,)).tolist() + [1]
@@ -80,6 +94,18 @@ def write(name, size, out):
     def forward():
         return model(input_ids=input_ids, attention_mask=mask, labels=labels)
 
+    layers = [module for key, module in model.named_modules() if key.endswith("DenseReluDense.wi")]
+    hooks = [layer.register_forward_pre_hook(leave_kinks) for layer in layers]
+    with torch.no_grad():
+        forward()
+    for hook in hooks:
+        hook.remove()
+    directory = out / name
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(directory)
+    for extra in directory.glob("generation_config.json"):
+        extra.unlink()
+
     output = forward()
     output.loss.backward()
     lengths = lambda sequences: torch.tensor([len(s) for s in sequences])
@@ -91,7 +117,7 @@ def write(name, size, out):
     }
     for key, weight in model.named_parameters():
         golden["grad." + key] = weight.grad.clone()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE[size], weight_decay=0.0)
     losses = []
     for _ in range(STEPS):
         optimizer.zero_grad()
@@ -99,6 +125,7 @@ def write(name, size, out):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
+    golden["adamw.learning_rate"] = torch.tensor([LEARNING_RATE[size]])
     golden["adamw.losses"] = torch.tensor(losses)
     for key, weight in model.named_parameters():
         golden["adamw." + key] = weight.detach().clone()
