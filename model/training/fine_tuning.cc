@@ -109,13 +109,13 @@ class FineTuningWork : public Work {
   absl::StatusOr<std::vector<v1::Evaluation>> Evaluate(const T5& model,
                                                        const StopSignal& stop) const override {
     std::vector<v1::Evaluation> evaluations;
-    const T5Scorer scorer = ScorerOf(model);
+    const std::unique_ptr<const T5Scorer> scorer = ScorerOf(model);
     for (const TaskData& data : tasks_) {
       if (data.valid.inputs.size() == 0) continue;
       absl::StatusOr<v1::Evaluation> evaluation =
           recipe().habits().teacher_forced()
               ? TeacherForced(model, data.valid, data.labels, stop)
-              : EvaluateLabels(scorer, data.valid, data.labels, stop);
+              : EvaluateLabels(*scorer, data.valid, data.labels, stop);
       if (!evaluation.ok()) return evaluation.status();
       evaluation->set_task(data.task.name());
       evaluation->set_split(v1::Evaluation::VALID);
@@ -127,19 +127,19 @@ class FineTuningWork : public Work {
   absl::StatusOr<FinalJudgement> EvaluateFinally(const T5& model, const StopSignal& stop,
                                                  TrainingObserver& observer) const override {
     FinalJudgement judgement;
-    const T5Scorer scorer = ScorerOf(model);
+    const std::unique_ptr<const T5Scorer> scorer = ScorerOf(model);
     for (const TaskData& data : tasks_) {
       v1::Calibration calibration = CalibrationOf({}, data.task.name());
       LabelScores scores;  // of the rows that are judged: the test set, or else the valid set
       if (data.valid.inputs.size() > 0) {
-        absl::StatusOr<LabelScores> valid = ScoreLabels(scorer, data.valid, data.labels, stop);
+        absl::StatusOr<LabelScores> valid = ScoreLabels(*scorer, data.valid, data.labels, stop);
         if (!valid.ok()) return valid.status();
         calibration = Calibrate(data.task, data.valid, *valid, observer);
         scores = *std::move(valid);
       }
       const bool test = data.test.inputs.size() > 0;
       if (test) {
-        absl::StatusOr<LabelScores> of_test = ScoreLabels(scorer, data.test, data.labels, stop);
+        absl::StatusOr<LabelScores> of_test = ScoreLabels(*scorer, data.test, data.labels, stop);
         if (!of_test.ok()) return of_test.status();
         scores = *std::move(of_test);
         MeasureCalibration(data.task.test_dataset(), data.test, scores, calibration);
@@ -219,10 +219,10 @@ class FineTuningWork : public Work {
     return EvaluateTeacherForced(model, rows, labels, *tokenizer_, padding, stop);
   }
 
-  static T5Scorer ScorerOf(const T5& model) {
+  static std::unique_ptr<const T5Scorer> ScorerOf(const T5& model) {
     WeightMap weights;
     for (const auto& [name, weight] : model.weights()) weights[name] = weight.detach();
-    return T5Scorer(model.config(), weights);
+    return T5Scorer::Make(model.config(), weights);
   }
 
   const v1::FineTuning job_;
