@@ -55,6 +55,14 @@ struct PackedWeights {
   int64_t bytes() const;
 };
 
+// A matrix of floats: element (i, j) is data[i * row + j * column], and one of the two is 1.
+struct Matrix {
+  const float* data;
+  int64_t row, column;
+};
+// What `Kernels::product` copies parts of its right matrix to, and what it needs in all.
+constexpr int64_t kProductFloats = 98304, kProductScratch = kProductFloats + 8192;
+
 enum class OutputMode { kSet, kAdd, kRelu };
 struct Output {
   float* data;
@@ -77,6 +85,11 @@ struct Kernels {
   // y = a b for a [rows, inner], b [inner, columns], all fp32 and row by row.
   void (*multiply_plain)(const float* a, int64_t a_stride, int64_t rows, const float* b,
                          int64_t b_stride, int64_t inner, int64_t columns, const Output& output);
+  // Columns [first, last) of a b for a [rows, inner], b [inner, columns]; first is a multiple of
+  // `panel`. For matrices that are used once: `scratch`, kProductScratch floats, takes the place of
+  // packing.
+  void (*product)(const Matrix& a, const Matrix& b, int64_t rows, int64_t inner, int64_t columns,
+                  int64_t first, int64_t last, const Output& output, float* scratch);
   // Rows as a left operand: as they are, or divided by their root mean square and times `weight`.
   void (*convert)(const float* x, int64_t stride, int64_t rows, int64_t width,
                   const Operand& operand);

@@ -18,6 +18,8 @@ constexpr int kVectors = 3;  // a panel's
 constexpr int64_t kPanel = kVectors * kLanes;
 constexpr int64_t kDepth = 768;  // groups at once: a panel of them stays in the L2 cache
 constexpr int64_t kRows = 256;   // rows at once
+static_assert(kTile * kDepth + kProductFloats <= kProductScratch);
+static_assert(kPanel * kDepth <= kProductFloats);
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
@@ -69,6 +71,41 @@ inline Floats Exp(Floats x) {
   return p * AsFloats((AsInts(shifted) - kRounderBits + 127) << 23);
 }
 
+// A square of kLanes rows, that far apart, becomes kLanes columns of a panel.
+inline void Turn(const float* from, int64_t stride, float* panel) {
+#if defined(__AVX512F__)
+  __m512 rows[16], pairs[16];
+  for (int i = 0; i < 16; ++i) rows[i] = _mm512_loadu_ps(from + i * stride);
+  for (int i = 0; i < 16; i += 2) {
+    pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+    pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    for (int half = 0; half < 2; ++half) {
+      const __m512d a = _mm512_castps_pd(pairs[i + half]),
+                    b = _mm512_castps_pd(pairs[i + 2 + half]);
+      rows[i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+      rows[i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    }
+  }
+  // rows[4 q + j]: in its four quarters columns j, 4 + j, 8 + j, 12 + j of rows 4 q to 4 q + 3.
+  for (int j = 0; j < 4; ++j) {
+    const __m512 low = _mm512_shuffle_f32x4(rows[j], rows[4 + j], 0x44);
+    const __m512 high = _mm512_shuffle_f32x4(rows[j], rows[4 + j], 0xEE);
+    const __m512 low2 = _mm512_shuffle_f32x4(rows[8 + j], rows[12 + j], 0x44);
+    const __m512 high2 = _mm512_shuffle_f32x4(rows[8 + j], rows[12 + j], 0xEE);
+    _mm512_storeu_ps(panel + (j)*kPanel, _mm512_shuffle_f32x4(low, low2, 0x88));
+    _mm512_storeu_ps(panel + (4 + j) * kPanel, _mm512_shuffle_f32x4(low, low2, 0xDD));
+    _mm512_storeu_ps(panel + (8 + j) * kPanel, _mm512_shuffle_f32x4(high, high2, 0x88));
+    _mm512_storeu_ps(panel + (12 + j) * kPanel, _mm512_shuffle_f32x4(high, high2, 0xDD));
+  }
+#else
+  for (int c = 0; c < kLanes; ++c) {
+    for (int k = 0; k < kLanes; ++k) panel[k * kPanel + c] = from[c * stride + k];
+  }
+#endif
+}
+
 // ---- Products ----------------------------------------------------------------------------------
 
 template <Precision P>
@@ -94,7 +131,7 @@ inline __attribute__((always_inline)) typename Sums<P>::Vector MultiplyAdd(
       return (Ints)_mm512_dpbusd_epi32((__m512i)sums, a, b);
     }
 #else
-    return sums;                      // not offered
+    return sums;  // not offered
 #endif
   }
 }
@@ -109,7 +146,8 @@ struct Ending {
   const int32_t* offsets;
 };
 
-template <Precision P, int R>
+// Groups of the left operand: row by row, or kTile rows side by side.
+template <Precision P, int R, bool kSideBySide>
 inline __attribute__((always_inline)) void Tile(const int32_t* a, int64_t a_stride,
                                                 const int32_t* b, int64_t b_stride, int64_t groups,
                                                 const Ending& ending) {
@@ -117,9 +155,10 @@ inline __attribute__((always_inline)) void Tile(const int32_t* a, int64_t a_stri
   for (int64_t g = 0; g < groups; ++g, b += b_stride) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
+      const int32_t left = kSideBySide ? a[g * kTile + r] : a[r * a_stride + g];
 #pragma GCC unroll 3
       for (int v = 0; v < kVectors; ++v) {
-        sums[r][v] = MultiplyAdd<P>(sums[r][v], a[r * a_stride + g], b + v * kLanes);
+        sums[r][v] = MultiplyAdd<P>(sums[r][v], left, b + v * kLanes);
       }
     }
   }
@@ -150,35 +189,41 @@ inline __attribute__((always_inline)) void Tile(const int32_t* a, int64_t a_stri
   }
 }
 
+// A tile of up to kTile rows.
+template <Precision P, bool kSideBySide>
+__attribute__((noinline)) void TileOf(int64_t rows, const int32_t* a, int64_t a_stride,
+                                      const int32_t* b, int64_t b_stride, int64_t groups,
+                                      const Ending& ending) {
+  switch (rows) {
+    case 1:
+      return Tile<P, 1, kSideBySide>(a, a_stride, b, b_stride, groups, ending);
+    case 2:
+      return Tile<P, 2, kSideBySide>(a, a_stride, b, b_stride, groups, ending);
+    case 3:
+      return Tile<P, 3, kSideBySide>(a, a_stride, b, b_stride, groups, ending);
+#if defined(__AVX512F__)
+    case 4:
+      return Tile<P, 4, kSideBySide>(a, a_stride, b, b_stride, groups, ending);
+    case 5:
+      return Tile<P, 5, kSideBySide>(a, a_stride, b, b_stride, groups, ending);
+    case 6:
+      return Tile<P, 6, kSideBySide>(a, a_stride, b, b_stride, groups, ending);
+    case 7:
+      return Tile<P, 7, kSideBySide>(a, a_stride, b, b_stride, groups, ending);
+#endif
+    default:
+      return Tile<P, kTile, kSideBySide>(a, a_stride, b, b_stride, groups, ending);
+  }
+}
+
 template <Precision P>
-__attribute__((noinline)) void Tiles(const int32_t* a, int64_t a_stride, int64_t rows,
-                                     const int32_t* b, int64_t b_stride, int64_t groups,
-                                     Ending ending) {
-  for (; rows >= kTile; rows -= kTile) {
-    Tile<P, kTile>(a, a_stride, b, b_stride, groups, ending);
+void Tiles(const int32_t* a, int64_t a_stride, int64_t rows, const int32_t* b, int64_t b_stride,
+           int64_t groups, Ending ending) {
+  for (; rows > 0; rows -= kTile) {
+    TileOf<P, false>(rows, a, a_stride, b, b_stride, groups, ending);
     a += kTile * a_stride;
     ending.output += kTile * ending.stride;
     if (ending.row_scales != nullptr) ending.row_scales += kTile;
-  }
-  switch (rows) {
-    case 1:
-      return Tile<P, 1>(a, a_stride, b, b_stride, groups, ending);
-    case 2:
-      return Tile<P, 2>(a, a_stride, b, b_stride, groups, ending);
-    case 3:
-      return Tile<P, 3>(a, a_stride, b, b_stride, groups, ending);
-#if defined(__AVX512F__)
-    case 4:
-      return Tile<P, 4>(a, a_stride, b, b_stride, groups, ending);
-    case 5:
-      return Tile<P, 5>(a, a_stride, b, b_stride, groups, ending);
-    case 6:
-      return Tile<P, 6>(a, a_stride, b, b_stride, groups, ending);
-    case 7:
-      return Tile<P, 7>(a, a_stride, b, b_stride, groups, ending);
-#endif
-    default:
-      return;
   }
 }
 
@@ -260,6 +305,83 @@ void MultiplyPlain(const float* a, int64_t a_stride, int64_t rows, const float* 
     } else {
       PlainRest<1>(left, a_stride, b + column, b_stride, inner, columns - column, rest);
       ++row;
+    }
+  }
+}
+
+// Columns [column, column + kPanel) of rows [k, k + depth) of b, side by side; 0 beyond `columns`.
+void CopyPanel(const Matrix& b, int64_t k, int64_t depth, int64_t column, int64_t columns,
+               float* panel) {
+  const int64_t there = columns - column < kPanel ? columns - column : kPanel;
+  if (b.column == 1) {
+    const float* from = b.data + k * b.row + column;
+    for (int64_t i = 0; i < depth; ++i, from += b.row, panel += kPanel) {
+      if (there == kPanel) {
+        for (int v = 0; v < kVectors; ++v) Save(panel + v * kLanes, Load(from + v * kLanes));
+      } else {
+        for (int64_t c = 0; c < kPanel; ++c) panel[c] = c < there ? from[c] : 0;
+      }
+    }
+    return;
+  }
+  // A column of b lies in one piece: kLanes of them at a time are turned.
+  for (int64_t c = 0; c < kPanel; c += kLanes) {
+    const float* from = b.data + (column + c) * b.column + k * b.row;
+    int64_t i = 0;
+    if (c + kLanes <= there && b.row == 1) {
+      for (; i + kLanes <= depth; i += kLanes) Turn(from + i, b.column, panel + i * kPanel + c);
+    }
+    for (; i < depth; ++i) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        panel[i * kPanel + c + lane] = c + lane < there ? from[lane * b.column + i * b.row] : 0;
+      }
+    }
+  }
+}
+
+void Product(const Matrix& a, const Matrix& b, int64_t rows, int64_t inner, int64_t columns,
+             int64_t first, int64_t last, const Output& output, float* scratch) {
+  float* const side_by_side = scratch;
+  float* const panels = scratch + kTile * kDepth;
+  for (int64_t k = 0; k < inner; k += kDepth) {
+    const int64_t depth = inner - k < kDepth ? inner - k : kDepth;
+    const int64_t together = kProductFloats / (depth * kPanel);
+    for (int64_t begin = first; begin < last; begin += together * kPanel) {
+      const int64_t end = last - begin < together * kPanel ? last : begin + together * kPanel;
+      for (int64_t column = begin; column < end; column += kPanel) {
+        CopyPanel(b, k, depth, column, columns, panels + (column - begin) * depth);
+      }
+      for (int64_t row = 0; row < rows; row += kTile) {
+        const int64_t count = rows - row < kTile ? rows - row : kTile;
+        const float* left = a.data + row * a.row + k * a.column;
+        if (a.column != 1) {
+          for (int64_t i = 0; i < depth; ++i) {
+            for (int64_t r = 0; r < count; ++r) {
+              side_by_side[i * kTile + r] = left[i * a.column + r * a.row];
+            }
+          }
+        }
+        for (int64_t column = begin; column < end; column += kPanel) {
+          const Ending ending = {output.data + row * output.stride + column,
+                                 output.stride,
+                                 columns - column,
+                                 k == 0,
+                                 inner - k <= kDepth,
+                                 output.mode,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr};
+          const int32_t* right =
+              reinterpret_cast<const int32_t*>(panels + (column - begin) * depth);
+          if (a.column == 1) {
+            TileOf<Precision::kFp32, false>(count, reinterpret_cast<const int32_t*>(left), a.row,
+                                            right, kPanel, depth, ending);
+          } else {
+            TileOf<Precision::kFp32, true>(count, reinterpret_cast<const int32_t*>(side_by_side), 0,
+                                           right, kPanel, depth, ending);
+          }
+        }
+      }
     }
   }
 }
@@ -356,6 +478,14 @@ void Norm(const float* x, int64_t rows, int64_t width, const float* weight, floa
 }
 
 void Pack(const float* weights, int64_t stride, PackedWeights& packed) {
+  if (packed.precision == Precision::kFp32) {
+    const Matrix turned = {weights, 1, stride};
+    for (int64_t column = 0; column < packed.outputs; column += kPanel) {
+      CopyPanel(turned, 0, packed.width, column, packed.outputs,
+                reinterpret_cast<float*>(packed.data.get()) + column * packed.groups);
+    }
+    return;
+  }
   const int64_t size = GroupSize(packed.precision);
   const int64_t panels = (packed.outputs + kPanel - 1) / kPanel;
   for (int64_t column = 0; column < panels * kPanel; ++column) {
@@ -366,11 +496,6 @@ void Pack(const float* weights, int64_t stride, PackedWeights& packed) {
       continue;
     }
     const float* row = weights + column * stride;
-    if (packed.precision == Precision::kFp32) {
-      for (int64_t g = 0; g < packed.groups; ++g)
-        out[g * kPanel] = __builtin_bit_cast(int32_t, row[g]);
-      continue;
-    }
     float largest = 0;
     for (int64_t i = 0; i < packed.width; ++i) {
       const float magnitude = row[i] < 0 ? -row[i] : row[i];
@@ -451,14 +576,27 @@ void Scale(float* x, float factor, int64_t count) {
   for (int64_t i = 0; i < count; ++i) x[i] *= factor;
 }
 
-constexpr Kernels kKernels = {TASUKI_KERNELS,
 #if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
-                              true,           true,
+constexpr bool kNarrow = true;
 #else
-                              false,          false,
+constexpr bool kNarrow = false;
 #endif
-                              kPanel,         Pack, Multiply, MultiplyPlain, Convert,
-                              Norm,           Gate, Softmax,  Scale,         Dot};
+constexpr Kernels kKernels = {
+    .name = TASUKI_KERNELS,
+    .bf16 = kNarrow,
+    .int8 = kNarrow,
+    .panel = kPanel,
+    .pack = Pack,
+    .multiply = Multiply,
+    .multiply_plain = MultiplyPlain,
+    .product = Product,
+    .convert = Convert,
+    .norm = Norm,
+    .gate = Gate,
+    .softmax = Softmax,
+    .scale = Scale,
+    .dot = Dot,
+};
 
 }  // namespace
 }  // namespace tasuki
