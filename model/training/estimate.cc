@@ -153,17 +153,23 @@ void EstimateMemory(const Work& work, const Counts& counts, int64_t program_byte
                     Response::Memory& memory) {
   int64_t weights = 0, gradients = 0, state = 0, largest = 0;
   const bool adamw = work.recipe().optimizer() != v1::Recipe::ADAFACTOR;
-  for (const WeightShape& weight : ExpectedWeights(work.config())) {
+  const auto add = [&](const WeightShape& weight, bool trained) {
     int64_t count = 1, sum = 0;
     for (const int64_t size : weight.shape) {
       count *= size;
       sum += size;
     }
     weights += count;
-    if (IsFrozen(work.recipe(), weight.name)) continue;
+    if (!trained) return;
     gradients += count;
     largest = std::max(largest, count);
     state += adamw ? 2 * count : sum;
+  };
+  for (const WeightShape& weight : ExpectedWeights(work.config())) {
+    add(weight, work.lora() == nullptr && !IsFrozen(work.recipe(), weight.name));
+  }
+  if (work.lora() != nullptr) {
+    for (const WeightShape& weight : AdapterWeights(work.config(), *work.lora())) add(weight, true);
   }
   constexpr int64_t kFloat = sizeof(float);
   memory.set_weights_bytes(weights * kFloat);
@@ -187,24 +193,20 @@ struct Speed {
 // took all the time.
 absl::StatusOr<Speed> MeasureSpeed(Work& work, int64_t steps, const std::string& device,
                                    const StopSignal& stop) {
-  auto weights = work.FirstWeights();
-  if (!weights.ok()) return weights.status();
-  const T5 model(work.config(), OnDevice(*std::move(weights), device));
+  const auto model = FirstModel(work, device);
+  if (!model.ok()) return model.status();
   const v1::Recipe& recipe = work.recipe();
-  for (const auto& [name, weight] : model.weights()) {
-    weight.set_requires_grad(!IsFrozen(recipe, name));
-  }
-  const std::unique_ptr<Optimizer> optimizer = Optimizer::Create(recipe, model.weights());
+  const std::unique_ptr<Optimizer> optimizer = Optimizer::Create(recipe, model->trained());
   Speed speed;
   const Clock::time_point begin = Clock::now();
   for (int i = 0; i <= kMostMeasuredSteps && i < std::max<int64_t>(steps, 2); ++i) {
     if (stop.requested()) return absl::CancelledError("stopped");
     const Batch batch = work.BatchAt(i * steps / (kMostMeasuredSteps + 1));
     const Clock::time_point step_begin = Clock::now();
-    ClearGradients(model.weights());
-    Backward(model, batch,
-             {.dropout = recipe.dropout(), .label_smoothing = recipe.label_smoothing()});
-    (void)GradientNorm(model.weights());
+    ClearGradients(model->trained());
+    Backward(*model, batch,
+             {.dropout = DropoutOf(work), .label_smoothing = recipe.label_smoothing()});
+    (void)GradientNorm(model->trained());
     optimizer->Step({.step = i + 1, .learning_rate = 1e-9});
     const bool time_is_up = Clock::now() - begin > kMeasuringTime;
     if (i > 0 || time_is_up) {

@@ -48,8 +48,8 @@ class EstimateTest : public ::testing::Test {
   }
 
   void MakeBaseOf(const T5Config& config) {
-    const absl::Status written = WriteResult(places_.base_directory, config,
-                                             InitialWeights(config, 1), folder_ / "tokenizer", {});
+    const absl::Status written = WriteResult(
+        places_.base_directory, T5(config, InitialWeights(config, 1)), folder_ / "tokenizer", {});
     ASSERT_TRUE(written.ok()) << written;
   }
 
