@@ -92,6 +92,16 @@ TEST_F(JobCheckTest, RefusesATargetTextThatTheBaseCannotWrite) {
               AllOf(HasSubstr("fine_tuning.tasks[0].labels"), HasSubstr("\u826f\u3044")));
 }
 
+TEST_F(JobCheckTest, RefusesAnAdapterOfModulesThatTheBaseLacks) {
+  Job job = FineTuningJob();
+  v1::Lora& lora = *job.mutable_fine_tuning()->mutable_lora();
+  for (const char* module : {"q", "k", "v", "o", "wi", "wo"}) lora.add_target_modules(module);
+  EXPECT_EQ(FaultsOf(job), "");
+  lora.add_target_modules("wi_1");
+  EXPECT_THAT(FaultsOf(job), AllOf(HasSubstr("fine_tuning.lora.target_modules"),
+                                   HasSubstr("models/base/versions/2 has no module \"wi_1\"")));
+}
+
 TEST_F(JobCheckTest, LooksAtTheDatasetsOfPretraining) {
   Job job = RequestOf("").training_job();
   EXPECT_EQ(FaultsOf(job), "");
