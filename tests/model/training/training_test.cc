@@ -575,7 +575,8 @@ TEST_F(TrainTest, TrainsAnAdapterToTheSameBytesAfterAStopAndPublishesItMerged) {
   // What is published is the base with the adapter merged into q and v.
   const WeightMap base = *ReadWeights(folder_ / "base", config);
   const WeightMap expected = Merge(base, adapter);
-  for (const auto& [name, weight] : *ReadWeights(folder_ / "result", config)) {
+  const WeightMap merged = *ReadWeights(folder_ / "result", config);
+  for (const auto& [name, weight] : merged) {
     EXPECT_TRUE(at::equal(weight, expected.at(name))) << name;
     EXPECT_EQ(at::equal(weight, base.at(name)),
               !name.ends_with(".q.weight") && !name.ends_with(".v.weight"))

@@ -227,7 +227,8 @@ TEST_F(ModelRegistryTest, AnImportLeavesTheAdapterBehind) {
       {.model = "models/i", .directory = directory, .key = "imports/1", .check = true});
   ASSERT_TRUE(version.ok()) << version.status();
   EXPECT_FALSE(version->has_lora());
-  for (const auto& file : version->files()) EXPECT_THAT(file.name(), testing::Not(HasSubstr("adapter")));
+  for (const auto& file : version->files())
+    EXPECT_THAT(file.name(), testing::Not(HasSubstr("adapter")));
   EXPECT_TRUE(registry_->Load("models/i").ok());
 }
 
