@@ -126,11 +126,12 @@ bool IsModelFile(const std::string& name) {
 
 absl::StatusOr<std::vector<v1::ModelFile>> ModelFilesOf(const std::string& directory) {
   std::vector<v1::ModelFile> files;
-  bool weights = false, config = false, tokenizer = false;
+  bool weights = false, config = false, tokenizer = false, pickle = false;
   std::error_code error;
   for (std::filesystem::directory_iterator entry(directory, error), end; !error && entry != end;
        entry.increment(error)) {
     const std::string name = entry->path().filename();
+    pickle |= absl::StartsWith(name, "pytorch_model");
     if (!IsModelFile(name) || !entry->is_regular_file()) continue;
     weights |= absl::EndsWith(name, ".safetensors");
     config |= name == "config.json";
@@ -139,6 +140,13 @@ absl::StatusOr<std::vector<v1::ModelFile>> ModelFilesOf(const std::string& direc
   }
   if (error) {
     return absl::NotFoundError(absl::StrCat("cannot read ", directory, ": ", error.message()));
+  }
+  if (pickle && !weights) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        directory,
+        " has its weights in a pickle (pytorch_model.bin), which Tasuki does not open; `",
+        "python -m tasuki.convert ", directory, "` writes them as model.safetensors ",
+        "(after pip install './client/python[convert]')"));
   }
   const char* missing = !config      ? "config.json"
                         : !weights   ? "model.safetensors (save_pretrained(..., "

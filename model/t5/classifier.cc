@@ -135,10 +135,10 @@ class T5Classifier : public Classifier {
         manifest_(std::move(contents.manifest)),
         tokenizer_(std::move(contents.tokenizer)),
         labels_(std::move(contents.labels)),
-        scorer_(contents.config, On(device, std::move(contents.weights))) {}
+        scorer_(T5Scorer::Make(contents.config, On(device, std::move(contents.weights)))) {}
 
   const internal::ModelManifest& manifest() const override { return manifest_; }
-  int64_t memory_bytes() const override { return scorer_.memory_bytes(); }
+  int64_t memory_bytes() const override { return scorer_->memory_bytes(); }
 
   int TaskIndex(absl::string_view name) const override {
     for (int i = 0; i < manifest_.tasks_size(); ++i) {
@@ -169,7 +169,7 @@ class T5Classifier : public Classifier {
     std::vector<T5Scorer::Input> prepared;
     for (const Input* input : inputs) prepared.push_back({&input->tokens, &labels_[input->task]});
     return Guarded("classification", [&]() -> absl::StatusOr<std::vector<std::vector<float>>> {
-      return scorer_.Score(prepared);
+      return scorer_->Score(prepared);
     });
   }
 
@@ -183,7 +183,7 @@ class T5Classifier : public Classifier {
   const internal::ModelManifest manifest_;
   const std::unique_ptr<const Tokenizer> tokenizer_;
   const std::vector<LabelTrie> labels_;  // of each task
-  const T5Scorer scorer_;
+  const std::unique_ptr<const T5Scorer> scorer_;
 };
 
 }  // namespace

@@ -192,11 +192,23 @@ TEST(Import, NamesWhatADirectoryLacks) {
   for (const char* missing : {"config.json", "model.safetensors", "spiece.model"}) {
     ScratchDirectory scratch;
     WriteModel(scratch);
+    fs::remove(scratch / "pytorch_model.bin");
     fs::remove(scratch / missing);
     const auto status = ConnectTo(server).ImportModelVersion("models/m", scratch.path()).status();
     EXPECT_TRUE(absl::IsInvalidArgument(status));
     EXPECT_THAT(std::string(status.message()), HasSubstr(missing));
   }
+}
+
+TEST(Import, NamesTheCommandThatConvertsAPickle) {
+  FakeServer server;
+  ScratchDirectory scratch;
+  WriteModel(scratch);
+  fs::remove(scratch / "model.safetensors");
+  const auto status = ConnectTo(server).ImportModelVersion("models/m", scratch.path()).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("python -m tasuki.convert " + scratch.path()));
 }
 
 // A server that exports these files; `declare` may lie about an entry.

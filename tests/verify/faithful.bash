@@ -91,6 +91,11 @@ catalogue() {  # rows of the catalogue of failures about checkpoints and model f
   tests_named '^(Safetensors|ModelDirectory|Checkpoints?|ReadWeights|T5Config|Classifier|Durable|Manifest)' 40
 }
 
+converts() {  # pickled weights to safetensors, as transformers writes and reads them
+  "$python" tests/client/python/convert_test.py 2>&1 | tee "$out/convert.txt"
+  grep -q '^OK$' "$out/convert.txt" && grep '^Ran ' "$out/convert.txt"
+}
+
 tokens() {  # ids of our tokenizer, of SentencePiece and of transformers on all real rows and a torture list
   [ -f "$data/amcd_train.tsv" ] || { echo "no data in $data"; return 1; }
   "$python" tests/oracles/tokens.py --token-ids build/release/token_ids --data "$data" --work "$out/tokens"
@@ -116,6 +121,7 @@ if [ -f "$data/amcd_train.tsv" ]; then
 else
   line 1 "AMCD" "no data in $data"
 fi
+check "pickled weights become safetensors that transformers opens; what runs code is refused" converts
 check "datasets, reports, estimates and tokenizers: bad input ends as documented" dataset_tests
 check "checkpoints and model files: bad ones end as documented" catalogue
 if [ -n "$full" ]; then check "parity with transformers at size base" parity base; fi

@@ -1,0 +1,50 @@
+#include "model/t5/team.h"
+
+#include <omp.h>
+
+#include <exception>
+
+namespace tasuki {
+
+class Member::Meeting {
+ public:
+  void Meet(int size) {
+    const int round = round_.load(std::memory_order_acquire);
+    if (here_.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
+      here_.store(0, std::memory_order_relaxed);
+      round_.store(round + 1, std::memory_order_release);
+      round_.notify_all();
+      return;
+    }
+    // The others are microseconds away, unless another program has their processor.
+    for (int i = 0; i < 5000; ++i) {
+      if (round_.load(std::memory_order_acquire) != round) return;
+      __builtin_ia32_pause();
+    }
+    round_.wait(round, std::memory_order_acquire);
+  }
+
+ private:
+  std::atomic<int> here_ = 0, round_ = 0;
+};
+
+void Member::Meet() const {
+  if (size_ > 1) meeting_->Meet(size_);
+}
+
+void RunTeam(int size, const std::function<void(const Member&)>& work) {
+  Member::Meeting meeting;
+  std::exception_ptr thrown;
+#pragma omp parallel num_threads(size)
+  {
+    try {
+      work(Member(omp_get_thread_num(), omp_get_num_threads(), &meeting));
+    } catch (...) {
+#pragma omp critical
+      thrown = std::current_exception();
+    }
+  }
+  if (thrown) std::rethrow_exception(thrown);
+}
+
+}  // namespace tasuki
