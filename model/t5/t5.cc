@@ -54,9 +54,13 @@ struct Pass {
   Tensor FeedForward(const std::string& layer, const Tensor& x) const {
     const std::string part = layer + "DenseReluDense.";
     const Tensor normed = Norm(layer, x);
-    const Tensor hidden = config.gated ? at::gelu(Linear(part, {"wi_0"}, normed), "tanh") *
-                                             Linear(part, {"wi_1"}, normed)
-                                       : at::relu(Linear(part, {"wi"}, normed));
+    Tensor hidden;
+    if (config.gated) {
+      hidden = at::gelu(Linear(part, {"wi_0"}, normed), "tanh");
+      hidden = hidden * Linear(part, {"wi_1"}, normed);
+    } else {
+      hidden = at::relu(Linear(part, {"wi"}, normed));
+    }
     return Drop(Linear(part, {"wo"}, Drop(hidden)));
   }
 

@@ -80,6 +80,11 @@ class JobCheck {
   }
 
  private:
+  static absl::Status Lost(const v1::ModelVersion& version, const std::string& file) {
+    return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
+                     absl::StrCat(version.name(), " has lost its ", file));
+  }
+
   // The version that `name` stands for, whose tokenizer is loaded; `name` becomes that version's.
   // nullopt after a fault.
   absl::StatusOr<std::optional<v1::ModelVersion>> FindVersion(const std::string& field,
@@ -95,10 +100,7 @@ class JobCheck {
     if (!version.ok()) return version.status();
     name = version->name();
     auto tokenizer = Tokenizer::Load(data_.model_version(version->name()) + "/spiece.model");
-    if (absl::IsNotFound(tokenizer.status())) {
-      return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
-                       absl::StrCat(version->name(), " has lost its spiece.model"));
-    }
+    if (absl::IsNotFound(tokenizer.status())) return Lost(*version, "spiece.model");
     if (!tokenizer.ok()) return Annotate(tokenizer.status(), absl::StrCat(version->name(), ": "));
     tokenizer_ = *std::move(tokenizer);
     return *version;
@@ -111,6 +113,7 @@ class JobCheck {
       if (!absl::EndsWith(file.name(), ".safetensors")) continue;
       const auto weights =
           SafetensorsFile::Open(absl::StrCat(data_.model_version(base.name()), "/", file.name()));
+      if (absl::IsNotFound(weights.status())) return Lost(base, file.name());
       if (!weights.ok()) return Annotate(weights.status(), absl::StrCat(base.name(), ": "));
       std::erase_if(missing, [&](const std::string& module) {
         const auto& tensors = (*weights)->tensors();
