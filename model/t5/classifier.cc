@@ -130,12 +130,13 @@ absl::StatusOr<Contents> ReadDirectory(const std::string& directory) {
 
 class T5Classifier : public Classifier {
  public:
-  T5Classifier(Contents contents, at::Device device, int threads)
-      : threads_(threads),
+  T5Classifier(Contents contents, at::Device device, const ClassifierOptions& options)
+      : threads_(options.threads),
         manifest_(std::move(contents.manifest)),
         tokenizer_(std::move(contents.tokenizer)),
         labels_(std::move(contents.labels)),
-        scorer_(T5Scorer::Make(contents.config, On(device, std::move(contents.weights)))) {}
+        scorer_(T5Scorer::Make(contents.config, On(device, std::move(contents.weights)),
+                               options.precision)) {}
 
   const internal::ModelManifest& manifest() const override { return manifest_; }
   int64_t memory_bytes() const override { return scorer_->memory_bytes(); }
@@ -190,6 +191,13 @@ class T5Classifier : public Classifier {
 
 absl::StatusOr<std::unique_ptr<Classifier>> Classifier::Load(const std::string& directory,
                                                              const ClassifierOptions& options) {
+  const bool on_cpu = options.device == "cpu";
+  if ((options.precision == Precision::kBf16 && !(on_cpu && BestKernels().bf16)) ||
+      (options.precision == Precision::kInt8 && !(on_cpu && BestKernels().int8))) {
+    return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNSPECIFIED,
+                     absl::StrCat("bf16 and int8 need a CPU with AVX512-BF16 and AVX512-VNNI; ",
+                                  options.device, " has kernels \"", BestKernels().name, "\""));
+  }
   return Guarded("loading the model", [&]() -> absl::StatusOr<std::unique_ptr<Classifier>> {
     absl::StatusOr<Contents> contents = ReadDirectory(directory);
     if (!contents.ok()) return contents.status();
@@ -198,7 +206,7 @@ absl::StatusOr<std::unique_ptr<Classifier>> Classifier::Load(const std::string& 
                        "The model has no task to classify for: fine-tune it first.");
     }
     return std::make_unique<T5Classifier>(*std::move(contents), at::Device(options.device),
-                                          options.threads);
+                                          options);
   });
 }
 
