@@ -54,11 +54,11 @@ struct PackedWeights {
   int64_t bytes() const;
 };
 
-enum class StoreMode { kSet, kAdd, kRelu };
+enum class Store { kSet, kAdd, kRelu };
 struct Output {
   float* data;
   int64_t stride;  // floats from row to row
-  StoreMode store = StoreMode::kSet;
+  Store store = Store::kSet;
 };
 
 // Pointers and counts are the caller's promise. Thread-safe; no function allocates.
