@@ -314,7 +314,7 @@ void CpuScorer::Network::FeedForward(const Member& member, const Layer& layer,
   member.Meet();
   float* hidden = buffers.wide.get();
   Multiply(member, normed, rows, layer.feed_forward_in,
-           {hidden, d_ff, config.gated ? Store::kSet : Store::kRelu});
+           {hidden, d_ff, config.gated ? OutputMode::kSet : OutputMode::kRelu});
   if (config.gated)
     Multiply(member, normed, rows, layer.feed_forward_gate, {buffers.gate.get(), d_ff});
   member.Meet();
@@ -326,7 +326,7 @@ void CpuScorer::Network::FeedForward(const Member& member, const Layer& layer,
   }
   const Operand left = Convert(member, hidden, rows, d_ff, buffers);
   Multiply(member, left, rows, layer.feed_forward_out,
-           {buffers.x.get(), config.d_model, Store::kAdd});
+           {buffers.x.get(), config.d_model, OutputMode::kAdd});
   member.Meet();
 }
 
@@ -389,7 +389,7 @@ void CpuScorer::Network::Encode(const Member& member, const Chunk& chunk, const 
     }
     member.Meet();
     const Operand seen = Convert(member, buffers.seen.get(), rows, inner(), buffers);
-    Multiply(member, seen, rows, layer.self_out, {buffers.x.get(), d, Store::kAdd});
+    Multiply(member, seen, rows, layer.self_out, {buffers.x.get(), d, OutputMode::kAdd});
     member.Meet();
     FeedForward(member, layer, buffers, rows);
   }
@@ -497,7 +497,7 @@ void CpuScorer::Network::Decode(const Member& member, const Decoding& decoding,
     AttendToAncestors(member, decoding.rows, buffers);
     member.Meet();
     const Operand seen = Convert(member, buffers.seen.get(), rows, inner(), buffers);
-    Multiply(member, seen, rows, layer.self_out, {buffers.x.get(), d, Store::kAdd});
+    Multiply(member, seen, rows, layer.self_out, {buffers.x.get(), d, OutputMode::kAdd});
     member.Meet();
     const Operand asking = Norm(member, buffers, rows, layer.cross_norm);
     member.Meet();
@@ -505,7 +505,7 @@ void CpuScorer::Network::Decode(const Member& member, const Decoding& decoding,
     member.Meet();
     AttendToText(member, layer, decoding, scratch);
     const Operand read = Convert(member, buffers.seen.get(), rows, inner(), buffers);
-    Multiply(member, read, rows, layer.cross_out, {buffers.x.get(), d, Store::kAdd});
+    Multiply(member, read, rows, layer.cross_out, {buffers.x.get(), d, OutputMode::kAdd});
     member.Meet();
     FeedForward(member, layer, buffers, rows);
   }

@@ -1,7 +1,7 @@
 #include "model/t5/kernels.h"
 
-#include <cstdlib>
-#include <new>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/impl/alloc_cpu.h>
 
 namespace tasuki {
 
@@ -10,13 +10,11 @@ const Kernels* KernelsOf_avx512();
 const Kernels* KernelsOf_avx2();
 const Kernels* KernelsOf_portable();
 
-void FreeAligned::operator()(void* memory) const { std::free(memory); }
+void FreeAligned::operator()(void* memory) const { c10::free_cpu(memory); }
 
 void* AllocateAligned(int64_t bytes) {
-  constexpr int64_t kLine = 64;
-  void* memory = std::aligned_alloc(kLine, (bytes + kLine) / kLine * kLine);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
+  static_assert(c10::gAlignment >= 64);
+  return c10::GetCPUAllocator()->raw_allocate(static_cast<size_t>(bytes));
 }
 
 int64_t PackedWeights::bytes() const { return outputs * groups * 4; }

@@ -1,4 +1,4 @@
-// The arithmetic of T5Scorer on a CPU, compiled once for each instruction set (kernels.inc).
+// The arithmetic of T5Scorer on a CPU, compiled once for each instruction set (kernels_inl.h).
 //
 // A product y = x Wᵀ has a left operand (rows of activations) and a right one (weights, packed). In
 // every precision both are made of groups of 32 bits along the width: 1 float, 2 bf16 or 4 int8, so
@@ -28,7 +28,7 @@ struct FreeAligned {
 };
 template <typename T>
 using Aligned = std::unique_ptr<T[], FreeAligned>;
-void* AllocateAligned(int64_t bytes);  // throws std::bad_alloc
+void* AllocateAligned(int64_t bytes);  // LibTorch's; throws c10::Error or std::bad_alloc
 template <typename T>
 Aligned<T> MakeAligned(int64_t count) {
   return Aligned<T>(static_cast<T*>(AllocateAligned(count * static_cast<int64_t>(sizeof(T)))));
@@ -54,11 +54,11 @@ struct PackedWeights {
   int64_t bytes() const;
 };
 
-enum class Store { kSet, kAdd, kRelu };
+enum class OutputMode { kSet, kAdd, kRelu };
 struct Output {
   float* data;
   int64_t stride;  // floats from row to row
-  Store store = Store::kSet;
+  OutputMode mode = OutputMode::kSet;
 };
 
 // Pointers and counts are the caller's promise. Thread-safe; no function allocates.

@@ -1,8 +1,15 @@
 #include "model/t5/team.h"
 
-#include <omp.h>
-
 #include <exception>
+#include <mutex>
+
+// What GCC makes of "#pragma omp parallel", called by name: the libgomp that LibTorch brings along
+// is used, whatever the compiler has.
+extern "C" {
+void GOMP_parallel(void (*work)(void*), void* data, unsigned threads, unsigned flags);
+int omp_get_thread_num();
+int omp_get_num_threads();
+}
 
 namespace tasuki {
 
@@ -33,18 +40,23 @@ void Member::Meet() const {
 }
 
 void RunTeam(int size, const std::function<void(const Member&)>& work) {
-  Member::Meeting meeting;
-  std::exception_ptr thrown;
-#pragma omp parallel num_threads(size)
-  {
+  struct Shared {
+    const std::function<void(const Member&)>& work;
+    Member::Meeting meeting;
+    std::mutex mutex;
+    std::exception_ptr thrown;
+  } shared = {work, {}, {}, {}};
+  const auto run = [](void* data) {
+    Shared& shared = *static_cast<Shared*>(data);
     try {
-      work(Member(omp_get_thread_num(), omp_get_num_threads(), &meeting));
+      shared.work(Member(omp_get_thread_num(), omp_get_num_threads(), &shared.meeting));
     } catch (...) {
-#pragma omp critical
-      thrown = std::current_exception();
+      const std::lock_guard lock(shared.mutex);
+      shared.thrown = std::current_exception();
     }
-  }
-  if (thrown) std::rethrow_exception(thrown);
+  };
+  GOMP_parallel(run, &shared, static_cast<unsigned>(size), /*flags=*/0);
+  if (shared.thrown) std::rethrow_exception(shared.thrown);
 }
 
 }  // namespace tasuki

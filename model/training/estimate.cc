@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 #include <chrono>
 #include <cstdint>
 #include <fstream>
@@ -283,9 +284,9 @@ absl::StatusOr<Response> EstimateOrThrow(const v1::TrainingJob& job, const Train
 
   *response.mutable_training_job() = job;
   response.set_steps(steps);
-  response.set_examples(static_cast<int64_t>(counts->examples + .5));
-  response.set_input_tokens(static_cast<int64_t>(counts->input_tokens + .5));
-  response.set_target_tokens(static_cast<int64_t>(counts->target_tokens + .5));
+  response.set_examples(std::llround(counts->examples));
+  response.set_input_tokens(std::llround(counts->input_tokens));
+  response.set_target_tokens(std::llround(counts->target_tokens));
   response.set_longest_input_tokens(static_cast<int32_t>(counts->longest));
   if (steps > kMostCountedSteps) {
     response.add_notes(absl::StrCat("Tokens and the largest batch are those of ", kMostCountedSteps,

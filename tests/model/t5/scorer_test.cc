@@ -105,6 +105,8 @@ struct Way {
   double tolerance;  // of log p; the logits of these random weights are in the tens
 };
 
+void PrintTo(const Way& way, std::ostream* out) { *out << way.name; }
+
 std::vector<Way> Ways() {
   std::vector<Way> ways = {{"Torch", nullptr, Precision::kFp32, 1e-4}};
   for (const Kernels* kernels : AvailableKernels()) {

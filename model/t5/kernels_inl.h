@@ -104,7 +104,7 @@ struct Ending {
   float* output;
   int64_t stride, columns;  // of the panel that there are
   bool first, last;         // of the depth
-  Store store;
+  OutputMode mode;
   const float *row_scales, *scales;  // int8
   const int32_t* offsets;
 };
@@ -137,10 +137,10 @@ inline __attribute__((always_inline)) void Tile(const int32_t* a, int64_t a_stri
       } else {
         y = sums[r][v];
       }
-      if (!ending.first || ending.store == Store::kAdd) {
+      if (!ending.first || ending.mode == OutputMode::kAdd) {
         y += whole ? Load(to) : LoadSome(to, columns);
       }
-      if (ending.last && ending.store == Store::kRelu) y = Max(y, Floats{});
+      if (ending.last && ending.mode == OutputMode::kRelu) y = Max(y, Floats{});
       if (whole) {
         Save(to, y);
       } else {
@@ -197,7 +197,7 @@ void MultiplyPanels(const Operand& x, int64_t rows, const PackedWeights& weights
                                weights.outputs - column,
                                g == 0,
                                last,
-                               output.store,
+                               output.mode,
                                x.scales == nullptr ? nullptr : x.scales + row,
                                weights.scales.get() + column,
                                weights.offsets.get() + column};
@@ -235,7 +235,7 @@ void PlainRest(const float* a, int64_t a_stride, const float* b, int64_t b_strid
     }
     for (int r = 0; r < R; ++r) {
       float* to = output.data + r * output.stride + column;
-      if (output.store == Store::kAdd) sums[r] += LoadSome(to, count);
+      if (output.mode == OutputMode::kAdd) sums[r] += LoadSome(to, count);
       SaveSome(to, sums[r], count);
     }
   }
@@ -246,13 +246,13 @@ void MultiplyPlain(const float* a, int64_t a_stride, int64_t rows, const float* 
   int64_t column = 0;
   for (; column + kPanel <= columns; column += kPanel) {
     const Ending ending = {output.data + column, output.stride, kPanel,  true,   true,
-                           output.store,         nullptr,       nullptr, nullptr};
+                           output.mode,          nullptr,       nullptr, nullptr};
     Tiles<Precision::kFp32>(reinterpret_cast<const int32_t*>(a), a_stride, rows,
                             reinterpret_cast<const int32_t*>(b + column), b_stride, inner, ending);
   }
   if (column == columns) return;
   for (int64_t row = 0; row < rows;) {
-    const Output rest = {output.data + row * output.stride + column, output.stride, output.store};
+    const Output rest = {output.data + row * output.stride + column, output.stride, output.mode};
     const float* left = a + row * a_stride;
     if (rows - row >= kTile) {
       PlainRest<kTile>(left, a_stride, b + column, b_stride, inner, columns - column, rest);
