@@ -191,9 +191,8 @@ class T5Classifier : public Classifier {
 
 absl::StatusOr<std::unique_ptr<Classifier>> Classifier::Load(const std::string& directory,
                                                              const ClassifierOptions& options) {
-  const bool on_cpu = options.device == "cpu";
-  if ((options.precision == Precision::kBf16 && !(on_cpu && BestKernels().bf16)) ||
-      (options.precision == Precision::kInt8 && !(on_cpu && BestKernels().int8))) {
+  if (options.precision != Precision::kFp32 &&
+      (options.device != "cpu" || !CanDo(BestKernels(), options.precision))) {
     return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNSPECIFIED,
                      absl::StrCat("bf16 and int8 need a CPU with AVX512-BF16 and AVX512-VNNI; ",
                                   options.device, " has kernels \"", BestKernels().name, "\""));

@@ -10,6 +10,18 @@ const Kernels* KernelsOf_avx512();
 const Kernels* KernelsOf_avx2();
 const Kernels* KernelsOf_portable();
 
+const char* PrecisionName(Precision precision) {
+  switch (precision) {
+    case Precision::kFp32:
+      return "fp32";
+    case Precision::kBf16:
+      return "bf16";
+    case Precision::kInt8:
+      return "int8";
+  }
+  return "";
+}
+
 void FreeAligned::operator()(void* memory) const { c10::free_cpu(memory); }
 
 void* AllocateAligned(int64_t bytes) {

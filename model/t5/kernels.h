@@ -17,6 +17,7 @@
 namespace tasuki {
 
 enum class Precision { kFp32, kBf16, kInt8 };
+const char* PrecisionName(Precision precision);  // "fp32", "bf16" or "int8"
 // Numbers in a group of 32 bits.
 constexpr int64_t GroupSize(Precision precision) {
   return precision == Precision::kFp32 ? 1 : precision == Precision::kBf16 ? 2 : 4;
@@ -91,6 +92,11 @@ struct Kernels {
 
 // The best of this machine.
 const Kernels& BestKernels();
+// Whether they can multiply in this precision.
+inline bool CanDo(const Kernels& kernels, Precision precision) {
+  return precision == Precision::kFp32 ||
+         (precision == Precision::kBf16 ? kernels.bf16 : kernels.int8);
+}
 // Those that this machine can run, the best first.
 std::vector<const Kernels*> AvailableKernels();
 

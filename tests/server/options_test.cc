@@ -30,6 +30,7 @@ TEST_F(OptionsTest, UnsetFlagsAreSensible) {
   EXPECT_EQ(parsed.options.listen, "127.0.0.1:8500");
   EXPECT_EQ(parsed.options.metrics_listen, "127.0.0.1:9500");
   EXPECT_EQ(parsed.options.device, "cpu") << "auto, on this version";
+  EXPECT_EQ(parsed.options.serving_precision, "fp32");
   EXPECT_GE(parsed.options.serving_threads, 1);
   EXPECT_GE(parsed.options.training_threads, 1);
   EXPECT_TRUE(std::filesystem::path(parsed.options.data_dir).is_absolute());
@@ -57,6 +58,7 @@ TEST_F(OptionsTest, RefusesWhatCannotBeMeant) {
       {"--listen=nowhere", "HOST:PORT"},
       {"--listen=127.0.0.1:70000", "HOST:PORT"},
       {"--store=postgresql://db", "not built yet"},
+      {"--serving_precision=fp16", "fp16"},
       {"--store=redis", "not a store"},
       {"--device=cuda:0", "not built yet"},
       {"--device=tpu", "not a device"},
