@@ -72,6 +72,7 @@ class FineTuningWork : public Work {
   absl::StatusOr<WeightMap> FirstWeights() const override {
     return ReadWeights(base_directory_, config_);
   }
+  const v1::Lora* lora() const override { return job_.has_lora() ? &job_.lora() : nullptr; }
 
   Batch BatchAt(int64_t step) override {
     Batch batch;
@@ -194,6 +195,7 @@ class FineTuningWork : public Work {
     *manifest.mutable_tasks() = job_.tasks();
     manifest.set_max_input_tokens(recipe().max_input_tokens());
     manifest.set_base_model_version(job_.base_model_version());
+    if (job_.has_lora()) *manifest.mutable_lora() = job_.lora();
     return manifest;
   }
 
@@ -220,9 +222,7 @@ class FineTuningWork : public Work {
   }
 
   static std::unique_ptr<const T5Scorer> ScorerOf(const T5& model) {
-    WeightMap weights;
-    for (const auto& [name, weight] : model.weights()) weights[name] = weight.detach();
-    return T5Scorer::Make(model.config(), weights);
+    return T5Scorer::Make(model.config(), model.Merged());
   }
 
   const v1::FineTuning job_;

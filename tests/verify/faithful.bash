@@ -34,8 +34,8 @@ resumes() {
   [ "${PIPESTATUS[0]}" = 0 ] && grep 'the same bytes' "$out/resume.txt"
 }
 
-# AMCD at size mini: a base, a version fine-tuned here, one by transformers; with their answers to the
-# test rows. Left in $out/amcd for the lines below.
+# AMCD at size mini: a base, a version fine-tuned here, one with an adapter, one by transformers; with their
+# answers to the test rows. Left in $out/amcd for the lines below.
 amcd_models() {
   local work=$out/amcd status=1
   mkdir -p "$work"
@@ -45,8 +45,10 @@ amcd_models() {
     upload TEST "$data/amcd_test.tsv" "${column[@]}" &&
     tasuki job submit --file tests/verify/amcd-base.yaml --id base --wait &&
     tasuki job submit --file tests/verify/amcd.yaml --id amcd --wait &&
+    tasuki job submit --file tests/verify/amcd-lora.yaml --id lora --wait &&
     tasuki --output json job get amcd >"$work/job.json" &&
     tasuki model export amcd-base@1 "$work/base" && tasuki model export amcd@1 "$work/here" &&
+    tasuki model export amcd-lora@1 "$work/lora" && tasuki model export amcd-lora@1 --adapter "$work/adapter" &&
     tasuki model evaluate amcd@1 --task amcd --dataset "$TEST" --id here --predictions "$work/here.jsonl" &&
     "$python" tests/oracles/fine_tune.py "$work/base" "$data/amcd_train.tsv" "$work/there" --text sentence --label is_counterfactual &&
     tasuki model import "$work/there" --model there &&
@@ -67,6 +69,11 @@ same_labels() {  # same_labels here|there: transformers' answers from its logits
 loss_of_100_steps() {
   build/release/loss_curve "$out/amcd/base" "$out/amcd/train.jsonl" 100 "$out/curve.safetensors" &&
     "$python" tests/oracles/loss_curve.py "$out/amcd/base" "$out/curve.safetensors"
+}
+
+adapter() {
+  build/release/version_logits "$out/amcd/lora" "$out/amcd/train.jsonl" 64 "$out/lora.safetensors" &&
+    "$python" tests/oracles/lora.py "$out/amcd/base" "$out/amcd/adapter" "$out/amcd/lora" "$out/lora.safetensors"
 }
 
 calibration() {
@@ -105,10 +112,11 @@ check "the weighted multi-task loss equals a worked example" weighted_loss
 check "kills at random steps end with the same bytes" resumes
 if [ -f "$data/amcd_train.tsv" ]; then
   check "token ids equal SentencePiece's and transformers' on AMCD, MARC and the torture list" tokens
-  check "AMCD at size mini: trained here, and by transformers and imported" amcd_models
+  check "AMCD at size mini: trained here, with an adapter too, and by transformers and imported" amcd_models
   check "a version trained here: transformers' scores give the same labels on all AMCD test rows" same_labels here
   check "a version trained by transformers: ours give the same labels" same_labels there
   check "100 steps on AMCD from the same weights: loss within 1e-3 of transformers'" loss_of_100_steps
+  check "peft loads our LoRA export and gives the same logits" adapter
   check "calibration on AMCD: validation NLL not above T = 1's" calibration
 else
   line 1 "AMCD" "no data in $data"

@@ -35,12 +35,12 @@ std::vector<double> ByFullDecoding(const T5& t5, const std::vector<int32_t>& inp
                                    const LabelTrie& trie) {
   const c10::NoGradGuard no_grad;
   const PackedTokens packed = PackedTokens::Of({input}, at::kCPU);
-  const Tensor encoded = t5.Encode(packed, 0);
+  const Tensor encoded = t5.Encode(packed, {});
   std::vector<double> scores;
   for (int label = 0; label < trie.label_count(); ++label) {
     const std::vector<int32_t>& target = trie.target(label);
     const Tensor logits = t5.Logits(t5.Decode(
-        PackedTokens::Of({ShiftRight(target, t5.config())}, at::kCPU), encoded, packed, 0));
+        PackedTokens::Of({ShiftRight(target, t5.config())}, at::kCPU), encoded, packed, {}));
     double score = 0;
     for (size_t position = 0; position < target.size(); ++position) {
       std::set<int32_t> next;

@@ -35,7 +35,7 @@ class EvaluationTest : public ::testing::Test {
   at::Tensor LogitsOf(int64_t row, int label) const {
     at::NoGradGuard no_grad;
     const auto tokens = rows_.inputs[row];
-    return TargetLogits(model_, {{tokens.begin(), tokens.end()}}, {labels_.target(label)}, 0);
+    return TargetLogits(model_, {{tokens.begin(), tokens.end()}}, {labels_.target(label)}, {});
   }
 
   Folder folder_;
