@@ -54,18 +54,12 @@ TEST_F(OptionsTest, AFlagBeatsTheFileThatBeatsTheEnvironment) {
 
 TEST_F(OptionsTest, RefusesWhatCannotBeMeant) {
   const std::vector<std::pair<const char*, const char*>> faults = {
-      {"--data_dir=", "--data_dir= has no value"},
-      {"--listen=nowhere", "HOST:PORT"},
-      {"--listen=127.0.0.1:70000", "HOST:PORT"},
-      {"--store=postgresql://db", "not built yet"},
-      {"--serving_precision=fp16", "fp16"},
-      {"--store=redis", "not a store"},
-      {"--device=cuda:0", "not built yet"},
-      {"--device=tpu", "not a device"},
-      {"--drain_seconds=-1", "drain_seconds"},
-      {"--max_batch_tokens=many", "max_batch_tokens"},
-      {"--log_level=loud", "log_level"},
-      {"--unknown=1", "unknown"},
+      {"--data_dir=", "--data_dir= has no value"}, {"--listen=nowhere", "HOST:PORT"},
+      {"--listen=127.0.0.1:70000", "HOST:PORT"},   {"--store=postgresql://db", "not built yet"},
+      {"--serving_precision=fp16", "fp16"},        {"--store=redis", "not a store"},
+      {"--device=cuda:0", "not built yet"},        {"--device=tpu", "not a device"},
+      {"--drain_seconds=-1", "drain_seconds"},     {"--max_batch_tokens=many", "max_batch_tokens"},
+      {"--log_level=loud", "log_level"},           {"--unknown=1", "unknown"},
   };
   for (const auto& [flag, words] : faults) {
     const ParsedOptions parsed = Parse({flag});
