@@ -53,7 +53,8 @@ struct ClientOptions {
   absl::Duration load_timeout = absl::Minutes(10);
   // InspectDataset with a report, EstimateTrainingJob.
   absl::Duration report_timeout = absl::Minutes(20);
-  // UploadDataset, CheckDataset, DownloadPredictions, ImportModelVersion, ExportModelVersion.
+  // UploadDataset, CheckDataset, DownloadPredictions, ImportModelVersion, ExportModelVersion,
+  // ExportAdapter.
   absl::Duration transfer_timeout = absl::Hours(6);
   // How long WatchTrainingJob goes on trying to reach a server that does not answer.
   absl::Duration watch_patience = absl::Minutes(2);
@@ -166,6 +167,9 @@ class Client {
   // DATA_LOSS if the bytes are not those that the server declared.
   absl::Status ExportModelVersion(const std::string& name, const std::string& directory,
                                   const TransferProgress& progress = nullptr);
+  // The same of the adapter alone, as peft reads it. INVALID_ARGUMENT if the version has none.
+  absl::Status ExportAdapter(const std::string& name, const std::string& directory,
+                             const TransferProgress& progress = nullptr);
   absl::StatusOr<v1::Model> GetModel(const std::string& name);
   absl::StatusOr<std::vector<v1::Model>> ListModels(size_t limit = kAll);
   // `models/{model}` answers its newest version.
@@ -182,6 +186,8 @@ class Client {
  private:
   struct Connection;
   explicit Client(std::unique_ptr<Connection> connection);
+  absl::Status Export(const std::string& name, bool adapter, const std::string& directory,
+                      const TransferProgress& progress);
 
   std::unique_ptr<Connection> connection_;
 };

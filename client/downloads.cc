@@ -8,6 +8,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "client/connection.h"
 #include "client/sha256.h"
 
@@ -36,16 +37,18 @@ class DirectoryBeside {
 
   absl::Status Begin(const v1::ModelFile& file) {
     if (absl::Status status = End(); !status.ok()) return status;
-    if (file.name().empty() || file.name() == "." || file.name() == ".." ||
-        absl::StrContains(file.name(), '/')) {
+    const fs::path place = path_ / file.name();
+    if (!IsWithin(file.name())) {
       return absl::DataLossError(absl::StrCat("the server sent a file named \"", file.name(),
                                               "\", which is no file name"));
     }
     declared_ = file;
     received_bytes_ = 0;
     hash_ = std::make_unique<client::Sha256>();
-    output_.open(path_ / file.name(), std::ios::binary | std::ios::trunc);
-    if (!output_) return Fault(path_ / file.name(), "cannot be written");
+    std::error_code error;
+    fs::create_directories(place.parent_path(), error);
+    output_.open(place, std::ios::binary | std::ios::trunc);
+    if (!output_) return Fault(place, "cannot be written");
     return absl::OkStatus();
   }
 
@@ -68,6 +71,13 @@ class DirectoryBeside {
   }
 
  private:
+  // Whether it is the path of a file in a directory or below, without detours.
+  static bool IsWithin(const std::string& name) {
+    const std::vector<absl::string_view> parts = absl::StrSplit(name, '/');
+    return std::none_of(parts.begin(), parts.end(), [](absl::string_view part) {
+      return part.empty() || part == "." || part == "..";
+    });
+  }
   static absl::Status Fault(const fs::path& path, absl::string_view why) {
     return absl::FailedPreconditionError(absl::StrCat(path.string(), ": ", why));
   }
@@ -98,6 +108,16 @@ class DirectoryBeside {
 
 absl::Status Client::ExportModelVersion(const std::string& name, const std::string& directory,
                                         const TransferProgress& progress) {
+  return Export(name, /*adapter=*/false, directory, progress);
+}
+
+absl::Status Client::ExportAdapter(const std::string& name, const std::string& directory,
+                                   const TransferProgress& progress) {
+  return Export(name, /*adapter=*/true, directory, progress);
+}
+
+absl::Status Client::Export(const std::string& name, bool adapter, const std::string& directory,
+                            const TransferProgress& progress) {
   const fs::path target = (fs::absolute(directory) / "").lexically_normal().parent_path();
   std::error_code error;
   if (fs::exists(target, error) && !fs::is_empty(target, error)) {
@@ -107,10 +127,13 @@ absl::Status Client::ExportModelVersion(const std::string& name, const std::stri
   const auto version = GetModelVersion(name);
   if (!version.ok()) return version.status();
   int64_t total = 0;
-  for (const v1::ModelFile& file : version->files()) total += file.size_bytes();
+  for (const v1::ModelFile& file : version->files()) {
+    if (!adapter || absl::StartsWith(file.name(), "adapter/")) total += file.size_bytes();
+  }
 
   v1::ExportModelVersionRequest request;
   request.set_name(name);
+  request.set_adapter(adapter);
   absl::Status fault;  // on this side; an attempt that met one is not repeated
   const absl::Status status = connection_->Call(
       connection_->options.transfer_timeout, [&](grpc::ClientContext& context) -> grpc::Status {

@@ -67,6 +67,10 @@ void Declare(CLI::App& app, Options& options) {
       ->check(CLI::Validator(CheckStore, "STORE"));
   add("device", options.device, "Device of training and serving: auto or cpu")
       ->check(CLI::Validator(CheckDevice, "DEVICE"));
+  add("serving_precision", options.serving_precision,
+      "Precision of products when classifying: fp32; bf16 and int8 are faster, change scores a "
+      "little, and need a CPU with AVX512-BF16 and AVX512-VNNI")
+      ->check(CLI::IsMember({"fp32", "bf16", "int8"}));
   add("serving_threads", options.serving_threads,
       "Threads of a matrix product when classifying; 0 for the number of cores")
       ->check(CLI::Range(0, 1024));

@@ -20,8 +20,9 @@ struct Options {
   std::string health_listen = "none";             // empty once parsed: none
   std::string store = "sqlite";
   std::string device = "auto";  // "cpu" once parsed
-  int serving_threads = 0;      // at least 1 once parsed
-  int training_threads = 0;     // at least 1 once parsed
+  std::string serving_precision = "fp32";
+  int serving_threads = 0;   // at least 1 once parsed
+  int training_threads = 0;  // at least 1 once parsed
   int max_batch_tokens = 4096;
   int max_queue_tokens = 65536;
   int max_rpc_threads = 64;

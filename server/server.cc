@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "google/protobuf/util/time_util.h"
@@ -30,10 +31,18 @@
 namespace tasuki {
 namespace {
 
+Precision PrecisionOf(const Options& options) {
+  for (const Precision precision : {Precision::kBf16, Precision::kInt8}) {
+    if (options.serving_precision == PrecisionName(precision)) return precision;
+  }
+  return Precision::kFp32;
+}
+
 ServingOptions ServingOptionsOf(const Options& options) {
   ServingOptions serving;
   serving.threads = options.serving_threads;
   serving.device = options.device;
+  serving.precision = PrecisionOf(options);
   serving.max_batch_tokens = options.max_batch_tokens;
   serving.max_queue_tokens = options.max_queue_tokens;
   serving.trainer_path = options.trainer;
@@ -58,6 +67,8 @@ v1::ServerInfo InfoOf(const Options& options) {
   info.set_training_threads(options.training_threads);
   info.set_libtorch_version(LibtorchVersion());
   info.set_store(options.store);
+  info.set_serving_precision(options.serving_precision);
+  info.set_serving_kernels(BestKernels().name);
   return info;
 }
 
@@ -189,14 +200,22 @@ bool IsLoopback(absl::string_view address) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
+  if (!CanDo(BestKernels(), PrecisionOf(options))) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--serving_precision=", options.serving_precision,
+        " needs a CPU with AVX512-BF16 and AVX512-VNNI; this one has ", BestKernels().name));
+  }
   std::unique_ptr<Server> server(new Server(std::make_unique<Rooms>(options)));
   if (absl::Status status = server->rooms_->OpenData(); !status.ok()) return status;
   if (absl::Status status = server->rooms_->Serve(); !status.ok()) return status;
-  spdlog::info("tasukid {} serves {} (metrics {}, health {}), data in {}, {} with {} + {} threads",
-               TASUKI_VERSION, server->listen(),
-               server->metrics_listen().empty() ? "off" : server->metrics_listen(),
-               server->health_listen().empty() ? "on the same port" : server->health_listen(),
-               options.data_dir, options.device, options.serving_threads, options.training_threads);
+  spdlog::info(
+      "tasukid {} serves {} (metrics {}, health {}), data in {}, {} with {} + {} threads, "
+      "serving in {} by kernels {}",
+      TASUKI_VERSION, server->listen(),
+      server->metrics_listen().empty() ? "off" : server->metrics_listen(),
+      server->health_listen().empty() ? "on the same port" : server->health_listen(),
+      options.data_dir, options.device, options.serving_threads, options.training_threads,
+      options.serving_precision, BestKernels().name);
   if (!IsLoopback(server->listen())) {
     spdlog::warn("{} can be reached from other machines, and there is no TLS or authentication yet",
                  server->listen());

@@ -28,6 +28,12 @@ std::string OriginOf(const v1::ModelVersion& version) {
   return version.training_job().empty() ? "import" : ShortName(version.training_job());
 }
 
+std::string AdapterOf(const v1::ModelVersion& version) {
+  if (!version.has_lora()) return "";
+  return absl::StrCat("rank ", version.lora().rank(), ", alpha ", version.lora().alpha(), ", of ",
+                      absl::StrJoin(version.lora().target_modules(), ", "));
+}
+
 void PrintVersion(const v1::ModelVersion& version) {
   std::cout << Details(
       {{"name", version.name()},
@@ -39,6 +45,7 @@ void PrintVersion(const v1::ModelVersion& version) {
        {"input tokens", version.max_input_tokens() > 0 ? Count(version.max_input_tokens()) : ""},
        {"made by", OriginOf(version)},
        {"made from", ShortName(version.base_model_version())},
+       {"adapter", AdapterOf(version)},
        {"created", DateTime(version.create_time())}});
   for (const std::string& table :
        {EvaluationTable(version.evaluations()), CalibrationTable(version.calibrations())}) {
@@ -91,20 +98,31 @@ void AddImport(CLI::App& model, Session& session) {
 void AddExport(CLI::App& model, Session& session) {
   CLI::App* command =
       model.add_subcommand("export", "Writes the files of a version into a new directory")
-          ->footer("Example: tasuki model export reviews@3 ./reviews-3");
+          ->footer(
+              "Examples: tasuki model export reviews@3 ./reviews-3\n"
+              "          tasuki model export reviews@4 --adapter ./reviews-4-lora");
   auto name = std::make_shared<std::string>();
   auto directory = std::make_shared<std::string>();
+  auto adapter = std::make_shared<bool>(false);
   command->add_option("MODEL", *name, "The version, or a model for its newest")
       ->required()
       ->transform(Typed(ModelOrVersionName));
   command->add_option("DIRECTORY", *directory, "Must be new or empty")->required();
+  command->add_flag("--adapter", *adapter,
+                    "Only the adapter of a version trained with lora, for peft to put on its base");
   session.Bind(command, [=, &session](Client& client) -> absl::Status {
     const auto version = client.GetModelVersion(*name);
     if (!version.ok()) return version.status();
+    const auto write = *adapter ? &Client::ExportAdapter : &Client::ExportModelVersion;
     const absl::Status status =
-        client.ExportModelVersion(version->name(), *directory, ShowTransfer("exporting"));
+        (client.*write)(version->name(), *directory, ShowTransfer("exporting"));
     if (!status.ok()) return status;
     if (session.json()) return PrintJson(*version);
+    if (*adapter) {
+      std::cout << "the adapter of " << version->name() << " is in " << *directory
+                << "; its base is " << ShortName(version->base_model_version()) << "\n";
+      return absl::OkStatus();
+    }
     std::cout << version->name() << " is in " << *directory << " (" << Bytes(version->size_bytes())
               << ")\n";
     return absl::OkStatus();

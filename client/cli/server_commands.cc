@@ -24,6 +24,8 @@ void AddServerCommands(CLI::App& app, Session& session) {
                           {"version", answer->version()},
                           {"started", DateTime(answer->start_time())},
                           {"device", answer->device()},
+                          {"serving precision", answer->serving_precision()},
+                          {"serving kernels", answer->serving_kernels()},
                           {"serving threads", absl::StrCat(answer->serving_threads())},
                           {"training threads", absl::StrCat(answer->training_threads())},
                           {"LibTorch", answer->libtorch_version()},

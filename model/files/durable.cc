@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "google/protobuf/util/json_util.h"
 #include "model/errors/errors.h"
@@ -67,6 +68,14 @@ absl::Status Rename(const std::string& from, const std::string& to) {
 
 absl::Status Changed(absl::string_view message) {
   return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED, message);
+}
+
+// Whether it is the path of a file in a directory or below, without detours.
+bool IsWithin(const std::string& name) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(name, '/');
+  return std::none_of(parts.begin(), parts.end(), [](absl::string_view part) {
+    return part.empty() || part == "." || part == "..";
+  });
 }
 
 }  // namespace
@@ -308,7 +317,7 @@ absl::Status CheckFiles(const std::string& directory, const std::vector<v1::Mode
   for (const v1::ModelFile& file : files) {
     const std::string& name = file.name();
     const std::string path = absl::StrCat(directory, "/", name);
-    if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos) {
+    if (!IsWithin(name)) {
       return Changed(absl::StrCat(Quote(name), " in the list of ", directory, " is no file name"));
     }
     std::error_code error;

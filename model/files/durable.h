@@ -84,7 +84,7 @@ absl::Status ReadJson(const std::string& path, google::protobuf::Message& messag
 absl::Status ReadVersionedJson(const std::string& path, int newest,
                                google::protobuf::Message& message);
 
-// Name, size and hash of each of `names` in `directory`.
+// Name, size and hash of each of `names`, paths in `directory`.
 absl::StatusOr<std::vector<v1::ModelFile>> DescribeFiles(const std::string& directory,
                                                          const std::vector<std::string>& names);
 // Checks that every file is in `directory` with its size and hash; DATA_LOSS, FILE_CHANGED, naming

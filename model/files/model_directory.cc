@@ -17,6 +17,8 @@ constexpr absl::string_view kNames[] = {
     "spiece.model",   "tokenizer_config.json",   "model.safetensors.index.json",
     "tokenizer.json", "special_tokens_map.json", "added_tokens.json",
 };
+constexpr const char* kAdapterFiles[] = {"adapter/adapter_config.json",
+                                         "adapter/adapter_model.safetensors"};
 
 bool TakeFiveDigits(absl::string_view& name) {
   if (name.size() < 5 || !std::all_of(name.begin(), name.begin() + 5, absl::ascii_isdigit)) {
@@ -35,14 +37,21 @@ bool IsModelFileName(absl::string_view name) {
          absl::ConsumePrefix(&name, "-of-") && TakeFiveDigits(name) && name == ".safetensors";
 }
 
+bool IsAdapterFile(absl::string_view name) {
+  return std::find(std::begin(kAdapterFiles), std::end(kAdapterFiles), name) !=
+         std::end(kAdapterFiles);
+}
+
 absl::Status WriteManifest(const std::string& directory, internal::ModelManifest manifest) {
   absl::StatusOr<std::vector<std::string>> names = ListDirectory(directory);
   if (!names.ok()) return names.status();
+  const bool adapter = std::find(names->begin(), names->end(), kAdapterDirectory) != names->end();
   names->erase(std::remove_if(names->begin(), names->end(),
                               [](const std::string& name) {
                                 return name == kManifestName || !IsModelFileName(name);
                               }),
                names->end());
+  if (adapter) names->insert(names->end(), std::begin(kAdapterFiles), std::end(kAdapterFiles));
   absl::StatusOr<std::vector<v1::ModelFile>> files = DescribeFiles(directory, *names);
   if (!files.ok()) return files.status();
   manifest.set_format_version(kManifestVersion);

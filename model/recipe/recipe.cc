@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "model/recipe/field_checker.h"
 
@@ -23,6 +24,9 @@ constexpr size_t kMaxValueBytes = 1 << 10;
 constexpr int kMaxRequiredTexts = 1000;
 // Of the tasks or the required texts of a job, which goes into every answer about it.
 constexpr size_t kMaxWorkBytes = 512 << 10;
+
+// Of a Lora; the linear parts of transformers' T5.
+constexpr absl::string_view kTargetModules[] = {"q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo"};
 
 size_t Characters(absl::string_view text) {
   return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
@@ -345,9 +349,44 @@ void ResolveTasks(google::protobuf::RepeatedPtrField<v1::Task>& tasks, bool trai
   CheckBytes(check, "tasks", bytes, kMaxWorkBytes);
 }
 
+// Also what it means for the recipe, whose own defaults are for training all weights.
+void ResolveLora(v1::Lora& lora, v1::Recipe& recipe, const FieldChecker& check) {
+  const FieldChecker at = check.At("lora");
+  if (!lora.has_rank()) lora.set_rank(8);
+  at.Integer("rank", lora.rank(), 1, 1024);
+  if (!lora.has_alpha()) lora.set_alpha(16);
+  at.Positive("alpha", lora.alpha(), 10'000);
+  if (!lora.has_dropout()) lora.set_dropout(0);
+  at.Real("dropout", lora.dropout(), 0.0, 0.9);
+  if (lora.target_modules().empty()) {
+    lora.add_target_modules("q");
+    lora.add_target_modules("v");
+  }
+  std::set<std::string> modules;
+  for (int i = 0; i < lora.target_modules_size(); ++i) {
+    const std::string field = absl::StrCat("target_modules[", i, "]");
+    const std::string& module = lora.target_modules(i);
+    if (std::find(std::begin(kTargetModules), std::end(kTargetModules), module) ==
+        std::end(kTargetModules)) {
+      at.Add(field,
+             absl::StrCat(Quote(module), " is none of ", absl::StrJoin(kTargetModules, ", ")));
+    } else if (!modules.insert(module).second) {
+      at.Add(field, absl::StrCat(Quote(module), " is in the list twice"));
+    }
+  }
+  for (const auto& [field, frozen] : {std::pair("freeze_embeddings", recipe.freeze_embeddings()),
+                                      std::pair("freeze_encoder", recipe.freeze_encoder())}) {
+    if (frozen) check.At("recipe").Add(field, "does not go with lora, which keeps all weights");
+  }
+  const bool adamw = recipe.optimizer() != v1::Recipe::ADAFACTOR;
+  const bool study = recipe.preset() == v1::Recipe::STUDY;
+  if (adamw && !study && !recipe.has_learning_rate()) recipe.set_learning_rate(1e-3);
+}
+
 void ResolveFineTuning(v1::FineTuning& work, const FieldChecker& check) {
   CheckModelOrVersion(check, "base_model_version", work.base_model_version());
   ResolveTasks(*work.mutable_tasks(), false, check);
+  if (work.has_lora()) ResolveLora(*work.mutable_lora(), *work.mutable_recipe(), check);
   ResolveRecipe(*work.mutable_recipe(), false, check.At("recipe"));
   if (work.recipe().has_early_stopping() &&
       std::all_of(work.tasks().begin(), work.tasks().end(),

@@ -130,15 +130,16 @@ absl::StatusOr<Contents> ReadDirectory(const std::string& directory) {
 
 class T5Classifier : public Classifier {
  public:
-  T5Classifier(Contents contents, at::Device device, int threads)
-      : threads_(threads),
+  T5Classifier(Contents contents, at::Device device, const ClassifierOptions& options)
+      : threads_(options.threads),
         manifest_(std::move(contents.manifest)),
         tokenizer_(std::move(contents.tokenizer)),
         labels_(std::move(contents.labels)),
-        scorer_(contents.config, On(device, std::move(contents.weights))) {}
+        scorer_(T5Scorer::Make(contents.config, On(device, std::move(contents.weights)),
+                               options.precision)) {}
 
   const internal::ModelManifest& manifest() const override { return manifest_; }
-  int64_t memory_bytes() const override { return scorer_.memory_bytes(); }
+  int64_t memory_bytes() const override { return scorer_->memory_bytes(); }
 
   int TaskIndex(absl::string_view name) const override {
     for (int i = 0; i < manifest_.tasks_size(); ++i) {
@@ -169,7 +170,7 @@ class T5Classifier : public Classifier {
     std::vector<T5Scorer::Input> prepared;
     for (const Input* input : inputs) prepared.push_back({&input->tokens, &labels_[input->task]});
     return Guarded("classification", [&]() -> absl::StatusOr<std::vector<std::vector<float>>> {
-      return scorer_.Score(prepared);
+      return scorer_->Score(prepared);
     });
   }
 
@@ -183,13 +184,19 @@ class T5Classifier : public Classifier {
   const internal::ModelManifest manifest_;
   const std::unique_ptr<const Tokenizer> tokenizer_;
   const std::vector<LabelTrie> labels_;  // of each task
-  const T5Scorer scorer_;
+  const std::unique_ptr<const T5Scorer> scorer_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Classifier>> Classifier::Load(const std::string& directory,
                                                              const ClassifierOptions& options) {
+  if (options.precision != Precision::kFp32 &&
+      (options.device != "cpu" || !CanDo(BestKernels(), options.precision))) {
+    return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNSPECIFIED,
+                     absl::StrCat("bf16 and int8 need a CPU with AVX512-BF16 and AVX512-VNNI; ",
+                                  options.device, " has kernels \"", BestKernels().name, "\""));
+  }
   return Guarded("loading the model", [&]() -> absl::StatusOr<std::unique_ptr<Classifier>> {
     absl::StatusOr<Contents> contents = ReadDirectory(directory);
     if (!contents.ok()) return contents.status();
@@ -198,7 +205,7 @@ absl::StatusOr<std::unique_ptr<Classifier>> Classifier::Load(const std::string& 
                        "The model has no task to classify for: fine-tune it first.");
     }
     return std::make_unique<T5Classifier>(*std::move(contents), at::Device(options.device),
-                                          options.threads);
+                                          options);
   });
 }
 

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "model/t5/kernels.h"
 #include "tasuki/internal/files.pb.h"
 
 namespace tasuki {
@@ -17,6 +18,8 @@ namespace tasuki {
 struct ClassifierOptions {
   int threads = 1;             // of a matrix product; set on each thread that calls Score
   std::string device = "cpu";  // or "cuda:N"
+  // Of the products with weights; another than fp32 on a CPU that can do it (BestKernels()).
+  Precision precision = Precision::kFp32;
 };
 
 // Immutable after Load; thread-safe.
@@ -32,7 +35,8 @@ class Classifier {
 
   // Opens a version's directory. INVALID_ARGUMENT, MODEL_INVALID: a file is malformed or does not
   // fit the others; the message names it. FAILED_PRECONDITION if it has no task. DATA_LOSS if
-  // tasuki.json is malformed. RESOURCE_EXHAUSTED: out of memory.
+  // tasuki.json is malformed. UNIMPLEMENTED: this machine cannot do the precision.
+  // RESOURCE_EXHAUSTED: out of memory.
   static absl::StatusOr<std::unique_ptr<Classifier>> Load(const std::string& directory,
                                                           const ClassifierOptions& options);
   virtual ~Classifier() = default;

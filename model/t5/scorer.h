@@ -10,13 +10,13 @@
 
 #include "absl/types/span.h"
 #include "model/t5/config.h"
+#include "model/t5/kernels.h"
 #include "model/t5/weights.h"
 #include "model/text/label_trie.h"
 
 namespace tasuki {
 
-// Thread-safe after construction. Weights are not copied where their layout serves as it is: they
-// must not change while the scorer lives.
+// Thread-safe after construction.
 class T5Scorer {
  public:
   struct Input {
@@ -24,19 +24,24 @@ class T5Scorer {
     const LabelTrie* labels;
   };
 
-  T5Scorer(const T5Config& config, const WeightMap& weights);
-  ~T5Scorer();
-  T5Scorer(T5Scorer&&) noexcept;
+  // For the device on which the weights are. On a CPU they are copied into the form in which they
+  // are used, but for the embedding and the head, which must not change while the scorer lives;
+  // elsewhere none may. Throws std::bad_alloc or c10::Error.
+  // REQUIRES: a precision that the device can do (BestKernels()); anywhere but on a CPU, fp32.
+  static std::unique_ptr<const T5Scorer> Make(const T5Config& config, const WeightMap& weights,
+                                              Precision precision = Precision::kFp32);
+  virtual ~T5Scorer() = default;
 
-  // log p of each label of each input. No gradient; dropout off. Throws c10::Error.
-  std::vector<std::vector<float>> Score(absl::Span<const Input> inputs) const;
+  // log p of each label of each input. No gradient; dropout off. On a CPU it uses
+  // at::get_num_threads() threads. Throws std::bad_alloc or c10::Error.
+  virtual std::vector<std::vector<float>> Score(absl::Span<const Input> inputs) const = 0;
 
   // Bytes that the weights take.
-  int64_t memory_bytes() const;
-
- private:
-  struct Prepared;
-  std::unique_ptr<const Prepared> prepared_;
+  virtual int64_t memory_bytes() const = 0;
 };
+
+// log p of each label from the logits of its trie: for each row one for each child, in their order.
+std::vector<float> LogProbabilities(const LabelTrie& labels,
+                                    absl::Span<const std::vector<float>> logits);
 
 }  // namespace tasuki

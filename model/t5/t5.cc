@@ -1,5 +1,6 @@
 #include "model/t5/t5.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/embedding.h>
@@ -10,8 +11,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "model/t5/attention.h"
@@ -26,45 +29,43 @@ using at::Tensor;
 struct Pass {
   const T5Config& config;
   const WeightMap& weights;
-  double dropout;
+  const Adapter& adapter;
+  Dropout dropout;
 
   Tensor Embed(const PackedTokens& tokens) const {
-    return Dropout(at::embedding(Weight("shared.weight"), tokens.ids));
+    return Drop(at::embedding(Weight("shared.weight"), tokens.ids));
   }
 
   // Sublayers answer what is added to the residual stream x [tokens, d_model].
   Tensor Attend(const std::string& layer, const Tensor& x, const SelfAttention& attention) const {
     const std::string part = layer + "SelfAttention.";
-    // One product for queries, keys and values.
-    const Tensor in =
-        at::cat({Weight(part + "q.weight"), Weight(part + "k.weight"), Weight(part + "v.weight")});
-    const Tensor seen = attention(at::linear(Norm(layer, x), in), dropout);
-    return Dropout(at::linear(seen, Weight(part + "o.weight")));
+    const Tensor seen = attention(Linear(part, {"q", "k", "v"}, Norm(layer, x)), dropout.network);
+    return Drop(Linear(part, {"o"}, seen));
   }
 
   Tensor Attend(const std::string& layer, const Tensor& x, const CrossAttention& attention,
                 const Tensor& encoded) const {
     const std::string part = layer + "EncDecAttention.";
-    const Tensor queries = at::linear(Norm(layer, x), Weight(part + "q.weight"));
-    const Tensor keys_values =
-        at::linear(encoded, at::cat({Weight(part + "k.weight"), Weight(part + "v.weight")}));
-    const Tensor seen = attention(queries, keys_values, dropout);
-    return Dropout(at::linear(seen, Weight(part + "o.weight")));
+    const Tensor queries = Linear(part, {"q"}, Norm(layer, x));
+    const Tensor keys_values = Linear(part, {"k", "v"}, encoded);
+    return Drop(Linear(part, {"o"}, attention(queries, keys_values, dropout.network)));
   }
 
   Tensor FeedForward(const std::string& layer, const Tensor& x) const {
     const std::string part = layer + "DenseReluDense.";
     const Tensor normed = Norm(layer, x);
-    const Tensor hidden = config.gated
-                              ? at::gelu(at::linear(normed, Weight(part + "wi_0.weight")), "tanh") *
-                                    at::linear(normed, Weight(part + "wi_1.weight"))
-                              : at::relu(at::linear(normed, Weight(part + "wi.weight")));
-    return Dropout(at::linear(Dropout(hidden), Weight(part + "wo.weight")));
+    Tensor hidden;
+    if (config.gated) {
+      hidden = at::gelu(Linear(part, {"wi_0"}, normed), "tanh");
+      hidden = hidden * Linear(part, {"wi_1"}, normed);
+    } else {
+      hidden = at::relu(Linear(part, {"wi"}, normed));
+    }
+    return Drop(Linear(part, {"wo"}, Drop(hidden)));
   }
 
   Tensor FinalNorm(const std::string& stack, const Tensor& x) const {
-    return Dropout(
-        RmsNorm(x, Weight(stack + "final_layer_norm.weight"), config.layer_norm_epsilon));
+    return Drop(RmsNorm(x, Weight(stack + "final_layer_norm.weight"), config.layer_norm_epsilon));
   }
 
  private:
@@ -72,8 +73,30 @@ struct Pass {
   Tensor Norm(const std::string& layer, const Tensor& x) const {
     return RmsNorm(x, Weight(layer + "layer_norm.weight"), config.layer_norm_epsilon);
   }
-  Tensor Dropout(const Tensor& x) const {
-    return dropout > 0 ? at::dropout(x, dropout, /*train=*/true) : x;
+  Tensor Drop(const Tensor& x) const { return Drop(x, dropout.network); }
+  static Tensor Drop(const Tensor& x, double share) {
+    return share > 0 ? at::dropout(x, share, /*train=*/true) : x;
+  }
+
+  // x times weights of one shape, as one product whose columns are those of the first weight, then
+  // of the second, …; and to those of each weight what its adapter adds.
+  Tensor Linear(const std::string& part, std::initializer_list<const char*> names,
+                const Tensor& x) const {
+    std::vector<Tensor> matrices;
+    for (const char* name : names) matrices.push_back(Weight(absl::StrCat(part, name, ".weight")));
+    Tensor product = at::linear(x, matrices.size() == 1 ? matrices[0] : at::cat(matrices));
+    const int64_t width = matrices[0].size(0);
+    int64_t column = 0;
+    for (const char* name : names) {
+      const auto a = adapter.weights.find(absl::StrCat(part, name, ".lora_A.weight"));
+      if (a != adapter.weights.end()) {
+        const Tensor& b = adapter.weights.at(absl::StrCat(part, name, ".lora_B.weight"));
+        const Tensor low = at::linear(Drop(x, dropout.adapter), a->second);
+        product.narrow(1, column, width).add_(at::linear(low, b), adapter.scale);
+      }
+      column += width;
+    }
+    return product;
   }
 };
 
@@ -101,12 +124,13 @@ PackedTokens PackedTokens::Of(const std::vector<std::vector<int32_t>>& sequences
   return packed;
 }
 
-T5::T5(const T5Config& config, WeightMap weights) : config_(config), weights_(std::move(weights)) {
-  for (auto& [name, weight] : weights_) weight.set_requires_grad(true);
+T5::T5(const T5Config& config, WeightMap weights, Adapter adapter)
+    : config_(config), weights_(std::move(weights)), adapter_(std::move(adapter)) {
+  for (const auto& [name, weight] : trained()) weight.set_requires_grad(true);
 }
 
-Tensor T5::Encode(const PackedTokens& input, double dropout) const {
-  const Pass pass{config_, weights_, dropout};
+Tensor T5::Encode(const PackedTokens& input, const Dropout& dropout) const {
+  const Pass pass{config_, weights_, adapter_, dropout};
   const SelfAttention attention = PositionalSelfAttention(
       input.lengths, BiasTable("encoder.", weights_), /*bidirectional=*/true, config_);
 
@@ -120,8 +144,8 @@ Tensor T5::Encode(const PackedTokens& input, double dropout) const {
 }
 
 Tensor T5::Decode(const PackedTokens& decoder_input, const Tensor& encoded,
-                  const PackedTokens& input, double dropout) const {
-  const Pass pass{config_, weights_, dropout};
+                  const PackedTokens& input, const Dropout& dropout) const {
+  const Pass pass{config_, weights_, adapter_, dropout};
   const SelfAttention attention = PositionalSelfAttention(
       decoder_input.lengths, BiasTable("decoder.", weights_), /*bidirectional=*/false, config_);
   const CrossAttention cross_attention(decoder_input.lengths, input.lengths, config_.num_heads,

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "model/t5/adapter.h"
 #include "model/t5/config.h"
 #include "model/t5/weights.h"
 
@@ -23,29 +24,42 @@ struct PackedTokens {
   static PackedTokens Of(const std::vector<std::vector<int32_t>>& sequences, at::Device device);
 };
 
-// Thread-compatible. Gradients gather in the weights.
+// Shares of zeros; 0 switches dropout off. Random numbers come from torch's default generator.
+struct Dropout {
+  double network = 0;
+  double adapter = 0;  // of what goes into an adapter
+};
+
+// Thread-compatible. Gradients gather in the weights that are trained.
 class T5 {
  public:
-  // Takes the tensors of `weights` as they are (no copy) and makes each a leaf that requires grad.
-  T5(const T5Config& config, WeightMap weights);
+  // Takes the tensors as they are (no copy) and makes each that is trained a leaf that requires
+  // grad: those of the adapter, or all weights where there is none.
+  T5(const T5Config& config, WeightMap weights, Adapter adapter = {});
 
-  // [tokens, d_model], after the final norm. `dropout` 0 switches it off; random numbers come from
-  // torch's default generator.
-  at::Tensor Encode(const PackedTokens& input, double dropout) const;
+  // [tokens, d_model], after the final norm.
+  at::Tensor Encode(const PackedTokens& input, const Dropout& dropout) const;
   // Decoder states of the target positions, after the final norm: [target tokens, d_model].
   // `decoder_input` holds for each sequence the targets shifted right, beginning with
   // decoder_start_token_id; sequence i looks at sequence i of `input`.
   at::Tensor Decode(const PackedTokens& decoder_input, const at::Tensor& encoded,
-                    const PackedTokens& input, double dropout) const;
+                    const PackedTokens& input, const Dropout& dropout) const;
   // Logits over the vocabulary: [target tokens, vocab_size].
   at::Tensor Logits(const at::Tensor& decoded) const;
 
   const T5Config& config() const { return config_; }
   const WeightMap& weights() const { return weights_; }
+  const Adapter& adapter() const { return adapter_; }
+  const WeightMap& trained() const {
+    return adapter_.weights.empty() ? weights_ : adapter_.weights;
+  }
+  // For answering and publishing: without gradients, the adapter merged in.
+  WeightMap Merged() const { return Merge(weights_, adapter_); }
 
  private:
   T5Config config_;
   WeightMap weights_;
+  Adapter adapter_;
 };
 
 // The targets shifted right: decoder_start_token_id, then all but the last token.

@@ -204,16 +204,21 @@ absl::StatusOr<WeightMap> ReadWeights(const std::string& directory, const T5Conf
           count > kShownFaults ? absl::StrCat("; and ", count - kShownFaults, " more") : ""));
 }
 
-absl::Status WriteWeights(const std::string& directory, const WeightMap& weights) {
-  std::vector<at::Tensor> kept;
+absl::Status WriteTensors(const std::string& path, const WeightMap& tensors,
+                          const std::map<std::string, std::string>& metadata) {
+  std::vector<at::Tensor> kept;  // keeps the bytes alive
   std::map<std::string, TensorEntry> entries;
-  for (const auto& [name, weight] : weights) {
-    kept.push_back(weight.detach().to(at::kCPU, at::kFloat).contiguous());
+  for (const auto& [name, tensor] : tensors) {
+    kept.push_back(tensor.detach().to(at::kCPU, at::kFloat).contiguous());
     const at::Tensor& data = kept.back();
     entries[name] = {"F32", data.sizes().vec(), static_cast<const uint8_t*>(data.const_data_ptr()),
                      data.nbytes()};
   }
-  return WriteSafetensors(absl::StrCat(directory, "/", kWhole), entries, {{"format", "pt"}});
+  return WriteSafetensors(path, entries, metadata);
+}
+
+absl::Status WriteWeights(const std::string& directory, const WeightMap& weights) {
+  return WriteTensors(absl::StrCat(directory, "/", kWhole), weights, {{"format", "pt"}});
 }
 
 }  // namespace tasuki

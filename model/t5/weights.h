@@ -35,6 +35,10 @@ WeightMap InitialWeights(const T5Config& config, int64_t seed);
 // Throws c10::Error if memory does not suffice.
 absl::StatusOr<WeightMap> ReadWeights(const std::string& directory, const T5Config& config);
 
+// Writes tensors to a safetensors file of F32 and syncs it.
+absl::Status WriteTensors(const std::string& path, const WeightMap& tensors,
+                          const std::map<std::string, std::string>& metadata);
+
 // Writes model.safetensors (F32, metadata format=pt) into `directory` and syncs it.
 absl::Status WriteWeights(const std::string& directory, const WeightMap& weights);
 

@@ -1,6 +1,7 @@
 #include "model/training/checkpoint.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <cstring>
@@ -40,18 +41,24 @@ bool IsBroken(const absl::Status& status) {
   return absl::IsDataLoss(status) || absl::IsNotFound(status) || absl::IsInvalidArgument(status);
 }
 
-absl::Status WriteTensors(const std::string& path, const WeightMap& tensors) {
-  std::map<std::string, at::Tensor> on_cpu;  // keeps the bytes alive
-  std::map<std::string, TensorEntry> entries;
+// Copies the tensors of a file into `tensors`, which it must fit.
+absl::Status ReadInto(const std::string& path, const WeightMap& tensors) {
+  at::NoGradGuard no_grad;
+  absl::StatusOr<std::unique_ptr<SafetensorsFile>> file = SafetensorsFile::Open(path);
+  if (!file.ok()) return file.status();
+  const std::map<std::string, TensorEntry>& entries = (*file)->tensors();
+  if (entries.size() != tensors.size()) return Changed(absl::StrCat(path, ": of another training"));
   for (const auto& [name, tensor] : tensors) {
-    const at::Tensor& copy = on_cpu[name] = tensor.detach().cpu().contiguous();
-    TensorEntry& entry = entries[name];
-    entry.dtype = "F32";
-    entry.shape = copy.sizes().vec();
-    entry.data = static_cast<const uint8_t*>(copy.const_data_ptr());
-    entry.size_bytes = copy.nbytes();
+    const auto entry = entries.find(name);
+    if (entry == entries.end() || entry->second.dtype != "F32" ||
+        at::IntArrayRef(entry->second.shape) != tensor.sizes()) {
+      return Changed(absl::StrCat(path, ": ", name, " is missing or of another shape"));
+    }
+    at::Tensor stored = at::empty(tensor.sizes(), at::kFloat);
+    std::memcpy(stored.mutable_data_ptr(), entry->second.data, entry->second.size_bytes);
+    tensor.copy_(stored);
   }
-  return WriteSafetensors(path, entries, {});
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -113,23 +120,12 @@ absl::Status Checkpoints::SetAside(int64_t step) const {
   return error ? SystemError(error.value(), "rename", DirectoryOf(step)) : absl::OkStatus();
 }
 
+absl::Status Checkpoints::ReadWeights(int64_t step, const WeightMap& weights) const {
+  return ReadInto(absl::StrCat(DirectoryOf(step), "/", kWeightsName), weights);
+}
+
 absl::Status Checkpoints::ReadOptimizer(int64_t step, const WeightMap& state) const {
-  const std::string path = absl::StrCat(DirectoryOf(step), "/", kOptimizerName);
-  absl::StatusOr<std::unique_ptr<SafetensorsFile>> file = SafetensorsFile::Open(path);
-  if (!file.ok()) return file.status();
-  const std::map<std::string, TensorEntry>& entries = (*file)->tensors();
-  if (entries.size() != state.size()) return Changed(absl::StrCat(path, ": another optimizer's"));
-  for (const auto& [name, tensor] : state) {
-    const auto entry = entries.find(name);
-    if (entry == entries.end() || entry->second.dtype != "F32" ||
-        at::IntArrayRef(entry->second.shape) != tensor.sizes()) {
-      return Changed(absl::StrCat(path, ": ", name, " is missing or of another shape"));
-    }
-    at::Tensor stored = at::empty(tensor.sizes(), at::kFloat);
-    std::memcpy(stored.mutable_data_ptr(), entry->second.data, entry->second.size_bytes);
-    tensor.copy_(stored);
-  }
-  return absl::OkStatus();
+  return ReadInto(absl::StrCat(DirectoryOf(step), "/", kOptimizerName), state);
 }
 
 absl::Status Checkpoints::Save(int64_t step, const WeightMap& weights, const WeightMap& optimizer,
@@ -137,8 +133,8 @@ absl::Status Checkpoints::Save(int64_t step, const WeightMap& weights, const Wei
   const std::string aside = absl::StrCat(directory_, "/checkpoint", kAsideSuffix);
   absl::Status status = RemoveAll(aside);
   if (status.ok()) status = MakeDirectories(aside);
-  if (status.ok()) status = WriteTensors(absl::StrCat(aside, "/", kWeightsName), weights);
-  if (status.ok()) status = WriteTensors(absl::StrCat(aside, "/", kOptimizerName), optimizer);
+  if (status.ok()) status = WriteTensors(absl::StrCat(aside, "/", kWeightsName), weights, {});
+  if (status.ok()) status = WriteTensors(absl::StrCat(aside, "/", kOptimizerName), optimizer, {});
   if (!status.ok()) return status;
 
   absl::StatusOr<std::vector<v1::ModelFile>> files =

@@ -1,6 +1,6 @@
 // Checkpoints: all that a training needs to go on as if it had not stopped. Includes torch.
 //
-//   step-N/model.safetensors      the weights after N steps
+//   step-N/model.safetensors      the weights that are trained, after N steps
 //          optimizer.safetensors  Optimizer::state()
 //          checkpoint.json        internal.CheckpointManifest, written last
 //
@@ -34,8 +34,9 @@ class Checkpoints {
   absl::StatusOr<std::optional<internal::CheckpointManifest>> Newest(
       const std::function<void(const std::string&)>& tell) const;
 
-  // Copies the optimizer's state of a checkpoint into `state`. DATA_LOSS, FILE_CHANGED if it is
-  // another optimizer's.
+  // Copies the weights of a checkpoint into `weights`, and the optimizer's state into `state`.
+  // DATA_LOSS, FILE_CHANGED if they are of other names or shapes.
+  absl::Status ReadWeights(int64_t step, const WeightMap& weights) const;
   absl::Status ReadOptimizer(int64_t step, const WeightMap& state) const;
 
   // Writes the checkpoint of `step`, in place of one that is there, and removes those no longer
@@ -43,10 +44,8 @@ class Checkpoints {
   absl::Status Save(int64_t step, const WeightMap& weights, const WeightMap& optimizer,
                     const internal::TrainingState& state) const;
 
-  // Where ReadWeights finds the weights of a checkpoint.
-  std::string DirectoryOf(int64_t step) const;
-
  private:
+  std::string DirectoryOf(int64_t step) const;
   absl::Status Check(int64_t step, internal::CheckpointManifest& manifest) const;
   absl::Status SetAside(int64_t step) const;
   absl::StatusOr<std::vector<int64_t>> Steps() const;  // newest first

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <fstream>
 #include <memory>
@@ -11,10 +12,12 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "model/errors/errors.h"
 #include "model/files/durable.h"
+#include "model/t5/adapter.h"
 #include "model/training/loss.h"
 #include "model/training/numerics.h"
 #include "model/training/optimizer.h"
@@ -60,10 +63,30 @@ int64_t BytesIn(const char* path, const std::string& name) {
   return 0;
 }
 
+// Floats that the backward pass keeps of each input token, and of each target token.
+struct TokenFloats {
+  int64_t input = 0, target = 0;
+};
+
+// Those of the adapter: what goes into A if it is a copy with zeros, the zeros, what goes into B.
+TokenFloats KeptByAdapter(const Work& work) {
+  TokenFloats kept;
+  if (work.lora() == nullptr) return kept;
+  for (const WeightShape& weight : AdapterWeights(work.config(), *work.lora())) {
+    if (!absl::EndsWith(weight.name, "lora_A.weight")) continue;
+    const bool cross = absl::StrContains(weight.name, "EncDecAttention.k") ||
+                       absl::StrContains(weight.name, "EncDecAttention.v");
+    const bool of_inputs = cross || absl::StartsWith(weight.name, "encoder.");
+    const int64_t noise = work.lora()->dropout() > 0 ? 2 * weight.shape[1] : 0;
+    (of_inputs ? kept.input : kept.target) += weight.shape[0] + noise;
+  }
+  return kept;
+}
+
 // Floats that the backward pass of some examples keeps, those in between included. Names as in
 // docs/design.md, "Estimates".
 int64_t KeptFloats(const T5Config& config, const std::vector<int64_t>& inputs,
-                   const std::vector<int64_t>& targets, bool dropout) {
+                   const std::vector<int64_t>& targets, bool dropout, const TokenFloats& adapter) {
   const int64_t d = config.d_model, f = config.d_ff, h = config.num_heads, k = h * config.d_kv;
   const int64_t longest_input = *std::max_element(inputs.begin(), inputs.end());
   const int64_t longest_target = *std::max_element(targets.begin(), targets.end());
@@ -90,11 +113,13 @@ int64_t KeptFloats(const T5Config& config, const std::vector<int64_t>& inputs,
   const int64_t logits = 3 * m * config.vocab_size;
   // The gradients of what one layer keeps.
   const int64_t passing = 2 * (n * (f + 3 * k) + h * nn);
-  return encoder + decoder + biases + logits + passing + 2 * d * (n + m);
+  return encoder + decoder + biases + logits + passing + 2 * d * (n + m) + adapter.input * n +
+         adapter.target * m;
 }
 
 // The same of a batch, which is gone through in parts (see Backward).
-int64_t KeptFloats(const T5Config& config, const Batch& batch, bool dropout) {
+int64_t KeptFloats(const T5Config& config, const Batch& batch, bool dropout,
+                   const TokenFloats& adapter) {
   std::vector<std::pair<int64_t, int64_t>> examples;
   for (int64_t i = 0; i < batch.size(); ++i) {
     examples.emplace_back(batch.inputs[i].size(), batch.targets[i].size());
@@ -103,7 +128,8 @@ int64_t KeptFloats(const T5Config& config, const Batch& batch, bool dropout) {
   int64_t most = 0, tokens = 0;
   std::vector<int64_t> inputs, targets;
   const auto close = [&] {
-    if (!inputs.empty()) most = std::max(most, KeptFloats(config, inputs, targets, dropout));
+    if (!inputs.empty())
+      most = std::max(most, KeptFloats(config, inputs, targets, dropout, adapter));
     inputs.clear();
     targets.clear();
     tokens = 0;
@@ -128,6 +154,7 @@ struct Counts {
 absl::StatusOr<Counts> CountSteps(Work& work, int64_t steps, const StopSignal& stop) {
   Counts counts;
   const int64_t looked_at = std::min(steps, kMostCountedSteps);
+  const TokenFloats adapter = KeptByAdapter(work);
   for (int64_t i = 0; i < looked_at; ++i) {
     if (stop.requested()) return absl::CancelledError("stopped");
     const int64_t step = static_cast<int64_t>(static_cast<double>(i) * steps / looked_at);
@@ -138,8 +165,8 @@ absl::StatusOr<Counts> CountSteps(Work& work, int64_t steps, const StopSignal& s
     for (const auto& input : batch.inputs) {
       counts.longest = std::max(counts.longest, static_cast<int64_t>(input.size()));
     }
-    counts.kept_floats =
-        std::max(counts.kept_floats, KeptFloats(work.config(), batch, work.recipe().dropout() > 0));
+    counts.kept_floats = std::max(
+        counts.kept_floats, KeptFloats(work.config(), batch, work.recipe().dropout() > 0, adapter));
   }
   const double scale =
       static_cast<double>(steps) / static_cast<double>(std::max<int64_t>(looked_at, 1));
@@ -153,17 +180,23 @@ void EstimateMemory(const Work& work, const Counts& counts, int64_t program_byte
                     Response::Memory& memory) {
   int64_t weights = 0, gradients = 0, state = 0, largest = 0;
   const bool adamw = work.recipe().optimizer() != v1::Recipe::ADAFACTOR;
-  for (const WeightShape& weight : ExpectedWeights(work.config())) {
+  const auto add = [&](const WeightShape& weight, bool trained) {
     int64_t count = 1, sum = 0;
     for (const int64_t size : weight.shape) {
       count *= size;
       sum += size;
     }
     weights += count;
-    if (IsFrozen(work.recipe(), weight.name)) continue;
+    if (!trained) return;
     gradients += count;
     largest = std::max(largest, count);
     state += adamw ? 2 * count : sum;
+  };
+  for (const WeightShape& weight : ExpectedWeights(work.config())) {
+    add(weight, work.lora() == nullptr && !IsFrozen(work.recipe(), weight.name));
+  }
+  if (work.lora() != nullptr) {
+    for (const WeightShape& weight : AdapterWeights(work.config(), *work.lora())) add(weight, true);
   }
   constexpr int64_t kFloat = sizeof(float);
   memory.set_weights_bytes(weights * kFloat);
@@ -187,24 +220,20 @@ struct Speed {
 // took all the time.
 absl::StatusOr<Speed> MeasureSpeed(Work& work, int64_t steps, const std::string& device,
                                    const StopSignal& stop) {
-  auto weights = work.FirstWeights();
-  if (!weights.ok()) return weights.status();
-  const T5 model(work.config(), OnDevice(*std::move(weights), device));
+  const auto model = FirstModel(work, device);
+  if (!model.ok()) return model.status();
   const v1::Recipe& recipe = work.recipe();
-  for (const auto& [name, weight] : model.weights()) {
-    weight.set_requires_grad(!IsFrozen(recipe, name));
-  }
-  const std::unique_ptr<Optimizer> optimizer = Optimizer::Create(recipe, model.weights());
+  const std::unique_ptr<Optimizer> optimizer = Optimizer::Create(recipe, model->trained());
   Speed speed;
   const Clock::time_point begin = Clock::now();
   for (int i = 0; i <= kMostMeasuredSteps && i < std::max<int64_t>(steps, 2); ++i) {
     if (stop.requested()) return absl::CancelledError("stopped");
     const Batch batch = work.BatchAt(i * steps / (kMostMeasuredSteps + 1));
     const Clock::time_point step_begin = Clock::now();
-    ClearGradients(model.weights());
-    Backward(model, batch,
-             {.dropout = recipe.dropout(), .label_smoothing = recipe.label_smoothing()});
-    (void)GradientNorm(model.weights());
+    ClearGradients(model->trained());
+    Backward(*model, batch,
+             {.dropout = DropoutOf(work), .label_smoothing = recipe.label_smoothing()});
+    (void)GradientNorm(model->trained());
     optimizer->Step({.step = i + 1, .learning_rate = 1e-9});
     const bool time_is_up = Clock::now() - begin > kMeasuringTime;
     if (i > 0 || time_is_up) {
@@ -255,9 +284,9 @@ absl::StatusOr<Response> EstimateOrThrow(const v1::TrainingJob& job, const Train
 
   *response.mutable_training_job() = job;
   response.set_steps(steps);
-  response.set_examples(static_cast<int64_t>(counts->examples + .5));
-  response.set_input_tokens(static_cast<int64_t>(counts->input_tokens + .5));
-  response.set_target_tokens(static_cast<int64_t>(counts->target_tokens + .5));
+  response.set_examples(std::llround(counts->examples));
+  response.set_input_tokens(std::llround(counts->input_tokens));
+  response.set_target_tokens(std::llround(counts->target_tokens));
   response.set_longest_input_tokens(static_cast<int32_t>(counts->longest));
   if (steps > kMostCountedSteps) {
     response.add_notes(absl::StrCat("Tokens and the largest batch are those of ", kMostCountedSteps,

@@ -100,7 +100,7 @@ absl::StatusOr<v1::Evaluation> EvaluateTeacherForced(const T5& model, const Labe
     for (size_t first = 0; padding && first < targets.size(); first += kLossBatchRows) {
       PadTargets(absl::MakeSpan(targets).subspan(first, kLossBatchRows), *padding);
     }
-    const at::Tensor logits = TargetLogits(model, inputs, targets, /*dropout=*/0);
+    const at::Tensor logits = TargetLogits(model, inputs, targets, /*dropout=*/{});
     const at::Tensor losses = TokenLosses(logits, targets).cpu();
     const at::Tensor guesses = logits.argmax(-1).cpu();
     int64_t position = 0, batch_begin = 0;

@@ -72,6 +72,7 @@ class FineTuningWork : public Work {
   absl::StatusOr<WeightMap> FirstWeights() const override {
     return ReadWeights(base_directory_, config_);
   }
+  const v1::Lora* lora() const override { return job_.has_lora() ? &job_.lora() : nullptr; }
 
   Batch BatchAt(int64_t step) override {
     Batch batch;
@@ -109,13 +110,13 @@ class FineTuningWork : public Work {
   absl::StatusOr<std::vector<v1::Evaluation>> Evaluate(const T5& model,
                                                        const StopSignal& stop) const override {
     std::vector<v1::Evaluation> evaluations;
-    const T5Scorer scorer = ScorerOf(model);
+    const std::unique_ptr<const T5Scorer> scorer = ScorerOf(model);
     for (const TaskData& data : tasks_) {
       if (data.valid.inputs.size() == 0) continue;
       absl::StatusOr<v1::Evaluation> evaluation =
           recipe().habits().teacher_forced()
               ? TeacherForced(model, data.valid, data.labels, stop)
-              : EvaluateLabels(scorer, data.valid, data.labels, stop);
+              : EvaluateLabels(*scorer, data.valid, data.labels, stop);
       if (!evaluation.ok()) return evaluation.status();
       evaluation->set_task(data.task.name());
       evaluation->set_split(v1::Evaluation::VALID);
@@ -127,19 +128,19 @@ class FineTuningWork : public Work {
   absl::StatusOr<FinalJudgement> EvaluateFinally(const T5& model, const StopSignal& stop,
                                                  TrainingObserver& observer) const override {
     FinalJudgement judgement;
-    const T5Scorer scorer = ScorerOf(model);
+    const std::unique_ptr<const T5Scorer> scorer = ScorerOf(model);
     for (const TaskData& data : tasks_) {
       v1::Calibration calibration = CalibrationOf({}, data.task.name());
       LabelScores scores;  // of the rows that are judged: the test set, or else the valid set
       if (data.valid.inputs.size() > 0) {
-        absl::StatusOr<LabelScores> valid = ScoreLabels(scorer, data.valid, data.labels, stop);
+        absl::StatusOr<LabelScores> valid = ScoreLabels(*scorer, data.valid, data.labels, stop);
         if (!valid.ok()) return valid.status();
         calibration = Calibrate(data.task, data.valid, *valid, observer);
         scores = *std::move(valid);
       }
       const bool test = data.test.inputs.size() > 0;
       if (test) {
-        absl::StatusOr<LabelScores> of_test = ScoreLabels(scorer, data.test, data.labels, stop);
+        absl::StatusOr<LabelScores> of_test = ScoreLabels(*scorer, data.test, data.labels, stop);
         if (!of_test.ok()) return of_test.status();
         scores = *std::move(of_test);
         MeasureCalibration(data.task.test_dataset(), data.test, scores, calibration);
@@ -194,6 +195,7 @@ class FineTuningWork : public Work {
     *manifest.mutable_tasks() = job_.tasks();
     manifest.set_max_input_tokens(recipe().max_input_tokens());
     manifest.set_base_model_version(job_.base_model_version());
+    if (job_.has_lora()) *manifest.mutable_lora() = job_.lora();
     return manifest;
   }
 
@@ -219,10 +221,8 @@ class FineTuningWork : public Work {
     return EvaluateTeacherForced(model, rows, labels, *tokenizer_, padding, stop);
   }
 
-  static T5Scorer ScorerOf(const T5& model) {
-    WeightMap weights;
-    for (const auto& [name, weight] : model.weights()) weights[name] = weight.detach();
-    return T5Scorer(model.config(), weights);
+  static std::unique_ptr<const T5Scorer> ScorerOf(const T5& model) {
+    return T5Scorer::Make(model.config(), model.Merged());
   }
 
   const v1::FineTuning job_;

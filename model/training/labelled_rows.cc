@@ -34,7 +34,7 @@ absl::StatusOr<LabelledRows> LabelledRowsReader::Read(const v1::Task& task,
     return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
                      absl::StrCat(dataset, " of task ", task.name(), " is not there any more"));
   }
-  absl::Status status = ReadExamples(place->second, [&](int64_t row, v1::Example example) {
+  absl::Status status = ReadExamples(place->second, [&](int64_t row, const v1::Example& example) {
     return Add(task, dataset, row, example, rows);
   });
   if (!status.ok()) return status;

@@ -54,7 +54,7 @@ int64_t Batch::input_tokens() const { return TokensOf(inputs); }
 int64_t Batch::target_tokens() const { return TokensOf(targets); }
 
 at::Tensor TargetLogits(const T5& model, const std::vector<std::vector<int32_t>>& inputs,
-                        const std::vector<std::vector<int32_t>>& targets, double dropout) {
+                        const std::vector<std::vector<int32_t>>& targets, const Dropout& dropout) {
   const at::Device device = model.weights().begin()->second.device();
   std::vector<std::vector<int32_t>> shifted;
   for (const std::vector<int32_t>& target : targets) {

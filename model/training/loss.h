@@ -30,7 +30,7 @@ struct Batch {
 
 // Logits at every target position: [target tokens, vocab_size].
 at::Tensor TargetLogits(const T5& model, const std::vector<std::vector<int32_t>>& inputs,
-                        const std::vector<std::vector<int32_t>>& targets, double dropout);
+                        const std::vector<std::vector<int32_t>>& targets, const Dropout& dropout);
 
 // Cross-entropy of each target token: [target tokens].
 at::Tensor TokenLosses(const at::Tensor& logits, const std::vector<std::vector<int32_t>>& targets,
@@ -43,14 +43,14 @@ void PadTargets(absl::Span<std::vector<int32_t>> targets, int32_t pad);
 inline constexpr int64_t kTokensAtOnce = 2048;
 
 struct LossOptions {
-  double dropout = 0;
+  Dropout dropout;
   double label_smoothing = 0;
   int64_t tokens_at_once = kTokensAtOnce;
 };
 
-// Adds the gradient of L to the model's weights and answers L. Goes through the batch in parts of
-// at most `tokens_at_once` input tokens, longest examples first, so that memory does not grow with
-// it. Without dropout the parts change L by rounding only.
+// Adds the gradient of L to the weights that are trained and answers L. Goes through the batch in
+// parts of at most `tokens_at_once` input tokens, longest examples first, so that memory does not
+// grow with it. Without dropout the parts change L by rounding only.
 double Backward(const T5& model, const Batch& batch, const LossOptions& options);
 
 }  // namespace tasuki

@@ -78,7 +78,7 @@ class PretrainingWork : public Work {
         Add(segments_.held_out, row, kHeldOutEpoch, batch);
         tokens += static_cast<int64_t>(batch.inputs.back().size());
       }
-      const at::Tensor logits = TargetLogits(model, batch.inputs, batch.targets, /*dropout=*/0);
+      const at::Tensor logits = TargetLogits(model, batch.inputs, batch.targets, /*dropout=*/{});
       loss_sum += TokenLosses(logits, batch.targets).sum().item<double>();
       target_tokens += batch.target_tokens();
     }

@@ -6,8 +6,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "model/files/durable.h"
 #include "model/files/model_directory.h"
+#include "model/t5/adapter.h"
+#include "model/t5/weights.h"
 #include "model/text/tokenizer.h"
 
 namespace tasuki {
@@ -48,6 +52,11 @@ std::string GenerationConfig(const T5Config& config) {
                       ",\n  \"pad_token_id\": ", config.pad_token_id, "\n}\n");
 }
 
+// "tiny-ja@1" of "models/tiny-ja/versions/1".
+std::string ShortName(absl::string_view version) {
+  return absl::StrReplaceAll(absl::StripPrefix(version, "models/"), {{"/versions/", "@"}});
+}
+
 // Copies a file; where there is none, writes `otherwise`, or fails if that is empty.
 absl::Status CopyFile(const std::string& name, const std::string& from, const std::string& to,
                       const std::string& otherwise) {
@@ -59,28 +68,27 @@ absl::Status CopyFile(const std::string& name, const std::string& from, const st
 
 }  // namespace
 
-absl::Status WriteResult(const std::string& directory, const T5Config& config,
-                         const WeightMap& weights, const std::string& tokenizer_directory,
-                         internal::ModelManifest manifest) {
-  WeightMap plain;
+absl::Status WriteResult(const std::string& directory, const T5& model,
+                         const std::string& tokenizer_directory, internal::ModelManifest manifest) {
   int64_t parameter_count = 0;
-  for (const auto& [name, weight] : weights) {
-    plain[name] = weight.detach().cpu().contiguous();
-    parameter_count += weight.numel();
-  }
+  for (const auto& [name, weight] : model.weights()) parameter_count += weight.numel();
   manifest.set_parameter_count(parameter_count);
 
   const std::string aside = directory + ".aside";
   const std::string& from = tokenizer_directory;
   absl::Status status = RemoveAll(aside);
   if (status.ok()) status = MakeDirectories(aside);
-  if (status.ok()) status = config.Write(aside + "/config.json");
-  if (status.ok()) status = WriteWeights(aside, plain);
+  if (status.ok()) status = model.config().Write(aside + "/config.json");
+  if (status.ok()) status = WriteWeights(aside, model.Merged());
+  if (status.ok() && manifest.has_lora()) {
+    status = WriteAdapter(absl::StrCat(aside, "/", kAdapterDirectory), model.adapter(),
+                          manifest.lora(), ShortName(manifest.base_model_version()));
+  }
   if (status.ok()) status = CopyFile(kTokenizerName, from, aside, "");
   if (status.ok()) status = CopyFile("tokenizer_config.json", from, aside, TokenizerConfig());
   if (status.ok()) status = CopyFile("special_tokens_map.json", from, aside, kSpecialTokensMap);
   if (status.ok())
-    status = CopyFile("generation_config.json", from, aside, GenerationConfig(config));
+    status = CopyFile("generation_config.json", from, aside, GenerationConfig(model.config()));
   if (status.ok()) status = WriteManifest(aside, std::move(manifest));
   if (status.ok()) status = PublishDirectory(aside, directory);
   return status;

@@ -74,16 +74,16 @@ absl::Status OutOfMemory() {
 // The loss, with its gradients in the weights; nullopt if there is too little memory for it.
 std::optional<double> LossOf(const Work& work, const T5& model, const Batch& batch,
                              const internal::TrainingState& state) {
-  ClearGradients(model.weights());
+  ClearGradients(model.trained());
   try {
     return Backward(model, batch,
-                    {.dropout = work.recipe().dropout(),
+                    {.dropout = DropoutOf(work),
                      .label_smoothing = work.recipe().label_smoothing(),
                      .tokens_at_once = state.tokens_at_once()});
   } catch (const std::exception& error) {
     if (!SaysOutOfMemory(error)) throw;
   }
-  ClearGradients(model.weights());
+  ClearGradients(model.trained());
   return std::nullopt;
 }
 
@@ -108,7 +108,7 @@ bool FitLongestBatch(Work& work, const T5& model, internal::TrainingState& state
   while (!LossOf(work, model, batch, state)) {
     if (!TakeLessAtOnce(state, observer)) return false;
   }
-  ClearGradients(model.weights());
+  ClearGradients(model.trained());
   return true;
 }
 
@@ -129,7 +129,7 @@ absl::StatusOr<ProgressReporter::Step> TakeStep(Work& work, const T5& model, Opt
   const std::optional<double> loss = LossOf(work, model, batch, state);
   if (!loss) return OutOfMemory();
   step.loss = *loss;
-  step.gradient_norm = GradientNorm(model.weights());
+  step.gradient_norm = GradientNorm(model.trained());
   if (!std::isfinite(step.loss) || !std::isfinite(step.gradient_norm)) {
     return NonFinite(steps_done + 1, std::isfinite(step.loss) ? "the gradient" : "the loss",
                      absl::StrCat(" (", work.DescribeBatch(steps_done), ")"));
@@ -265,16 +265,13 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
   const int64_t evaluate_every = StepsPerEvaluation(work);
   const int64_t checkpoint_every = recipe.checkpoint_every_steps();
 
-  auto weights =
-      step > 0 ? ReadWeights(checkpoints.DirectoryOf(step), work.config()) : work.FirstWeights();
-  if (!weights.ok()) return weights.status();
-  const T5 model(work.config(), OnDevice(*std::move(weights), options.device));
-  for (const auto& [name, weight] : model.weights()) {
-    weight.set_requires_grad(!IsFrozen(recipe, name));
-  }
-  const std::unique_ptr<Optimizer> optimizer = Optimizer::Create(recipe, model.weights());
+  const auto first = FirstModel(work, options.device);
+  if (!first.ok()) return first.status();
+  const T5& model = *first;
+  const std::unique_ptr<Optimizer> optimizer = Optimizer::Create(recipe, model.trained());
   if (step > 0) {
-    absl::Status read = checkpoints.ReadOptimizer(step, optimizer->state());
+    absl::Status read = checkpoints.ReadWeights(step, model.trained());
+    if (read.ok()) read = checkpoints.ReadOptimizer(step, optimizer->state());
     if (!read.ok()) return read;
     observer.OnMessage(Severity::INFO,
                        absl::StrCat("Goes on from the checkpoint of step ", step, "."));
@@ -284,8 +281,8 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
   int64_t saved_step = step;
   const auto save_now = [&]() -> absl::Status {
     progress.Enter(v1::Progress::SAVING);
-    if (!AllFinite(model.weights())) return NonFinite(step, "a weight", "");
-    absl::Status saved = checkpoints.Save(step, model.weights(), optimizer->state(), state);
+    if (!AllFinite(model.trained())) return NonFinite(step, "a weight", "");
+    absl::Status saved = checkpoints.Save(step, model.trained(), optimizer->state(), state);
     if (!saved.ok()) return saved;
     saved_step = step;
     observer.OnCheckpoint(step, step > 0 && state.best_step() == step);
@@ -346,19 +343,16 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
                                                     total_steps, ": ", state.ended_by(), "."));
   }
 
-  // The best weights, judged and published.
-  ClearGradients(model.weights());
+  // The best weights, judged and published. They take the place of the last ones.
+  ClearGradients(model.trained());
   TrainingOutcome outcome{.finished = true, .step = step, .best_step = step};
-  std::optional<T5> earlier;
   if (state.best_step() != 0 && state.best_step() != step) {
     outcome.best_step = state.best_step();
-    auto best = ReadWeights(checkpoints.DirectoryOf(outcome.best_step), work.config());
-    if (!best.ok()) return best.status();
-    earlier.emplace(work.config(), OnDevice(*std::move(best), options.device));
+    absl::Status read = checkpoints.ReadWeights(outcome.best_step, model.trained());
+    if (!read.ok()) return read;
   }
-  const T5& published = earlier ? *earlier : model;
   progress.Enter(v1::Progress::EVALUATING);
-  auto judgement = work.EvaluateFinally(published, stop, observer);
+  auto judgement = work.EvaluateFinally(model, stop, observer);
   if (absl::IsCancelled(judgement.status())) return stopped();
   if (!judgement.ok()) return judgement.status();
   absl::Status status = Announce(judgement->evaluations, outcome.best_step, observer);
@@ -373,8 +367,8 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
                                           judgement->calibrations.end());
   status = RemoveAll(places.result_directory);
   if (status.ok()) {
-    status = WriteResult(places.result_directory, work.config(), published.weights(),
-                         work.tokenizer_directory(), std::move(manifest));
+    status = WriteResult(places.result_directory, model, work.tokenizer_directory(),
+                         std::move(manifest));
   }
   if (!status.ok()) return status;
   outcome.evaluations = std::move(judgement->evaluations);

@@ -73,7 +73,7 @@ class VersionEvaluation {
                     const internal::ModelManifest& manifest, const StopSignal& stop,
                     TrainingObserver& observer)
       : model_(model),
-        scorer_(model.config(), model.weights()),
+        scorer_(T5Scorer::Make(model.config(), model.weights())),
         tokenizer_(tokenizer),
         manifest_(manifest),
         stop_(stop),
@@ -84,7 +84,7 @@ class VersionEvaluation {
                         TrainingOutcome& outcome) const {
     const absl::StatusOr<LabelTrie> labels = LabelTrie::Build(task, tokenizer_);
     if (!labels.ok()) return labels.status();
-    const absl::StatusOr<LabelScores> scores = ScoreLabels(scorer_, rows, *labels, stop_);
+    const absl::StatusOr<LabelScores> scores = ScoreLabels(*scorer_, rows, *labels, stop_);
     if (!scores.ok()) return scores.status();
     for (absl::StatusOr<v1::Evaluation> evaluation :
          {absl::StatusOr<v1::Evaluation>(EvaluateScores(rows, *scores)),
@@ -109,7 +109,7 @@ class VersionEvaluation {
 
  private:
   const T5& model_;
-  const T5Scorer scorer_;
+  const std::unique_ptr<const T5Scorer> scorer_;
   const Tokenizer& tokenizer_;
   const internal::ModelManifest& manifest_;
   const StopSignal& stop_;

@@ -1,8 +1,33 @@
 #include "model/training/work.h"
 
 #include <algorithm>
+#include <utility>
+
+#include "model/training/numerics.h"
+#include "model/training/optimizer.h"
 
 namespace tasuki {
+
+absl::StatusOr<T5> FirstModel(const Work& work, const std::string& device) {
+  auto weights = work.FirstWeights();
+  if (!weights.ok()) return weights.status();
+  const v1::Recipe& recipe = work.recipe();
+  Adapter adapter;
+  if (work.lora() != nullptr) {
+    adapter = InitialAdapter(work.config(), *work.lora(), recipe.seed());
+    adapter.weights = OnDevice(std::move(adapter.weights), device);
+  }
+  T5 model(work.config(), OnDevice(*std::move(weights), device), std::move(adapter));
+  for (const auto& [name, weight] : model.trained()) {
+    weight.set_requires_grad(!IsFrozen(recipe, name));
+  }
+  return model;
+}
+
+Dropout DropoutOf(const Work& work) {
+  return {.network = work.recipe().dropout(),
+          .adapter = work.lora() != nullptr ? work.lora()->dropout() : 0};
+}
 
 int64_t TotalSteps(const Work& work) {
   const v1::Recipe& recipe = work.recipe();

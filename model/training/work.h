@@ -34,6 +34,8 @@ class Work {
   virtual const T5Config& config() const = 0;
   // Weights before the first step. Errors as of ReadWeights.
   virtual absl::StatusOr<WeightMap> FirstWeights() const = 0;
+  // The adapter that is trained in their place; null if there is none.
+  virtual const v1::Lora* lora() const { return nullptr; }
 
   virtual int64_t steps_per_epoch() const = 0;
   // What the step that follows `step` others learns from: a pure function of seed and step.
@@ -77,6 +79,12 @@ absl::StatusOr<std::unique_ptr<Work>> PrepareWork(const v1::TrainingJob& job,
                                                   const TrainingPlaces& places, int threads,
                                                   const StopSignal& stop,
                                                   TrainingObserver& observer);
+
+// The model before the first step, with gradients for what is trained, on `device` (`cpu` or
+// `cuda:N`). Errors as of FirstWeights.
+absl::StatusOr<T5> FirstModel(const Work& work, const std::string& device);
+// What is zeroed while it is trained.
+Dropout DropoutOf(const Work& work);
 
 // Steps that the recipe asks for, and steps from one evaluation to the next.
 int64_t TotalSteps(const Work& work);

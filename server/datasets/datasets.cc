@@ -89,7 +89,7 @@ class FileReader {
       : header_(header),
         max_bytes_(max_bytes),
         sink_(std::move(sink)),
-        parser_(header.format(), [this](v1::Example example) { return Keep(example); }) {}
+        parser_(header.format(), [this](const v1::Example& example) { return Keep(example); }) {}
 
   absl::Status Append(absl::string_view bytes) {
     received_bytes_ += bytes.size();

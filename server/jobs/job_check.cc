@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "model/files/safetensors.h"
 #include "model/recipe/recipe.h"
 #include "model/text/label_trie.h"
 #include "model/text/tokenizer.h"
@@ -31,6 +33,10 @@ class JobCheck {
     const auto base =
         FindVersion("fine_tuning.base_model_version", *work.mutable_base_model_version());
     if (!base.ok()) return base.status();
+    if (base->has_value() && work.has_lora()) {
+      absl::Status status = CheckTargets(**base, work.lora());
+      if (!status.ok()) return status;
+    }
     for (int i = 0; i < work.tasks_size(); ++i) {
       const v1::Task& task = work.tasks(i);
       const std::string field = absl::StrCat("fine_tuning.tasks[", i, "]");
@@ -74,6 +80,11 @@ class JobCheck {
   }
 
  private:
+  static absl::Status Lost(const v1::ModelVersion& version, const std::string& file) {
+    return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
+                     absl::StrCat(version.name(), " has lost its ", file));
+  }
+
   // The version that `name` stands for, whose tokenizer is loaded; `name` becomes that version's.
   // nullopt after a fault.
   absl::StatusOr<std::optional<v1::ModelVersion>> FindVersion(const std::string& field,
@@ -89,13 +100,33 @@ class JobCheck {
     if (!version.ok()) return version.status();
     name = version->name();
     auto tokenizer = Tokenizer::Load(data_.model_version(version->name()) + "/spiece.model");
-    if (absl::IsNotFound(tokenizer.status())) {
-      return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
-                       absl::StrCat(version->name(), " has lost its spiece.model"));
-    }
+    if (absl::IsNotFound(tokenizer.status())) return Lost(*version, "spiece.model");
     if (!tokenizer.ok()) return Annotate(tokenizer.status(), absl::StrCat(version->name(), ": "));
     tokenizer_ = *std::move(tokenizer);
     return *version;
+  }
+
+  // Whether the base has weights for every module that gets an adapter.
+  absl::Status CheckTargets(const v1::ModelVersion& base, const v1::Lora& lora) {
+    std::set<std::string> missing(lora.target_modules().begin(), lora.target_modules().end());
+    for (const v1::ModelFile& file : base.files()) {
+      if (!absl::EndsWith(file.name(), ".safetensors")) continue;
+      const auto weights =
+          SafetensorsFile::Open(absl::StrCat(data_.model_version(base.name()), "/", file.name()));
+      if (absl::IsNotFound(weights.status())) return Lost(base, file.name());
+      if (!weights.ok()) return Annotate(weights.status(), absl::StrCat(base.name(), ": "));
+      std::erase_if(missing, [&](const std::string& module) {
+        const auto& tensors = (*weights)->tensors();
+        return std::any_of(tensors.begin(), tensors.end(), [&](const auto& tensor) {
+          return absl::EndsWith(tensor.first, absl::StrCat(".", module, ".weight"));
+        });
+      });
+    }
+    for (const std::string& module : missing) {
+      faults_.Add("fine_tuning.lora.target_modules",
+                  absl::StrCat(base.name(), " has no module ", Quote(module)));
+    }
+    return absl::OkStatus();
   }
 
   // Labels and prefix that were not given are those of the version's task of that name.

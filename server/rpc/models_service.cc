@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "absl/time/time.h"
 #include "model/errors/errors.h"
+#include "model/files/model_directory.h"
 #include "server/rpc/names.h"
 #include "server/rpc/random_id.h"
 #include "server/rpc/status.h"
@@ -20,6 +22,24 @@ absl::Status HeaderFault(absl::string_view description) {
   Faults faults;
   faults.Add("header", description);
   return faults.ToStatus();
+}
+
+absl::Status NoAdapter(const std::string& version) {
+  Faults faults;
+  faults.Add("adapter", absl::StrCat(version, " has none: its weights were trained themselves"));
+  return faults.ToStatus();
+}
+
+// The files of the adapter, by their names in its directory.
+std::vector<v1::ModelFile> AdapterFiles(const v1::ModelVersion& version) {
+  std::vector<v1::ModelFile> files;
+  for (const v1::ModelFile& file : version.files()) {
+    absl::string_view name = file.name();
+    if (!absl::ConsumePrefix(&name, absl::StrCat(kAdapterDirectory, "/"))) continue;
+    files.push_back(file);
+    files.back().set_name(std::string(name));
+  }
+  return files;
 }
 
 }  // namespace
@@ -67,9 +87,16 @@ grpc::Status ModelsService::ExportModelVersion(
     if (absl::Status status = CheckVersionName(request->name()); !status.ok()) return status;
     const auto version = table_.GetVersion(request->name());
     if (!version.ok()) return version.status();
+    std::string directory = data_.model_version(version->name());
+    std::vector<v1::ModelFile> files(version->files().begin(), version->files().end());
+    if (request->adapter()) {
+      files = AdapterFiles(*version);
+      absl::StrAppend(&directory, "/", kAdapterDirectory);
+      if (files.empty()) return NoAdapter(version->name());
+    }
     v1::ExportModelVersionResponse response;
     return ReadModelFiles(
-        data_.model_version(version->name()), {version->files().begin(), version->files().end()},
+        directory, files,
         [&](const v1::ModelFile& file) {
           *response.mutable_file() = file;
           return writer->Write(response);

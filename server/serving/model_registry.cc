@@ -186,9 +186,9 @@ void ModelRegistry::RunLoads() {
 absl::StatusOr<ServedVersion> ModelRegistry::Open(const VersionName& name) {
   const auto version = table_.GetVersion(name.ToString());
   if (!version.ok()) return version.status();
-  auto loaded =
-      LoadVersion(*version, data_.model_version(version->name()),
-                  {options_.threads, options_.device}, options_.max_queue_tokens, metrics_);
+  auto loaded = LoadVersion(*version, data_.model_version(version->name()),
+                            {options_.threads, options_.device, options_.precision},
+                            options_.max_queue_tokens, metrics_);
   if (!loaded.ok()) return loaded.status();
   auto freed = std::make_shared<absl::Notification>();
   const std::shared_ptr<const LoadedModel> model(loaded->release(),

@@ -31,6 +31,7 @@ namespace tasuki {
 struct ServingOptions {
   int threads = 2;  // of a matrix product
   std::string device = "cpu";
+  Precision precision = Precision::kFp32;
   int max_batch_tokens = 4096;   // of one forward pass
   int max_queue_tokens = 65536;  // waiting for one version; more is RESOURCE_EXHAUSTED, QUEUE_FULL
   std::string trainer_path;      // `tasuki-trainer --check` opens strangers' files

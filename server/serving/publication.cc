@@ -32,7 +32,10 @@ absl::Status Adopt(const Publication& publication, const std::string& trainer_pa
     status = faults.ToStatus();
   }
   if (status.ok()) {
-    status = CheckFiles(directory, {manifest->files().begin(), manifest->files().end()});
+    // An adapter is of a base that this server does not know: it stays behind, as lineage does.
+    std::vector<v1::ModelFile> files(manifest->files().begin(), manifest->files().end());
+    std::erase_if(files, [](const v1::ModelFile& file) { return IsAdapterFile(file.name()); });
+    status = CheckFiles(directory, files);
   }
   if (!status.ok()) {
     return MakeError(absl::StatusCode::kInvalidArgument, v1::MODEL_INVALID,
@@ -41,6 +44,7 @@ absl::Status Adopt(const Publication& publication, const std::string& trainer_pa
   }
   manifest->clear_training_job();
   manifest->clear_base_model_version();
+  manifest->clear_lora();
   manifest->set_parameter_count(*weights);
   return WriteManifest(directory, *std::move(manifest));
 }
@@ -58,6 +62,7 @@ absl::StatusOr<v1::ModelVersion> Describe(const std::string& name, const std::st
   version.set_max_input_tokens(manifest->max_input_tokens());
   version.set_training_job(manifest->training_job());
   version.set_base_model_version(manifest->base_model_version());
+  if (manifest->has_lora()) version.mutable_lora()->Swap(manifest->mutable_lora());
   version.mutable_evaluations()->Swap(manifest->mutable_evaluations());
   version.mutable_calibrations()->Swap(manifest->mutable_calibrations());
   *version.mutable_create_time() = google::protobuf::util::TimeUtil::GetCurrentTime();

@@ -21,6 +21,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadVersion(const v1::ModelVersion&
   ServedModel served;
   served.name = version.name();
   served.device = options.device;
+  served.precision = PrecisionName(options.precision);
   served.memory_bytes = (*classifier)->memory_bytes();
   served.queue_limit_tokens = queue_limit_tokens;
   for (const auto& task : (*classifier)->manifest().tasks()) {

@@ -208,7 +208,7 @@ TEST(Import, NamesTheCommandThatConvertsAPickle) {
   const auto status = ConnectTo(server).ImportModelVersion("models/m", scratch.path()).status();
   EXPECT_TRUE(absl::IsInvalidArgument(status));
   EXPECT_THAT(std::string(status.message()),
-              HasSubstr("python -m tasuki.convert " + scratch.path()));
+              HasSubstr("python -m tasuki.convert " + scratch.path().string()));
 }
 
 // A server that exports these files; `declare` may lie about an entry.
@@ -235,8 +235,10 @@ void ExportFiles(
 
 TEST(Export, WritesEveryFileAndLeavesNothingBeside) {
   FakeServer server;
-  const std::map<std::string, std::string> files = {
-      {"config.json", "{}"}, {"empty", ""}, {"model.safetensors", ManyBytes(10'500)}};
+  const std::map<std::string, std::string> files = {{"config.json", "{}"},
+                                                    {"empty", ""},
+                                                    {"model.safetensors", ManyBytes(10'500)},
+                                                    {"adapter/adapter_config.json", "{}"}};
   ExportFiles(server, files);
   ScratchDirectory scratch;
   const absl::Status status =
@@ -252,6 +254,8 @@ TEST(Export, KeepsNothingOfBytesThatAreNotThoseDeclared) {
       [](v1::ModelFile& file) { file.set_sha256(HashOf("other")); },
       [](v1::ModelFile& file) { file.set_name("../escaped"); },
       [](v1::ModelFile& file) { file.set_name(".."); },
+      [](v1::ModelFile& file) { file.set_name("adapter/../../escaped"); },
+      [](v1::ModelFile& file) { file.set_name("/tmp/escaped"); },
   };
   for (const auto& lie : lies) {
     FakeServer server;

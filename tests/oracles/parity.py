@@ -12,6 +12,10 @@ golden.safetensors:
   adamw.learning_rate       [1], of ten steps of torch.optim.AdamW (no decay) on the same batch
   adamw.losses              [10], losses before each of them
   adamw.NAME                each weight after them
+Of a variant with an adapter, which peft puts on the model and trains in the place of its weights, NAMEs are
+those of A and B (as in adapter_model.safetensors, without base_model.model.), and it has also:
+  adapter.NAME              A and B as they were before
+  adapter_scale             [1], alpha / rank
 The tiny ones lie in tests/model/training/golden and were made by this script; the base-size ones (2.7
 GB a variant) go to a temporary directory.
 
@@ -30,6 +34,7 @@ import argparse
 import pathlib
 
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
@@ -46,6 +51,12 @@ VARIANTS = {
     # Depths that differ, heads wider than the model, other buckets: 8 of them, exact to distance 1.
     "odd": dict(feed_forward_proj="relu", tie_word_embeddings=True, num_decoder_layers=1, num_heads=3, d_kv=6,
                 relative_attention_num_buckets=8, relative_attention_max_distance=20),
+    "lora": dict(feed_forward_proj="relu", tie_word_embeddings=True),
+    "lora-everywhere": dict(feed_forward_proj="gated-gelu", tie_word_embeddings=True),
+}
+LORA = {
+    "lora": dict(r=3, lora_alpha=6, target_modules=["q", "v"]),
+    "lora-everywhere": dict(r=2, lora_alpha=3, target_modules=["q", "k", "v", "o", "wi_0", "wi_1", "wo"]),
 }
 # Around the edges of the buckets: 8 and 16 are the last exact distances (encoder, decoder), from 128
 # on all distances are one.
@@ -67,9 +78,15 @@ def leave_kinks(linear, inputs):
         linear.weight[near] = torch.randn_like(linear.weight[near]) * linear.in_features**-0.5
 
 
+def named(model):
+    """What is trained, by its name in our files."""
+    return {key.replace("base_model.model.", "").replace(".default", ""): weight
+            for key, weight in model.named_parameters() if weight.requires_grad}
+
+
 def write(name, size, out):
     numbers = {**SIZES[size], **VARIANTS[name]}
-    if size == "base" and name == "odd":
+    if size == "base" and name in ("odd", *LORA):
         return
     torch.manual_seed(list(VARIANTS).index(name) + 1)
     mt5 = name == "mt5"
@@ -108,18 +125,28 @@ def write(name, size, out):
     for extra in directory.glob("generation_config.json"):
         extra.unlink()
 
+    golden = {}
+    if name in LORA:
+        model = get_peft_model(model, LoraConfig(task_type="SEQ_2_SEQ_LM", **LORA[name])).train()
+        with torch.no_grad():  # B is 0, and so A would have no gradient
+            for key, weight in named(model).items():
+                if "lora_B" in key:
+                    weight.normal_(0, 0.3)
+                golden["adapter." + key] = weight.detach().clone()
+        golden["adapter_scale"] = torch.tensor([LORA[name]["lora_alpha"] / LORA[name]["r"]])
+
     output = forward()
     output.loss.backward()
     lengths = lambda sequences: torch.tensor([len(s) for s in sequences])
-    golden = {
+    golden |= {
         "input_ids": torch.tensor(sum(inputs, [])), "input_lengths": lengths(inputs),
         "target_ids": torch.tensor(sum(targets, [])), "target_lengths": lengths(targets),
         "logits": torch.cat([output.logits[i, : len(t)] for i, t in enumerate(targets)]).detach().contiguous(),
         "loss": output.loss.detach().reshape(1),
     }
-    for key, weight in model.named_parameters():
+    for key, weight in named(model).items():
         golden["grad." + key] = weight.grad.clone()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE[size], weight_decay=0.0)
+    optimizer = torch.optim.AdamW(named(model).values(), lr=LEARNING_RATE[size], weight_decay=0.0)
     losses = []
     for _ in range(STEPS):
         optimizer.zero_grad()
@@ -129,7 +156,7 @@ def write(name, size, out):
         losses.append(loss.item())
     golden["adamw.learning_rate"] = torch.tensor([LEARNING_RATE[size]])
     golden["adamw.losses"] = torch.tensor(losses)
-    for key, weight in model.named_parameters():
+    for key, weight in named(model).items():
         golden["adamw." + key] = weight.detach().clone()
     save_file(golden, directory / "golden.safetensors")
     print(f"{name}: loss {output.loss.item():.6f}, after {STEPS} steps {losses[-1]:.6f}")

@@ -30,6 +30,7 @@ TEST_F(OptionsTest, UnsetFlagsAreSensible) {
   EXPECT_EQ(parsed.options.listen, "127.0.0.1:8500");
   EXPECT_EQ(parsed.options.metrics_listen, "127.0.0.1:9500");
   EXPECT_EQ(parsed.options.device, "cpu") << "auto, on this version";
+  EXPECT_EQ(parsed.options.serving_precision, "fp32");
   EXPECT_GE(parsed.options.serving_threads, 1);
   EXPECT_GE(parsed.options.training_threads, 1);
   EXPECT_TRUE(std::filesystem::path(parsed.options.data_dir).is_absolute());
@@ -53,17 +54,12 @@ TEST_F(OptionsTest, AFlagBeatsTheFileThatBeatsTheEnvironment) {
 
 TEST_F(OptionsTest, RefusesWhatCannotBeMeant) {
   const std::vector<std::pair<const char*, const char*>> faults = {
-      {"--data_dir=", "--data_dir= has no value"},
-      {"--listen=nowhere", "HOST:PORT"},
-      {"--listen=127.0.0.1:70000", "HOST:PORT"},
-      {"--store=postgresql://db", "not built yet"},
-      {"--store=redis", "not a store"},
-      {"--device=cuda:0", "not built yet"},
-      {"--device=tpu", "not a device"},
-      {"--drain_seconds=-1", "drain_seconds"},
-      {"--max_batch_tokens=many", "max_batch_tokens"},
-      {"--log_level=loud", "log_level"},
-      {"--unknown=1", "unknown"},
+      {"--data_dir=", "--data_dir= has no value"}, {"--listen=nowhere", "HOST:PORT"},
+      {"--listen=127.0.0.1:70000", "HOST:PORT"},   {"--store=postgresql://db", "not built yet"},
+      {"--serving_precision=fp16", "fp16"},        {"--store=redis", "not a store"},
+      {"--device=cuda:0", "not built yet"},        {"--device=tpu", "not a device"},
+      {"--drain_seconds=-1", "drain_seconds"},     {"--max_batch_tokens=many", "max_batch_tokens"},
+      {"--log_level=loud", "log_level"},           {"--unknown=1", "unknown"},
   };
   for (const auto& [flag, words] : faults) {
     const ParsedOptions parsed = Parse({flag});

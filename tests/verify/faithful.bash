@@ -34,8 +34,8 @@ resumes() {
   [ "${PIPESTATUS[0]}" = 0 ] && grep 'the same bytes' "$out/resume.txt"
 }
 
-# amcd_models SIZE BASE_STEPS STEPS: a base, a version fine-tuned here from it, one by transformers; with
-# their answers to AMCD's test rows. Left in $out/amcd-SIZE for the lines below.
+# amcd_models SIZE BASE_STEPS STEPS: a base, a version fine-tuned here from it, one with an adapter, one by
+# transformers; with their answers to AMCD's test rows. Left in $out/amcd-SIZE for the lines below.
 amcd_models() {
   local work=$out/amcd-$1 status=1
   export SIZE=${1^^} BASE_STEPS=$2 STEPS=$3
@@ -46,8 +46,10 @@ amcd_models() {
     upload TEST "$data/amcd_test.tsv" "${column[@]}" &&
     tasuki job submit --file tests/verify/amcd-base.yaml --id base --wait &&
     tasuki job submit --file tests/verify/amcd.yaml --id amcd --wait &&
+    tasuki job submit --file tests/verify/amcd-lora.yaml --id lora --wait &&
     tasuki --output json job get amcd >"$work/job.json" &&
     tasuki model export amcd-base@1 "$work/base" && tasuki model export amcd@1 "$work/here" &&
+    tasuki model export amcd-lora@1 "$work/lora" && tasuki model export amcd-lora@1 --adapter "$work/adapter" &&
     tasuki model evaluate amcd@1 --task amcd --dataset "$TEST" --id here --predictions "$work/here.jsonl" &&
     "$python" tests/oracles/fine_tune.py "$work/base" "$data/amcd_train.tsv" "$work/there" --text sentence --label is_counterfactual --steps "$STEPS" &&
     tasuki model import "$work/there" --model there &&
@@ -71,6 +73,12 @@ loss_of_100_steps() {  # loss_of_100_steps SIZE
     "$python" tests/oracles/loss_curve.py "$work/base" "$work/curve.safetensors"
 }
 
+adapter() {  # adapter SIZE
+  local work=$out/amcd-$1
+  build/release/version_logits "$work/lora" "$work/train.jsonl" 64 "$work/lora.safetensors" &&
+    "$python" tests/oracles/lora.py "$work/base" "$work/adapter" "$work/lora" "$work/lora.safetensors"
+}
+
 calibration() {
   python3 - "$out/amcd-mini/job.json" <<'PY'
 import json, sys
@@ -83,10 +91,11 @@ PY
 }
 
 amcd() {  # amcd SIZE BASE_STEPS STEPS
-  check "AMCD at size $1: trained here, and by transformers and imported" amcd_models "$@"
+  check "AMCD at size $1: trained here, with an adapter too, and by transformers and imported" amcd_models "$@"
   check "AMCD at size $1: trained here, transformers' scores give the same labels on all test rows" same_labels "$1" here
   check "AMCD at size $1: trained by transformers, ours give the same labels" same_labels "$1" there
   check "AMCD at size $1: loss of 100 steps from the same weights within 1e-3 of transformers'" loss_of_100_steps "$1"
+  check "AMCD at size $1: peft loads our LoRA export and gives the same logits" adapter "$1"
 }
 
 catalogue() {  # rows of the catalogue of failures about checkpoints and model files

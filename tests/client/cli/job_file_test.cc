@@ -161,6 +161,7 @@ TEST(JobFile, ExamplesParse) {
       {"pretrain-tiny", {{"TEXTS", "d-1"}}},
       {"evaluation", {{"VERSION", "sentiment@2"}, {"ROWS", "d-1"}}},
       {"single-task", {{"BASE", "tiny"}, {"TRAIN", "d-1"}, {"VALID", "d-2"}, {"TEST", "d-3"}}},
+      {"lora", {{"BASE", "tiny"}, {"TRAIN", "d-1"}, {"VALID", "d-2"}, {"TEST", "d-3"}}},
       {"multi-task",
        {{"BASE", "tiny@2"},
         {"COUNTERFACTUAL_TRAIN", "d-1"},
@@ -181,6 +182,10 @@ TEST(JobFile, ExamplesParse) {
                                       examples.at("evaluation"));
   EXPECT_EQ(evaluation->evaluation().model_version(), "models/sentiment/versions/2");
   EXPECT_EQ(evaluation->evaluation().tasks(0).test_dataset(), "datasets/d-1");
+  const auto lora =
+      ReadJobFile(TASUKI_SOURCE_DIR "/client/cli/examples/lora.yaml", examples.at("lora"));
+  EXPECT_EQ(lora->fine_tuning().lora().rank(), 8);
+  EXPECT_EQ(lora->fine_tuning().lora().target_modules_size(), 4);
 }
 
 TEST(JobFile, TakesVariablesFromTheCommandLineBeforeTheEnvironment) {

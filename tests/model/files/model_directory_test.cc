@@ -59,13 +59,35 @@ TEST_F(ModelDirectory, WritesAManifestOfEveryOtherFile) {
   EXPECT_TRUE(CheckFiles(dir_, {read->files().begin(), read->files().end()}).ok());
 }
 
+TEST_F(ModelDirectory, ListsTheFilesOfAnAdapterToo) {
+  ASSERT_TRUE(WriteFile(At("config.json"), "{}").ok());
+  ASSERT_TRUE(MakeDirectories(At("adapter")).ok());
+  EXPECT_TRUE(absl::IsNotFound(WriteManifest(dir_, {})));  // half an adapter
+  for (const char* name : {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}) {
+    ASSERT_TRUE(WriteFile(At(name), name).ok());
+    EXPECT_TRUE(IsAdapterFile(name));
+    EXPECT_FALSE(IsModelFileName(name)) << "it would be imported";
+  }
+  EXPECT_FALSE(IsAdapterFile("adapter_config.json"));
+  ASSERT_TRUE(WriteManifest(dir_, {}).ok());
+  const absl::StatusOr<internal::ModelManifest> read = ReadManifest(dir_);
+  ASSERT_TRUE(read.ok()) << read.status();
+  ASSERT_EQ(read->files_size(), 3);
+  EXPECT_EQ(read->files(2).name(), "adapter/adapter_model.safetensors");
+  const std::vector<v1::ModelFile> files(read->files().begin(), read->files().end());
+  EXPECT_TRUE(CheckFiles(dir_, files).ok());
+  ASSERT_TRUE(WriteFile(At(files[2].name()), "other").ok());
+  EXPECT_THAT(std::string(CheckFiles(dir_, files).message()),
+              HasSubstr("adapter/adapter_model.safetensors has 5 bytes instead of 33"));
+}
+
 TEST_F(ModelDirectory, NamesBothVersionsOfANewerFormat) {
-  ASSERT_TRUE(WriteFile(At(kManifestName), R"({"format_version": 3, "of_the_future": [1]})").ok());
+  ASSERT_TRUE(WriteFile(At(kManifestName), R"({"format_version": 4, "of_the_future": [1]})").ok());
   const absl::Status status = ReadManifest(dir_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(ReasonOf(status), v1::FILE_CHANGED);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("format version 3"));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("reads up to 2"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("format version 4"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("reads up to 3"));
 }
 
 TEST_F(ModelDirectory, ReadsAManifestOfVersionOneAsNotCalibrated) {

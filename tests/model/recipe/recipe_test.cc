@@ -151,6 +151,60 @@ TEST(ResolveJob, TakesLearningRateByOptimizer) {
   EXPECT_EQ(job.fine_tuning().recipe().learning_rate(), 1e-2);
 }
 
+TEST(ResolveJob, FillsTheDefaultsOfAnAdapter) {
+  v1::TrainingJob job = FineTuningOf({"a"});
+  v1::FineTuning& work = *job.mutable_fine_tuning();
+  work.mutable_lora();
+  ASSERT_THAT(FieldsAtFault(job), IsEmpty());
+  EXPECT_EQ(work.lora().rank(), 8);
+  EXPECT_EQ(work.lora().alpha(), 16);
+  EXPECT_EQ(work.lora().dropout(), 0);
+  EXPECT_THAT(work.lora().target_modules(), ElementsAre("q", "v"));
+  EXPECT_EQ(work.recipe().learning_rate(), 1e-3);
+  const v1::TrainingJob once = job;
+  ASSERT_THAT(FieldsAtFault(job), IsEmpty());
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(once, job));
+}
+
+TEST(ResolveJob, KeepsTheLearningRateOfAnAdapterThatIsGiven) {
+  for (const auto& [recipe, rate] :
+       {std::pair("learning_rate: 0.2", 0.2), std::pair("optimizer: ADAFACTOR", 1e-2),
+        std::pair("preset: STUDY", 3e-4)}) {
+    v1::TrainingJob job = FineTuningOf({"a"});
+    job.mutable_fine_tuning()->mutable_lora();
+    ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(
+        recipe, job.mutable_fine_tuning()->mutable_recipe()));
+    ASSERT_THAT(FieldsAtFault(job), IsEmpty());
+    EXPECT_EQ(job.fine_tuning().recipe().learning_rate(), rate) << recipe;
+  }
+}
+
+TEST(ResolveJob, RefusesEachFieldOfAnAdapterOutOfItsRange) {
+  const struct {
+    const char* work;
+    const char* field;
+  } kCases[] = {
+      {"lora { rank: 0 }", "lora.rank"},
+      {"lora { rank: 1025 }", "lora.rank"},
+      {"lora { alpha: 0 }", "lora.alpha"},
+      {"lora { alpha: nan }", "lora.alpha"},
+      {"lora { alpha: 10001 }", "lora.alpha"},
+      {"lora { dropout: -.1 }", "lora.dropout"},
+      {"lora { dropout: .91 }", "lora.dropout"},
+      {"lora { target_modules: ['q', 'q'] }", "lora.target_modules[1]"},
+      {"lora { target_modules: ['q', 'lm_head'] }", "lora.target_modules[1]"},
+      {"lora {} recipe { freeze_encoder: true }", "recipe.freeze_encoder"},
+      {"lora {} recipe { freeze_embeddings: true }", "recipe.freeze_embeddings"},
+  };
+  for (const auto& [work, field] : kCases) {
+    v1::TrainingJob job = FineTuningOf({"a"});
+    v1::FineTuning more;
+    ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(work, &more));
+    job.mutable_fine_tuning()->MergeFrom(more);
+    EXPECT_THAT(FieldsAtFault(job), ElementsAre(absl::StrCat("fine_tuning.", field))) << work;
+  }
+}
+
 TEST(ResolveJob, ReplacesNumbersOfAPresetByThoseGiven) {
   v1::TrainingJob job = Pretraining("size { preset: BASE num_decoder_layers: 1 }");
   ASSERT_THAT(FieldsAtFault(job), IsEmpty());

@@ -35,8 +35,8 @@ Tensor Logits(const T5& t5, const Sequences& inputs, const Sequences& targets, d
     shifted.push_back(ShiftRight(target, t5.config()));
   }
   const PackedTokens input = PackedTokens::Of(inputs, at::kCPU);
-  const Tensor encoded = t5.Encode(input, dropout);
-  return t5.Logits(t5.Decode(PackedTokens::Of(shifted, at::kCPU), encoded, input, dropout));
+  const Tensor encoded = t5.Encode(input, {dropout});
+  return t5.Logits(t5.Decode(PackedTokens::Of(shifted, at::kCPU), encoded, input, {dropout}));
 }
 
 Tensor Loss(const T5& t5, const Sequences& inputs, const Sequences& targets, double dropout = 0) {
@@ -126,9 +126,9 @@ TEST_P(T5Test, DoesNotLookAtLaterTargets) {
 TEST_P(T5Test, LooksAtTheWholeInputFromEveryPosition) {
   std::mt19937 random(7);
   std::vector<int32_t> input = RandomTokens(40, random);
-  const Tensor before = t5_.Encode(PackedTokens::Of({input}, at::kCPU), 0);
+  const Tensor before = t5_.Encode(PackedTokens::Of({input}, at::kCPU), {});
   input[38] = input[38] == 5 ? 6 : 5;
-  const Tensor after = t5_.Encode(PackedTokens::Of({input}, at::kCPU), 0);
+  const Tensor after = t5_.Encode(PackedTokens::Of({input}, at::kCPU), {});
   EXPECT_GT((before - after).abs().amax(1).min().item<float>(), 0);
 }
 

@@ -149,7 +149,7 @@ TEST_F(DatasetReportTest, MeasuresLengthsByNearestRank) {
 TEST_F(DatasetReportTest, OneRowHasAllPercentiles) {
   Add("train", {{"abc", ""}});
   const ByteTokenizer tokenizer;
-  const auto& lengths = Report({.tokenizer = &tokenizer}).reports(0).token_lengths();
+  const auto lengths = Report({.tokenizer = &tokenizer}).reports(0).token_lengths();
   EXPECT_EQ(lengths.p50(), 4);
   EXPECT_EQ(lengths.p99(), 4);
 }

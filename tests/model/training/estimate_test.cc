@@ -48,8 +48,8 @@ class EstimateTest : public ::testing::Test {
   }
 
   void MakeBaseOf(const T5Config& config) {
-    const absl::Status written = WriteResult(places_.base_directory, config,
-                                             InitialWeights(config, 1), folder_ / "tokenizer", {});
+    const absl::Status written = WriteResult(
+        places_.base_directory, T5(config, InitialWeights(config, 1)), folder_ / "tokenizer", {});
     ASSERT_TRUE(written.ok()) << written;
   }
 
@@ -174,6 +174,22 @@ TEST_F(EstimateTest, MeasuresNothingWhereMemoryWouldNotSuffice) {
   EXPECT_THAT(estimate.notes(), Contains(HasSubstr("No step was taken")));
 }
 
+TEST_F(EstimateTest, CountsGradientsAndStateOfAnAdapterOnly) {
+  MakeBaseOf(TinyConfig(*tokenizer_));
+  AddDataset("train", 50, 1);
+  const auto all = EstimateOf(JobOf([](v1::Recipe&) {})).memory();
+  v1::TrainingJob job = JobOf([](v1::Recipe&) {});
+  job.mutable_fine_tuning()->mutable_lora()->set_rank(4);
+  Faults faults;
+  ResolveJob(job, faults);
+  const auto memory = EstimateOf(job).memory();
+  // Of q and v in three attentions: 4 rows of 32 and 32 rows of 4, in floats.
+  constexpr int64_t kAdapter = 2 * 3 * 2 * 4 * 32 * 4;
+  EXPECT_EQ(memory.weights_bytes(), all.weights_bytes() + kAdapter);
+  EXPECT_EQ(memory.gradients_bytes(), kAdapter);
+  EXPECT_EQ(memory.optimizer_bytes(), 2 * kAdapter);
+}
+
 TEST_F(EstimateTest, CountsThePretrainingOfATokenizerToo) {
   AddDataset("texts", 60, 2);
   v1::TrainingJob job;
@@ -216,6 +232,31 @@ TEST_F(EstimateTest, ForeseesThePeakOfActivations) {
       recipe.set_batch_size(12);
       recipe.set_dropout(dropout);
     }));
+    std::filesystem::remove_all(places_.checkpoints_directory);
+    std::filesystem::remove_all(places_.result_directory);
+  }
+}
+
+TEST_F(EstimateTest, ForeseesThePeakOfAnAdapter) {
+  T5Config config = TinyConfig(*tokenizer_);
+  config.d_model = 256;
+  config.d_kv = 64;
+  config.num_heads = 4;
+  config.d_ff = 1024;
+  config.num_layers = config.num_decoder_layers = 3;
+  MakeBaseOf(config);
+  AddDataset("train", 12, 12);
+  v1::TrainingJob job = JobOf([](v1::Recipe& recipe) {
+    recipe.set_steps(1);
+    recipe.set_batch_size(12);
+  });
+  v1::Lora& lora = *job.mutable_fine_tuning()->mutable_lora();
+  for (const char* module : {"q", "k", "v", "o", "wi", "wo"}) lora.add_target_modules(module);
+  for (const double dropout : {0.1, 0.0}) {
+    lora.set_dropout(dropout);
+    Faults faults;
+    ResolveJob(job, faults);
+    ExpectTheMeasuredPeak(job);
     std::filesystem::remove_all(places_.checkpoints_directory);
     std::filesystem::remove_all(places_.result_directory);
   }

@@ -35,7 +35,7 @@ class EvaluationTest : public ::testing::Test {
   at::Tensor LogitsOf(int64_t row, int label) const {
     at::NoGradGuard no_grad;
     const auto tokens = rows_.inputs[row];
-    return TargetLogits(model_, {{tokens.begin(), tokens.end()}}, {labels_.target(label)}, 0);
+    return TargetLogits(model_, {{tokens.begin(), tokens.end()}}, {labels_.target(label)}, {});
   }
 
   Folder folder_;
@@ -78,8 +78,8 @@ TEST_F(EvaluationTest, TeacherForcedLossIsTheMeanOverBatchesOfEightOfTheTokenMea
 }
 
 TEST_F(EvaluationTest, LabelLossIsTheMeanOfMinusLogPOfTheRightLabel) {
-  const T5Scorer scorer(model_.config(), model_.weights());
-  const absl::StatusOr<v1::Evaluation> evaluation = EvaluateLabels(scorer, rows_, labels_, stop_);
+  const auto scorer = T5Scorer::Make(model_.config(), model_.weights());
+  const absl::StatusOr<v1::Evaluation> evaluation = EvaluateLabels(*scorer, rows_, labels_, stop_);
   ASSERT_TRUE(evaluation.ok()) << evaluation.status();
 
   // The two targets differ in their first token, so only the first position decides.
@@ -103,8 +103,8 @@ TEST_F(EvaluationTest, LabelLossIsTheMeanOfMinusLogPOfTheRightLabel) {
 
 TEST_F(EvaluationTest, EndsAsSoonAsItIsToldToStop) {
   stop_.request = StopSignal::kStop;
-  const T5Scorer scorer(model_.config(), model_.weights());
-  EXPECT_TRUE(absl::IsCancelled(EvaluateLabels(scorer, rows_, labels_, stop_).status()));
+  const auto scorer = T5Scorer::Make(model_.config(), model_.weights());
+  EXPECT_TRUE(absl::IsCancelled(EvaluateLabels(*scorer, rows_, labels_, stop_).status()));
   EXPECT_TRUE(absl::IsCancelled(
       EvaluateTeacherForced(model_, rows_, labels_, *tokenizer_, std::nullopt, stop_).status()));
 }

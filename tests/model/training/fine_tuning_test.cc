@@ -84,7 +84,7 @@ TEST_F(FineTuningTest, RepeatsTheLossOfTheStudy) {
       std::vector<int32_t> target = batch.targets[i];
       EXPECT_EQ(target.size(), batch.targets[0].size());
       at::NoGradGuard no_grad;
-      const at::Tensor log_p = TargetLogits(model, {batch.inputs[i]}, {target}, 0).log_softmax(-1);
+      const at::Tensor log_p = TargetLogits(model, {batch.inputs[i]}, {target}, {}).log_softmax(-1);
       for (size_t t = 0; t < target.size(); ++t, ++positions) {
         sum -= log_p[static_cast<int64_t>(t)][target[t]].item<double>();
       }

@@ -72,10 +72,9 @@ absl::Status Run(const std::string& base, const std::string& rows, int64_t steps
   places.datasets["datasets/train"] = rows;
   auto work = PrepareFineTuning(job.fine_tuning(), places, stop, observer);
   if (!work.ok()) return work.status();
-  auto weights = (*work)->FirstWeights();
-  if (!weights.ok()) return weights.status();
-  const T5 model((*work)->config(), *std::move(weights));
-  const auto optimizer = Optimizer::Create(recipe, model.weights());
+  const auto model = FirstModel(**work, "cpu");
+  if (!model.ok()) return model.status();
+  const auto optimizer = Optimizer::Create(recipe, model->trained());
 
   std::map<std::string, at::Tensor> written;
   std::vector<float> losses;
@@ -83,8 +82,8 @@ absl::Status Run(const std::string& base, const std::string& rows, int64_t steps
     const Batch batch = (*work)->BatchAt(step);
     AddSequences(absl::StrCat(step, ".input"), batch.inputs, written);
     AddSequences(absl::StrCat(step, ".target"), batch.targets, written);
-    ClearGradients(model.weights());
-    losses.push_back(static_cast<float>(Backward(model, batch, {.dropout = recipe.dropout()})));
+    ClearGradients(model->trained());
+    losses.push_back(static_cast<float>(Backward(*model, batch, {.dropout = DropoutOf(**work)})));
     optimizer->Step({.step = step + 1, .learning_rate = LearningRate(recipe, step, steps)});
   }
   written["losses"] = at::tensor(losses);

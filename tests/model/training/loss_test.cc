@@ -25,7 +25,7 @@ T5Config Config() {
 double LossOf(const T5& model, const std::vector<int32_t>& input,
               const std::vector<int32_t>& target) {
   at::NoGradGuard no_grad;
-  const at::Tensor log_p = TargetLogits(model, {input}, {target}, 0).log_softmax(-1);
+  const at::Tensor log_p = TargetLogits(model, {input}, {target}, {}).log_softmax(-1);
   double loss = 0;
   for (size_t t = 0; t < target.size(); ++t) {
     loss -= log_p[static_cast<int64_t>(t)][target[t]].item<double>();

@@ -24,6 +24,14 @@ class Golden {
   explicit Golden(const std::string& path) : file_(*SafetensorsFile::Open(path)) {}
 
   at::Tensor Floats(const std::string& name) const { return Read(name, at::kFloat); }
+  // Tensors whose names begin so, by what follows.
+  WeightMap Map(const std::string& prefix) const {
+    WeightMap map;
+    for (const auto& [name, entry] : file_->tensors()) {
+      if (name.starts_with(prefix)) map[name.substr(prefix.size())] = Floats(name);
+    }
+    return map;
+  }
   double Number(const std::string& name) const { return Floats(name).item<double>(); }
   std::vector<std::vector<int32_t>> Sequences(const std::string& name) const {
     const at::Tensor ids = Read(name + "_ids", at::kLong);
@@ -71,7 +79,11 @@ class ParityTest : public testing::TestWithParam<std::string> {
   const std::string directory_ = ParityDirectory() + "/" + GetParam();
   const T5Config config_ = *T5Config::Read(directory_ + "/config.json");
   const Golden golden_{directory_ + "/golden.safetensors"};
-  const T5 model_{config_, *ReadWeights(directory_, config_)};
+  const T5 model_ = [&] {
+    Adapter adapter{.weights = golden_.Map("adapter."), .scale = 0};
+    if (!adapter.weights.empty()) adapter.scale = golden_.Number("adapter_scale");
+    return T5(config_, *ReadWeights(directory_, config_), adapter);
+  }();
   const Batch batch_ = [&] {
     Batch batch{golden_.Sequences("input"), golden_.Sequences("target"), {}};
     batch.weights.assign(batch.inputs.size(), 1);
@@ -81,7 +93,7 @@ class ParityTest : public testing::TestWithParam<std::string> {
 
 TEST_P(ParityTest, LogitsAndLoss) {
   at::NoGradGuard no_grad;
-  const at::Tensor logits = TargetLogits(model_, batch_.inputs, batch_.targets, /*dropout=*/0);
+  const at::Tensor logits = TargetLogits(model_, batch_.inputs, batch_.targets, /*dropout=*/{});
   const double logits_off = Largest(logits - golden_.Floats("logits"));
   const double loss_off =
       std::abs(TokenLosses(logits, batch_.targets).mean().item<double>() - golden_.Number("loss"));
@@ -94,7 +106,7 @@ TEST_P(ParityTest, LogitsAndLoss) {
 TEST_P(ParityTest, Gradients) {
   EXPECT_NEAR(Backward(model_, batch_, {}), golden_.Number("loss"), 1e-5);
   double worst = 0;
-  for (const auto& [name, weight] : model_.weights()) {
+  for (const auto& [name, weight] : model_.trained()) {
     const at::Tensor expected = golden_.Floats("grad." + name);
     const double off = Largest(weight.grad() - expected) / Largest(expected);
     EXPECT_LE(off, 1e-4) << name;
@@ -105,21 +117,21 @@ TEST_P(ParityTest, Gradients) {
 
 TEST_P(ParityTest, TenStepsOfAdamW) {
   WeightMap before;
-  for (const auto& [name, weight] : model_.weights()) before[name] = weight.detach().clone();
+  for (const auto& [name, weight] : model_.trained()) before[name] = weight.detach().clone();
   v1::Recipe recipe;
   recipe.set_optimizer(v1::Recipe::ADAMW);
-  const auto optimizer = Optimizer::Create(recipe, model_.weights());
+  const auto optimizer = Optimizer::Create(recipe, model_.trained());
   const at::Tensor losses = golden_.Floats("adamw.losses");
   double worst_loss = 0;
   for (int64_t step = 0; step < losses.numel(); ++step) {
-    ClearGradients(model_.weights());
+    ClearGradients(model_.trained());
     const double off = std::abs(Backward(model_, batch_, {}) - losses[step].item<double>());
     EXPECT_LE(off, 1e-4) << "step " << step;
     worst_loss = std::max(worst_loss, off);
     optimizer->Step({.step = step + 1, .learning_rate = golden_.Number("adamw.learning_rate")});
   }
   double worst = 0;
-  for (const auto& [name, weight] : model_.weights()) {
+  for (const auto& [name, weight] : model_.trained()) {
     const at::Tensor expected = golden_.Floats("adamw." + name);
     const double off =
         ((weight.detach() - expected).norm() / (expected - before[name]).norm()).item<double>();

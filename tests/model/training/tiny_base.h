@@ -90,7 +90,7 @@ inline void MakeBase(const Folder& folder, const std::string& directory) {
   const std::unique_ptr<Tokenizer> tokenizer = MakeTokenizer(folder / "tokenizer");
   const T5Config config = TinyConfig(*tokenizer);
   const absl::Status written =
-      WriteResult(directory, config, InitialWeights(config, 1), folder / "tokenizer", {});
+      WriteResult(directory, T5(config, InitialWeights(config, 1)), folder / "tokenizer", {});
   ASSERT_TRUE(written.ok()) << written;
 }
 

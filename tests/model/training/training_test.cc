@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -14,7 +15,9 @@
 #include "model/errors/errors.h"
 #include "model/files/durable.h"
 #include "model/files/model_directory.h"
+#include "model/files/safetensors.h"
 #include "model/recipe/recipe.h"
+#include "model/t5/adapter.h"
 #include "tests/model/training/tiny_base.h"
 
 namespace tasuki {
@@ -539,6 +542,78 @@ TEST_F(TrainTest, LeavesFrozenWeightsAsTheyWere) {
     for (const char* directory : {"checkpoints", "other-checkpoints", "result", "other-result"}) {
       std::filesystem::remove_all(folder_ / directory);
     }
+  }
+}
+
+TEST_F(TrainTest, TrainsAnAdapterToTheSameBytesAfterAStopAndPublishesItMerged) {
+  v1::TrainingJob job = Job();
+  job.mutable_fine_tuning()->mutable_recipe()->clear_learning_rate();
+  job.mutable_fine_tuning()->mutable_lora()->set_dropout(.1);
+  Resolve(job);
+  job.mutable_fine_tuning()->mutable_recipe()->set_checkpoint_every_steps(13);
+  job.mutable_fine_tuning()->mutable_recipe()->set_evaluate_every_steps(30);
+  const std::string bytes = Uninterrupted(job);
+  StopAtFirstCheckpointAndResume(job, 13);
+  EXPECT_TRUE(Bytes("result/model.safetensors") == bytes);
+  EXPECT_TRUE(Bytes("result/adapter/adapter_model.safetensors") ==
+              Bytes("other-result/adapter/adapter_model.safetensors"));
+
+  // The checkpoint has the adapter alone.
+  const T5Config config = *T5Config::Read(folder_ / "base/config.json");
+  Adapter adapter = InitialAdapter(config, job.fine_tuning().lora(), 12);
+  const auto checkpoint = *SafetensorsFile::Open(folder_ / "checkpoints/step-30/model.safetensors");
+  const auto published =
+      *SafetensorsFile::Open(folder_ / "result/adapter/adapter_model.safetensors");
+  ASSERT_EQ(checkpoint->tensors().size(), adapter.weights.size());
+  ASSERT_EQ(published->tensors().size(), adapter.weights.size());
+  for (auto& [name, weight] : adapter.weights) {
+    const TensorEntry& kept = checkpoint->tensors().at(name);
+    const TensorEntry& entry = published->tensors().at("base_model.model." + name);
+    EXPECT_EQ(std::memcmp(kept.data, entry.data, kept.size_bytes), 0) << name;
+    std::memcpy(weight.mutable_data_ptr(), entry.data, entry.size_bytes);
+  }
+  // What is published is the base with the adapter merged into q and v.
+  const WeightMap base = *ReadWeights(folder_ / "base", config);
+  const WeightMap expected = Merge(base, adapter);
+  const WeightMap merged = *ReadWeights(folder_ / "result", config);
+  for (const auto& [name, weight] : merged) {
+    EXPECT_TRUE(at::equal(weight, expected.at(name))) << name;
+    EXPECT_EQ(at::equal(weight, base.at(name)),
+              !name.ends_with(".q.weight") && !name.ends_with(".v.weight"))
+        << name;
+  }
+  const auto manifest = ReadManifest(places_.result_directory);
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ(manifest->lora().DebugString(), job.fine_tuning().lora().DebugString());
+  EXPECT_EQ(manifest->base_model_version(), "models/base/versions/1");
+  EXPECT_EQ(manifest->parameter_count(), ReadManifest(folder_ / "base")->parameter_count());
+  EXPECT_TRUE(
+      CheckFiles(places_.result_directory, {manifest->files().begin(), manifest->files().end()})
+          .ok());
+  EXPECT_THAT(Bytes("result/adapter/adapter_config.json"), HasSubstr("\"base@1\""));
+}
+
+TEST_F(TrainTest, JudgesAndPublishesTheBestAdapter) {
+  v1::TrainingJob job = Job();
+  v1::Lora& lora = *job.mutable_fine_tuning()->mutable_lora();
+  for (const char* module : {"q", "k", "v", "o", "wi", "wo"}) lora.add_target_modules(module);
+  Resolve(job);
+  // A rate that ruins what was learnt makes an early evaluation the best.
+  job.mutable_fine_tuning()->mutable_recipe()->set_learning_rate(.1);
+  job.mutable_fine_tuning()->mutable_recipe()->set_selection(v1::Recipe::LOSS);
+  const absl::StatusOr<TrainingOutcome> outcome = Run(job);
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  ASSERT_NE(outcome->best_step, 30) << "the last step is the best: the test shows nothing";
+  std::set<double> losses;
+  for (size_t i = 0; i < 5; ++i) losses.insert(recorder_.evaluations[i].loss());
+  EXPECT_EQ(losses.size(), 5) << "evaluations do not see the adapter";
+  const auto best = *SafetensorsFile::Open(
+      absl::StrCat(folder_ / "checkpoints/step-", outcome->best_step, "/model.safetensors"));
+  const auto published =
+      *SafetensorsFile::Open(folder_ / "result/adapter/adapter_model.safetensors");
+  for (const auto& [name, entry] : best->tensors()) {
+    const TensorEntry& other = published->tensors().at("base_model.model." + name);
+    EXPECT_EQ(std::memcmp(entry.data, other.data, entry.size_bytes), 0) << name;
   }
 }
 

@@ -50,7 +50,7 @@ class EvaluateVersionTest : public ::testing::Test {
     calibration.set_task("mood");
     calibration.set_calibrated(true);
     calibration.set_temperature(2);
-    EXPECT_TRUE(WriteResult(places_.base_directory, config, InitialWeights(config, 1),
+    EXPECT_TRUE(WriteResult(places_.base_directory, T5(config, InitialWeights(config, 1)),
                             folder_ / "tokenizer", manifest)
                     .ok());
     const std::vector<v1::Example> rows = Opinions();

@@ -92,6 +92,16 @@ TEST_F(JobCheckTest, RefusesATargetTextThatTheBaseCannotWrite) {
               AllOf(HasSubstr("fine_tuning.tasks[0].labels"), HasSubstr("\u826f\u3044")));
 }
 
+TEST_F(JobCheckTest, RefusesAnAdapterOfModulesThatTheBaseLacks) {
+  Job job = FineTuningJob();
+  v1::Lora& lora = *job.mutable_fine_tuning()->mutable_lora();
+  for (const char* module : {"q", "k", "v", "o", "wi", "wo"}) lora.add_target_modules(module);
+  EXPECT_EQ(FaultsOf(job), "");
+  lora.add_target_modules("wi_1");
+  EXPECT_THAT(FaultsOf(job), AllOf(HasSubstr("fine_tuning.lora.target_modules"),
+                                   HasSubstr("models/base/versions/2 has no module \"wi_1\"")));
+}
+
 TEST_F(JobCheckTest, LooksAtTheDatasetsOfPretraining) {
   Job job = RequestOf("").training_job();
   EXPECT_EQ(FaultsOf(job), "");
@@ -99,14 +109,19 @@ TEST_F(JobCheckTest, LooksAtTheDatasetsOfPretraining) {
   EXPECT_THAT(FaultsOf(job), HasSubstr("pretraining.datasets[1]: datasets/d-absent does not"));
 }
 
-TEST_F(JobCheckTest, ABaseThatLostItsTokenizerIsDamagedNotUnknown) {
-  ASSERT_TRUE(RemoveAll(data_->model_version("models/base/versions/2") + "/spiece.model").ok());
-  Job job = FineTuningJob();
-  Faults faults;
-  ResolveJob(job, faults);
-  const absl::Status status = CheckJob(*store_, *data_, job, faults);
-  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
-  EXPECT_EQ(ReasonOf(status), v1::FILE_CHANGED);
+TEST_F(JobCheckTest, ABaseThatLostAFileIsDamagedNotUnknown) {
+  for (const char* file : {"model.safetensors", "spiece.model"}) {
+    ASSERT_TRUE(
+        RemoveAll(absl::StrCat(data_->model_version("models/base/versions/2"), "/", file)).ok());
+    Job job = FineTuningJob();
+    job.mutable_fine_tuning()->mutable_lora();
+    Faults faults;
+    ResolveJob(job, faults);
+    const absl::Status status = CheckJob(*store_, *data_, job, faults);
+    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    EXPECT_EQ(ReasonOf(status), v1::FILE_CHANGED);
+    EXPECT_THAT(status.message(), HasSubstr(absl::StrCat("lost its ", file)));
+  }
 }
 
 TEST_F(JobCheckTest, GivesAnEvaluationWhatItsVersionKnows) {

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "model/files/durable.h"
+#include "model/files/safetensors.h"
 #include "model/text/tokenizer.h"
 #include "server/jobs/jobs.h"
 #include "server/metrics/metrics.h"
@@ -59,7 +60,8 @@ class JobFixture : public testing::Test {
     ASSERT_TRUE(store_->datasets().Insert(dataset).ok());
   }
 
-  // A version of `model` with a tokenizer that knows Latin letters, and with `tasks`.
+  // A version of `model` with a tokenizer that knows Latin letters, weights that have a T5's names
+  // only (ReLU, not gated), and `tasks`.
   void PublishVersion(const std::string& model, const std::vector<v1::Task>& tasks = {}) {
     const auto reserved =
         store_->models().Reserve(model, absl::StrCat("key", ++versions_), "").value();
@@ -72,8 +74,15 @@ class JobFixture : public testing::Test {
     ASSERT_TRUE(
         TrainTokenizer(texts, {.vocabulary_size = 200, .threads = 1}, directory + "/spiece.model")
             .ok());
+    std::map<std::string, TensorEntry> weights;
+    for (const char* module : {"SelfAttention.q", "SelfAttention.k", "SelfAttention.v",
+                               "SelfAttention.o", "DenseReluDense.wi", "DenseReluDense.wo"}) {
+      weights[absl::StrCat("encoder.block.0.layer.0.", module, ".weight")] = {"F32", {0}};
+    }
+    ASSERT_TRUE(WriteSafetensors(directory + "/model.safetensors", weights, {}).ok());
     v1::ModelVersion version;
     version.set_name(reserved.name);
+    version.add_files()->set_name("model.safetensors");
     version.mutable_tasks()->Assign(tasks.begin(), tasks.end());
     version.set_max_input_tokens(77);
     ASSERT_TRUE(store_->models().Publish(version, false).ok());

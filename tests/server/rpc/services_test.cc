@@ -17,15 +17,43 @@ using testing::IsEmpty;
 
 class ServicesTest : public ServerFixture {
  protected:
-  // Publishes a tiny model with the tasks "mood" and "taste" as models/tiny, loaded.
-  void PublishTiny() {
+  // Publishes a tiny model with the tasks "mood" and "taste" as models/tiny, loaded; with files in
+  // the place of an adapter if asked.
+  void PublishTiny(bool adapter = false) {
     const std::string directory = data_->aside() + "/tiny";
     const absl::Status written = WriteTinyModel(directory, {TinyTask("mood"), TinyTask("taste")});
     ASSERT_TRUE(written.ok()) << written;
+    if (adapter) {
+      ASSERT_TRUE(MakeDirectories(directory + "/adapter").ok());
+      for (const char* name : {"adapter_config.json", "adapter_model.safetensors"}) {
+        ASSERT_TRUE(WriteFile(directory + "/adapter/" + name, name).ok());
+      }
+      auto manifest = *ReadManifest(directory);
+      manifest.mutable_lora()->set_rank(4);
+      ASSERT_TRUE(WriteManifest(directory, manifest).ok());
+    }
     const auto version = registry_->Publish(
         {.model = "models/tiny", .directory = directory, .key = "trainingJobs/t", .load = true});
     ASSERT_TRUE(version.ok()) << version.status();
     ASSERT_EQ(version->state(), v1::ModelVersion::LOADED) << version->state_reason();
+  }
+  // The files of models/tiny/versions/1 as they arrive.
+  grpc::Status Export(bool adapter, std::vector<std::pair<v1::ModelFile, std::string>>& files) {
+    grpc::ClientContext context;
+    v1::ExportModelVersionRequest request;
+    request.set_name("models/tiny/versions/1");
+    request.set_adapter(adapter);
+    auto reader = v1::ModelService::NewStub(channel_)->ExportModelVersion(&context, request);
+    v1::ExportModelVersionResponse message;
+    files.clear();
+    while (reader->Read(&message)) {
+      if (message.has_file()) {
+        files.emplace_back(message.file(), "");
+      } else {
+        files.back().second += message.chunk();
+      }
+    }
+    return reader->Finish();
   }
   static v1::ClassifyRequest RequestOf(const std::string& model,
                                        const std::vector<std::string>& texts) {
@@ -240,22 +268,24 @@ TEST_F(ServicesTest, AnswersManyCallersAtOnce) {
 
 TEST_F(ServicesTest, ExportsEveryFileOfAVersion) {
   PublishTiny();
-  grpc::ClientContext context;
-  v1::ExportModelVersionRequest request;
-  request.set_name("models/tiny/versions/1");
-  auto reader = v1::ModelService::NewStub(channel_)->ExportModelVersion(&context, request);
-  v1::ExportModelVersionResponse message;
   std::vector<std::pair<v1::ModelFile, std::string>> files;
-  while (reader->Read(&message)) {
-    if (message.has_file()) {
-      files.emplace_back(message.file(), "");
-    } else {
-      files.back().second += message.chunk();
-    }
-  }
-  ASSERT_TRUE(reader->Finish().ok());
+  ASSERT_TRUE(Export(/*adapter=*/false, files).ok());
   ASSERT_GE(files.size(), 4);
   for (const auto& [file, bytes] : files) EXPECT_EQ(Sha256Of(bytes), file.sha256()) << file.name();
+  const grpc::Status status = Export(/*adapter=*/true, files);
+  EXPECT_EQ(ReasonIn(status), "FIELD_INVALID");
+  EXPECT_THAT(status.error_message(), HasSubstr("models/tiny/versions/1 has none"));
+}
+
+TEST_F(ServicesTest, ExportsAnAdapterByItself) {
+  PublishTiny(/*adapter=*/true);
+  std::vector<std::pair<v1::ModelFile, std::string>> files;
+  ASSERT_TRUE(Export(/*adapter=*/true, files).ok());
+  ASSERT_EQ(files.size(), 2);
+  EXPECT_EQ(files[0].first.name(), "adapter_config.json");
+  EXPECT_EQ(files[1].first.name(), "adapter_model.safetensors");
+  for (const auto& [file, bytes] : files) EXPECT_EQ(Sha256Of(bytes), file.sha256()) << file.name();
+  EXPECT_EQ(store_->models().GetVersion("models/tiny")->lora().rank(), 4);
 }
 
 TEST_F(ServicesTest, AnImportThatFailsItsCheckLeavesNothing) {

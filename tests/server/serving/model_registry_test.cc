@@ -216,6 +216,22 @@ TEST_F(ModelRegistryTest, AnImportIsCheckedFirstAndKeepsNoLineage) {
   EXPECT_TRUE(Classify("models/i").ok());
 }
 
+TEST_F(ModelRegistryTest, AnImportLeavesTheAdapterBehind) {
+  // As an export of another server has it, from which only the model's own files were sent.
+  const std::string directory = Fresh();
+  auto manifest = *ReadManifest(directory);
+  manifest.mutable_lora()->set_rank(8);
+  manifest.add_files()->set_name("adapter/adapter_config.json");
+  ASSERT_TRUE(WriteJson(directory + "/tasuki.json", manifest).ok());
+  const auto version = registry_->Publish(
+      {.model = "models/i", .directory = directory, .key = "imports/1", .check = true});
+  ASSERT_TRUE(version.ok()) << version.status();
+  EXPECT_FALSE(version->has_lora());
+  for (const auto& file : version->files())
+    EXPECT_THAT(file.name(), testing::Not(HasSubstr("adapter")));
+  EXPECT_TRUE(registry_->Load("models/i").ok());
+}
+
 TEST_F(ModelRegistryTest, AnImportWithoutManifestBecomesABaseModel) {
   const auto version = registry_->Publish({.model = "models/i",
                                            .directory = Fresh(/*with_manifest=*/false),

@@ -34,8 +34,9 @@ class ResumeTest : public testing::Test {
     WriteExamples(folder_ / "valid.jsonl", {rows.begin() + 96, rows.end()});
   }
 
-  // A job of 60 steps with dropout, that evaluates every 10 and has a checkpoint every 4.
-  internal::TrainerSpec SpecOf(const std::string& directory) const {
+  // A job of 60 steps with dropout, that evaluates every 10 and has a checkpoint every 4; with
+  // `lora` it trains an adapter that has dropout, too.
+  internal::TrainerSpec SpecOf(const std::string& directory, bool lora) const {
     internal::TrainerSpec spec;
     v1::TrainingJob& job = *spec.mutable_job();
     job.set_name("trainingJobs/t");
@@ -47,6 +48,7 @@ class ResumeTest : public testing::Test {
     work.mutable_recipe()->set_steps(60);
     work.mutable_recipe()->set_evaluate_every_steps(10);
     work.mutable_recipe()->set_checkpoint_every_steps(4);
+    if (lora) work.mutable_lora()->set_dropout(.1);
     Faults faults;
     ResolveJob(job, faults);
     spec.set_job_dir(directory);
@@ -97,10 +99,10 @@ class ResumeTest : public testing::Test {
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
   }
 
-  std::string NewJob(const std::string& name) const {
+  std::string NewJob(const std::string& name, bool lora) const {
     const std::string directory = folder_ / name;
     EXPECT_TRUE(MakeDirectories(directory).ok());
-    EXPECT_TRUE(WriteJson(directory + "/spec.json", SpecOf(directory)).ok());
+    EXPECT_TRUE(WriteJson(directory + "/spec.json", SpecOf(directory, lora)).ok());
     return directory;
   }
 
@@ -113,11 +115,16 @@ class ResumeTest : public testing::Test {
   Clock::duration work_time_ = {};  // of the last run
 };
 
-TEST_F(ResumeTest, KillsChangeNoByteOfTheResult) {
+class ResumeOf : public ResumeTest, public testing::WithParamInterface<bool> {};
+INSTANTIATE_TEST_SUITE_P(Resume, ResumeOf, testing::Bool(),
+                         [](const auto& lora) { return lora.param ? "Adapter" : "AllWeights"; });
+
+TEST_P(ResumeOf, KillsChangeNoByteOfTheResult) {
+  const bool lora = GetParam();
   const char* wanted = std::getenv("TASUKI_KILLS");
   const int kills = wanted != nullptr ? std::atoi(wanted) : 3;
   ASSERT_GT(kills, 0);
-  const std::string undisturbed = NewJob("undisturbed");
+  const std::string undisturbed = NewJob("undisturbed", lora);
   ASSERT_TRUE(Run(undisturbed));
   const int64_t milliseconds =
       std::chrono::duration_cast<std::chrono::milliseconds>(work_time_).count();
@@ -128,7 +135,7 @@ TEST_F(ResumeTest, KillsChangeNoByteOfTheResult) {
   int killed = 0, resumed = 0, equal = 0;
   for (int job = 0; killed < kills; ++job) {
     ASSERT_LT(job, 10 * kills) << "the trainer ends before it can be killed";
-    const std::string directory = NewJob("job-" + std::to_string(job));
+    const std::string directory = NewJob("job-" + std::to_string(job), lora);
     const std::chrono::milliseconds delay(1 + static_cast<int64_t>(random() % milliseconds));
     if (Run(directory, delay)) continue;  // it was faster
     ++killed;
@@ -142,8 +149,8 @@ TEST_F(ResumeTest, KillsChangeNoByteOfTheResult) {
     EXPECT_EQ(WeightsOf(directory), expected) << "after a kill at " << delay.count() << " ms";
     std::filesystem::remove_all(directory);
   }
-  std::cout << killed << " kills at random moments, " << resumed
-            << " of them with a checkpoint: " << equal << " times the same bytes\n";
+  std::cout << (lora ? "an adapter: " : "all weights: ") << killed << " kills at random moments, "
+            << resumed << " of them with a checkpoint: " << equal << " times the same bytes\n";
 }
 
 }  // namespace

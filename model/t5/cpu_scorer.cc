@@ -1,0 +1,653 @@
+#include "model/t5/cpu_scorer.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <numeric>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "model/t5/attention.h"
+#include "model/t5/team.h"
+
+namespace tasuki {
+namespace {
+
+using at::Tensor;
+
+// Tokens that one thread takes through the encoder at once: their activations stay in its cache.
+constexpr int64_t kChunkTokens = 256;
+// With fewer tokens for each thread, or texts that do not divide well, the threads share each
+// product instead of the texts.
+constexpr int64_t kTokensForOneThread = 96;
+constexpr int64_t kQueries = 64;  // of self-attention at once
+
+struct Layer {
+  std::vector<float> self_norm, cross_norm, feed_forward_norm;
+  PackedWeights self_in, self_out;          // self_in: queries, keys, values
+  PackedWeights cross_queries, cross_out;   // decoder only, as are the next two
+  Tensor cross_keys;                        // [inner, d_model], as it is
+  std::vector<PackedWeights> cross_values;  // of each head; fp32
+  PackedWeights feed_forward_in, feed_forward_gate, feed_forward_out;  // gate or none
+};
+
+// Activations of some rows.
+struct Buffers {
+  Aligned<float> x;            // the residual stream [rows, d_model]
+  Aligned<float> wide, gate;   // [rows, widest output of a product]
+  Aligned<float> seen;         // what attention answers [rows, inner]
+  Aligned<int32_t> left;       // a left operand [rows, groups]
+  Aligned<float> left_scales;  // [rows]
+};
+
+// What a thread needs for attention.
+struct Scratch {
+  PackedWeights keys;
+  Aligned<float> scores;  // [kQueries, longest]
+  Aligned<float> biases;  // [heads, 2 longest - 1], by distance
+};
+
+// Sequences that go through the encoder together, one after the other.
+struct Chunk {
+  std::vector<const std::vector<int32_t>*> sequences;
+  std::vector<int64_t> begin;   // first row of each, and the number of rows
+  std::vector<int64_t> target;  // of each row among all rows of the call
+};
+
+// The rows of all texts' tries, one after the other.
+struct DecoderRows {
+  struct Row {
+    int32_t token;
+    int64_t parent;  // index of its row, or -1
+    int depth;
+  };
+  std::vector<Row> rows;
+  std::vector<int64_t> begin;  // first row of each text, and the number of rows
+};
+
+// Each sequence goes to the chunk that has the fewest tokens, the longest first.
+std::vector<Chunk> Chunks(const std::vector<const std::vector<int32_t>*>& sequences,
+                          const std::vector<int64_t>& first, int64_t count) {
+  std::vector<size_t> order(sequences.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return sequences[a]->size() > sequences[b]->size(); });
+  std::vector<Chunk> chunks(std::min<int64_t>(count, static_cast<int64_t>(sequences.size())));
+  for (Chunk& chunk : chunks) chunk.begin.push_back(0);
+  for (size_t i : order) {
+    Chunk& chunk = *std::min_element(
+        chunks.begin(), chunks.end(),
+        [](const Chunk& a, const Chunk& b) { return a.begin.back() < b.begin.back(); });
+    const int64_t length = static_cast<int64_t>(sequences[i]->size());
+    chunk.sequences.push_back(sequences[i]);
+    chunk.begin.push_back(chunk.begin.back() + length);
+    for (int64_t row = 0; row < length; ++row) chunk.target.push_back(first[i] + row);
+  }
+  return chunks;
+}
+
+DecoderRows RowsOf(absl::Span<const T5Scorer::Input> inputs, const T5Config& config) {
+  DecoderRows result;
+  for (const T5Scorer::Input& input : inputs) {
+    const int64_t begin = static_cast<int64_t>(result.rows.size());
+    result.begin.push_back(begin);
+    for (const LabelTrie::Row& row : input.labels->rows()) {
+      const bool root = row.parent < 0;
+      result.rows.push_back({root ? config.decoder_start_token_id : row.token,
+                             root ? -1 : begin + row.parent, row.depth});
+    }
+  }
+  result.begin.push_back(static_cast<int64_t>(result.rows.size()));
+  return result;
+}
+
+std::vector<float> ToVector(const Tensor& tensor) {
+  const float* data = tensor.const_data_ptr<float>();
+  return std::vector<float>(data, data + tensor.numel());
+}
+
+}  // namespace
+
+struct CpuScorer::Network {
+  T5Config config;
+  Precision precision;
+  const Kernels& kernels;
+  Tensor embedding, head;
+  std::vector<Layer> encoder, decoder;
+  std::vector<float> encoder_norm, decoder_norm;
+  // For each head and distance, from -max_distance to max_distance, beyond which nothing changes.
+  std::vector<std::vector<float>> encoder_biases, decoder_biases;
+  int64_t packed_bytes = 0;
+
+  int64_t inner() const { return config.num_heads * config.d_kv; }
+  int64_t panels(const PackedWeights& weights) const {
+    return (weights.outputs + kernels.panel - 1) / kernels.panel;
+  }
+  float Bias(const std::vector<float>& of_head, int64_t distance) const {
+    const int64_t most = config.relative_attention_max_distance;
+    return of_head[std::clamp(distance, -most, most) + most];
+  }
+
+  // ---- Preparation
+
+  PackedWeights Allocate(int64_t outputs, int64_t width, Precision as) const;
+  PackedWeights Pack(const Tensor& weights, Precision as);
+  Layer Prepare(const WeightMap& weights, const std::string& block, bool is_decoder);
+  std::vector<std::vector<float>> Biases(const Tensor& table, bool bidirectional) const;
+  Buffers MakeBuffers(int64_t rows) const;
+  Scratch MakeScratch(int64_t longest) const;
+
+  // ---- The network. All threads of a team call these together, and each does its share. What one
+  // function writes may be read after the team has met.
+
+  // x divided by its root mean square and times the weight, as left operand.
+  Operand Norm(const Member& member, const Buffers& buffers, int64_t rows,
+               const std::vector<float>& weight) const;
+  // `x` as left operand: in fp32 itself, and nothing is to be waited for.
+  Operand Convert(const Member& member, float* x, int64_t rows, int64_t width,
+                  const Buffers& buffers) const;
+  void Multiply(const Member& member, const Operand& left, int64_t rows,
+                const PackedWeights& weights, const Output& output, int64_t first_panel = 0) const;
+  void FeedForward(const Member& member, const Layer& layer, const Buffers& buffers,
+                   int64_t rows) const;
+
+  void Encode(const Member& member, const Chunk& chunk, const Buffers& buffers, Scratch& scratch,
+              float* encoded) const;
+  void AttendToSequence(const float* queries, int64_t length, int64_t head, Scratch& scratch,
+                        float* seen) const;
+
+  struct Decoding;
+  void Decode(const Member& member, const Decoding& decoding, Scratch& scratch) const;
+  void AttendToAncestors(const Member& member, const DecoderRows& rows,
+                         const Buffers& buffers) const;
+  void AttendToText(const Member& member, const Layer& layer, const Decoding& decoding,
+                    Scratch& scratch) const;
+};
+
+// What the threads share while they decode.
+struct CpuScorer::Network::Decoding {
+  const DecoderRows& rows;
+  const std::vector<int64_t>& first;  // of each text's states, and the number of states
+  const float* encoded;               // [states, d_model]
+  Buffers buffers;
+  std::vector<PackedWeights> states;  // of each text, as right operand
+  Aligned<float> looks, mixed;  // [rows, heads, d_model]: queries through the key weights, and
+                                // the weighted means of states
+  std::vector<std::vector<float>>* logits;  // of each row's children
+  absl::Span<const Input> inputs;
+};
+
+// ---- Preparation -------------------------------------------------------------------------------
+
+PackedWeights CpuScorer::Network::Allocate(int64_t outputs, int64_t width, Precision as) const {
+  PackedWeights packed;
+  packed.precision = as;
+  packed.outputs = outputs;
+  packed.width = width;
+  packed.groups = (width + GroupSize(as) - 1) / GroupSize(as);
+  const int64_t columns = panels(packed) * kernels.panel;
+  packed.data = MakeAligned<int32_t>(columns * packed.groups);
+  if (as == Precision::kInt8) {
+    packed.scales = MakeAligned<float>(columns);
+    packed.offsets = MakeAligned<int32_t>(columns);
+  }
+  return packed;
+}
+
+PackedWeights CpuScorer::Network::Pack(const Tensor& weights, Precision as) {
+  const Tensor rows = weights.contiguous();
+  PackedWeights packed = Allocate(rows.size(0), rows.size(1), as);
+  kernels.pack(rows.const_data_ptr<float>(), rows.size(1), packed);
+  packed_bytes += packed.bytes();
+  return packed;
+}
+
+Layer CpuScorer::Network::Prepare(const WeightMap& weights, const std::string& block,
+                                  bool is_decoder) {
+  const auto weight = [&](const std::string& name) { return weights.at(block + name).detach(); };
+  Layer layer;
+  layer.self_norm = ToVector(weight("0.layer_norm.weight"));
+  layer.self_in =
+      Pack(at::cat({weight("0.SelfAttention.q.weight"), weight("0.SelfAttention.k.weight"),
+                    weight("0.SelfAttention.v.weight")}),
+           precision);
+  layer.self_out = Pack(weight("0.SelfAttention.o.weight"), precision);
+  if (is_decoder) {
+    layer.cross_norm = ToVector(weight("1.layer_norm.weight"));
+    layer.cross_queries = Pack(weight("1.EncDecAttention.q.weight"), precision);
+    layer.cross_keys = weight("1.EncDecAttention.k.weight").contiguous();
+    for (const Tensor& head : weight("1.EncDecAttention.v.weight").split(config.d_kv)) {
+      layer.cross_values.push_back(Pack(head, Precision::kFp32));
+    }
+    layer.cross_out = Pack(weight("1.EncDecAttention.o.weight"), precision);
+  }
+  const std::string last = is_decoder ? "2." : "1.";
+  layer.feed_forward_norm = ToVector(weight(last + "layer_norm.weight"));
+  const std::string part = last + "DenseReluDense.";
+  if (config.gated) layer.feed_forward_gate = Pack(weight(part + "wi_0.weight"), precision);
+  layer.feed_forward_in =
+      Pack(weight(part + (config.gated ? "wi_1.weight" : "wi.weight")), precision);
+  layer.feed_forward_out = Pack(weight(part + "wo.weight"), precision);
+  return layer;
+}
+
+std::vector<std::vector<float>> CpuScorer::Network::Biases(const Tensor& table,
+                                                           bool bidirectional) const {
+  const auto of_bucket = table.accessor<float, 2>();
+  const int64_t most = config.relative_attention_max_distance;
+  std::vector<std::vector<float>> biases(config.num_heads);
+  for (int64_t distance = -most; distance <= most; ++distance) {
+    const int64_t bucket = RelativePositionBucket(distance, bidirectional, config);
+    for (int64_t h = 0; h < config.num_heads; ++h) biases[h].push_back(of_bucket[bucket][h]);
+  }
+  return biases;
+}
+
+Buffers CpuScorer::Network::MakeBuffers(int64_t rows) const {
+  const int64_t widest = std::max({3 * inner(), config.d_ff, config.d_model});
+  Buffers buffers;
+  buffers.x = MakeAligned<float>(rows * config.d_model);
+  buffers.wide = MakeAligned<float>(rows * widest);
+  if (config.gated) buffers.gate = MakeAligned<float>(rows * config.d_ff);
+  buffers.seen = MakeAligned<float>(rows * inner());
+  buffers.left = MakeAligned<int32_t>(rows * widest);
+  buffers.left_scales = MakeAligned<float>(rows);
+  return buffers;
+}
+
+Scratch CpuScorer::Network::MakeScratch(int64_t longest) const {
+  Scratch scratch;
+  scratch.keys = Allocate(longest, config.d_kv, Precision::kFp32);
+  scratch.scores = MakeAligned<float>(kQueries * longest);
+  scratch.biases = MakeAligned<float>(config.num_heads * (2 * longest - 1));
+  return scratch;
+}
+
+// ---- The network -------------------------------------------------------------------------------
+
+Operand CpuScorer::Network::Norm(const Member& member, const Buffers& buffers, int64_t rows,
+                                 const std::vector<float>& weight) const {
+  const int64_t d = config.d_model, size = GroupSize(precision);
+  Operand left = {precision, buffers.left.get(), (d + size - 1) / size, buffers.left_scales.get()};
+  if (precision != Precision::kInt8) left.scales = nullptr;
+  const auto [begin, end] = member.Share(rows);
+  Operand share = left;
+  share.data = buffers.left.get() + begin * left.stride;
+  if (left.scales != nullptr) share.scales += begin;
+  kernels.norm(buffers.x.get() + begin * d, end - begin, d, weight.data(),
+               static_cast<float>(config.layer_norm_epsilon), share);
+  return left;
+}
+
+Operand CpuScorer::Network::Convert(const Member& member, float* x, int64_t rows, int64_t width,
+                                    const Buffers& buffers) const {
+  if (precision == Precision::kFp32) return {precision, x, width};
+  const int64_t size = GroupSize(precision);
+  Operand left = {precision, buffers.left.get(), (width + size - 1) / size,
+                  buffers.left_scales.get()};
+  if (precision != Precision::kInt8) left.scales = nullptr;
+  const auto [begin, end] = member.Share(rows);
+  Operand share = left;
+  share.data = buffers.left.get() + begin * left.stride;
+  if (left.scales != nullptr) share.scales += begin;
+  kernels.convert(x + begin * width, width, end - begin, width, share);
+  member.Meet();
+  return left;
+}
+
+void CpuScorer::Network::Multiply(const Member& member, const Operand& left, int64_t rows,
+                                  const PackedWeights& weights, const Output& output,
+                                  int64_t first_panel) const {
+  const auto [begin, end] = member.Share(panels(weights) - first_panel);
+  kernels.multiply(left, rows, weights, first_panel + begin, first_panel + end, output);
+}
+
+void CpuScorer::Network::FeedForward(const Member& member, const Layer& layer,
+                                     const Buffers& buffers, int64_t rows) const {
+  const int64_t d_ff = config.d_ff;
+  const Operand normed = Norm(member, buffers, rows, layer.feed_forward_norm);
+  member.Meet();
+  float* hidden = buffers.wide.get();
+  Multiply(member, normed, rows, layer.feed_forward_in,
+           {hidden, d_ff, config.gated ? OutputMode::kSet : OutputMode::kRelu});
+  if (config.gated)
+    Multiply(member, normed, rows, layer.feed_forward_gate, {buffers.gate.get(), d_ff});
+  member.Meet();
+  if (config.gated) {
+    const auto [begin, end] = member.Share(rows);
+    kernels.gate(buffers.gate.get() + begin * d_ff, hidden + begin * d_ff, (end - begin) * d_ff);
+    hidden = buffers.gate.get();
+    member.Meet();
+  }
+  const Operand left = Convert(member, hidden, rows, d_ff, buffers);
+  Multiply(member, left, rows, layer.feed_forward_out,
+           {buffers.x.get(), config.d_model, OutputMode::kAdd});
+  member.Meet();
+}
+
+// Of one head: queries, keys and values of a sequence are 3 inner() floats from row to row.
+void CpuScorer::Network::AttendToSequence(const float* queries, int64_t length, int64_t head,
+                                          Scratch& scratch, float* seen) const {
+  const int64_t stride = 3 * inner();
+  scratch.keys.outputs = length;
+  kernels.pack(queries + inner(), stride, scratch.keys);
+  const float* biases = scratch.biases.get() + head * (2 * length - 1) + length - 1;
+  for (int64_t begin = 0; begin < length; begin += kQueries) {
+    const int64_t count = std::min(kQueries, length - begin);
+    float* scores = scratch.scores.get();
+    const Operand left = {Precision::kFp32, const_cast<float*>(queries + begin * stride), stride};
+    kernels.multiply(left, count, scratch.keys, 0, panels(scratch.keys), {scores, length});
+    float sums[kQueries];
+    for (int64_t i = 0; i < count; ++i) {
+      sums[i] = kernels.softmax(scores + i * length, biases - (begin + i), length);
+    }
+    float* out = seen + begin * inner();
+    kernels.multiply_plain(scores, length, count, queries + 2 * inner(), stride, length,
+                           config.d_kv, {out, inner()});
+    for (int64_t i = 0; i < count; ++i) kernels.scale(out + i * inner(), 1 / sums[i], config.d_kv);
+  }
+}
+
+void CpuScorer::Network::Encode(const Member& member, const Chunk& chunk, const Buffers& buffers,
+                                Scratch& scratch, float* encoded) const {
+  const int64_t rows = chunk.begin.back(), d = config.d_model;
+  const auto [first_row, last_row] = member.Share(rows);
+  for (size_t s = 0; s < chunk.sequences.size(); ++s) {
+    const int64_t begin = std::max(first_row, chunk.begin[s]);
+    for (int64_t row = begin; row < std::min(last_row, chunk.begin[s + 1]); ++row) {
+      const int32_t token = (*chunk.sequences[s])[row - chunk.begin[s]];
+      std::copy_n(embedding.const_data_ptr<float>() + token * d, d, buffers.x.get() + row * d);
+    }
+  }
+
+  for (const Layer& layer : encoder) {
+    const Operand normed = Norm(member, buffers, rows, layer.self_norm);
+    member.Meet();
+    Multiply(member, normed, rows, layer.self_in, {buffers.wide.get(), 3 * inner()});
+    member.Meet();
+    const int64_t sequences = static_cast<int64_t>(chunk.sequences.size());
+    const auto [begin, end] = member.Share(sequences * config.num_heads);
+    int64_t biases_of = 0;  // length
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t sequence = i / config.num_heads, head = i % config.num_heads;
+      const int64_t row = chunk.begin[sequence], length = chunk.begin[sequence + 1] - row;
+      if (std::exchange(biases_of, length) != length) {
+        for (int64_t h = 0; h < config.num_heads; ++h) {
+          float* out = scratch.biases.get() + h * (2 * length - 1);
+          for (int64_t k = 0; k < 2 * length - 1; ++k) {
+            out[k] = Bias(encoder_biases[h], k - (length - 1));
+          }
+        }
+      }
+      AttendToSequence(buffers.wide.get() + row * 3 * inner() + head * config.d_kv, length, head,
+                       scratch, buffers.seen.get() + row * inner() + head * config.d_kv);
+    }
+    member.Meet();
+    const Operand seen = Convert(member, buffers.seen.get(), rows, inner(), buffers);
+    Multiply(member, seen, rows, layer.self_out, {buffers.x.get(), d, OutputMode::kAdd});
+    member.Meet();
+    FeedForward(member, layer, buffers, rows);
+  }
+
+  for (int64_t row = first_row; row < last_row; ++row) {
+    kernels.norm(buffers.x.get() + row * d, 1, d, encoder_norm.data(),
+                 static_cast<float>(config.layer_norm_epsilon),
+                 {Precision::kFp32, encoded + chunk.target[row] * d, d});
+  }
+}
+
+void CpuScorer::Network::AttendToAncestors(const Member& member, const DecoderRows& rows,
+                                           const Buffers& buffers) const {
+  const int64_t stride = 3 * inner(), d_kv = config.d_kv;
+  const auto [begin, end] = member.Share(static_cast<int64_t>(rows.rows.size()));
+  for (int64_t i = begin; i < end; ++i) {
+    for (int64_t h = 0; h < config.num_heads; ++h) {
+      const auto part = [&](int64_t row, int64_t which) {
+        return buffers.wide.get() + row * stride + which * inner() + h * d_kv;
+      };
+      float* seen = buffers.seen.get() + i * inner() + h * d_kv;
+      // A root sees itself alone, with weight 1; its query and key were not computed.
+      std::copy_n(part(i, 2), d_kv, seen);
+      if (rows.rows[i].parent < 0) continue;
+      const auto score = [&](int64_t row) {
+        return kernels.dot(part(i, 0), part(row, 1), d_kv) +
+               Bias(decoder_biases[h], rows.rows[row].depth - rows.rows[i].depth);
+      };
+      // The sum so far is relative to the largest score so far.
+      float largest = score(i), sum = 1;
+      for (int64_t row = rows.rows[i].parent; row >= 0; row = rows.rows[row].parent) {
+        const float here = score(row), most = std::max(largest, here);
+        const float before = std::exp(largest - most), now = std::exp(here - most);
+        const float* values = part(row, 2);
+        for (int64_t k = 0; k < d_kv; ++k) seen[k] = seen[k] * before + values[k] * now;
+        sum = sum * before + now;
+        largest = most;
+      }
+      kernels.scale(seen, 1 / sum, d_kv);
+    }
+  }
+}
+
+// Queries in buffers.wide, the answer goes to buffers.seen.
+void CpuScorer::Network::AttendToText(const Member& member, const Layer& layer,
+                                      const Decoding& decoding, Scratch& scratch) const {
+  const int64_t d = config.d_model, heads = config.num_heads, d_kv = config.d_kv;
+  const int64_t rows = decoding.rows.begin.back();
+  const auto [first_head, last_head] = member.Share(heads);
+  for (int64_t h = first_head; h < last_head; ++h) {
+    kernels.multiply_plain(decoding.buffers.wide.get() + h * d_kv, inner(), rows,
+                           layer.cross_keys.const_data_ptr<float>() + h * d_kv * d, d, d_kv, d,
+                           {decoding.looks.get() + h * d, heads * d});
+  }
+  member.Meet();
+  // The heads of all rows one after the other, whatever their text.
+  const auto [begin, end] = member.Share(rows * heads);
+  for (size_t text = 0; text < decoding.states.size(); ++text) {
+    const PackedWeights& states = decoding.states[text];
+    const int64_t length = states.outputs;
+    const int64_t stop = std::min(end, decoding.rows.begin[text + 1] * heads);
+    int64_t from = std::max(begin, decoding.rows.begin[text] * heads);
+    while (from < stop) {
+      const int64_t count = std::min(kQueries, stop - from);
+      float* scores = scratch.scores.get();
+      kernels.multiply({Precision::kFp32, decoding.looks.get() + from * d, d}, count, states, 0,
+                       panels(states), {scores, length});
+      float sums[kQueries];
+      for (int64_t i = 0; i < count; ++i) {
+        sums[i] = kernels.softmax(scores + i * length, nullptr, length);
+      }
+      float* mixed = decoding.mixed.get() + from * d;
+      kernels.multiply_plain(scores, length, count, decoding.encoded + decoding.first[text] * d, d,
+                             length, d, {mixed, d});
+      for (int64_t i = 0; i < count; ++i) kernels.scale(mixed + i * d, 1 / sums[i], d);
+      from += count;
+    }
+  }
+  member.Meet();
+  for (int64_t h = first_head; h < last_head; ++h) {
+    kernels.multiply({Precision::kFp32, decoding.mixed.get() + h * d, heads * d}, rows,
+                     layer.cross_values[h], 0, panels(layer.cross_values[h]),
+                     {decoding.buffers.seen.get() + h * d_kv, inner()});
+  }
+  member.Meet();
+}
+
+void CpuScorer::Network::Decode(const Member& member, const Decoding& decoding,
+                                Scratch& scratch) const {
+  const Buffers& buffers = decoding.buffers;
+  const int64_t d = config.d_model, rows = decoding.rows.begin.back();
+  const auto [first_row, last_row] = member.Share(rows);
+  const bool only_roots = rows == static_cast<int64_t>(decoding.inputs.size());
+  for (int64_t row = first_row; row < last_row; ++row) {
+    const int32_t token = decoding.rows.rows[row].token;
+    std::copy_n(embedding.const_data_ptr<float>() + token * d, d, buffers.x.get() + row * d);
+  }
+
+  for (const Layer& layer : decoder) {
+    const Operand normed = Norm(member, buffers, rows, layer.self_norm);
+    member.Meet();
+    Multiply(member, normed, rows, layer.self_in, {buffers.wide.get(), 3 * inner()},
+             only_roots ? 2 * inner() / kernels.panel : 0);
+    member.Meet();
+    AttendToAncestors(member, decoding.rows, buffers);
+    member.Meet();
+    const Operand seen = Convert(member, buffers.seen.get(), rows, inner(), buffers);
+    Multiply(member, seen, rows, layer.self_out, {buffers.x.get(), d, OutputMode::kAdd});
+    member.Meet();
+    const Operand asking = Norm(member, buffers, rows, layer.cross_norm);
+    member.Meet();
+    Multiply(member, asking, rows, layer.cross_queries, {buffers.wide.get(), inner()});
+    member.Meet();
+    AttendToText(member, layer, decoding, scratch);
+    const Operand read = Convert(member, buffers.seen.get(), rows, inner(), buffers);
+    Multiply(member, read, rows, layer.cross_out, {buffers.x.get(), d, OutputMode::kAdd});
+    member.Meet();
+    FeedForward(member, layer, buffers, rows);
+  }
+
+  // Of the head only the rows of the children's tokens.
+  const float scale =
+      config.tie_word_embeddings ? 1 / std::sqrt(static_cast<float>(config.d_model)) : 1;
+  size_t text = 0;
+  for (int64_t row = first_row; row < last_row; ++row) {
+    while (decoding.rows.begin[text + 1] <= row) ++text;
+    const auto& children =
+        decoding.inputs[text].labels->rows()[row - decoding.rows.begin[text]].child_tokens;
+    float* state = buffers.wide.get() + row * d;
+    kernels.norm(buffers.x.get() + row * d, 1, d, decoder_norm.data(),
+                 static_cast<float>(config.layer_norm_epsilon), {Precision::kFp32, state, d});
+    for (size_t child = 0; child < children.size(); ++child) {
+      (*decoding.logits)[row][child] =
+          scale * kernels.dot(state, head.const_data_ptr<float>() + children[child] * d, d);
+    }
+  }
+}
+
+CpuScorer::CpuScorer(const T5Config& config, const WeightMap& weights, Precision precision,
+                     const Kernels& kernels) {
+  auto network = std::make_unique<Network>(
+      Network{config, precision, kernels, {}, {}, {}, {}, {}, {}, {}, {}, 0});
+  const auto weight = [&](const std::string& name) {
+    return weights.at(name).detach().contiguous();
+  };
+  network->embedding = weight("shared.weight");
+  network->head = config.tie_word_embeddings ? network->embedding : weight("lm_head.weight");
+  const std::string biases = ".block.0.layer.0.SelfAttention.relative_attention_bias.weight";
+  network->encoder_biases = network->Biases(weight("encoder" + biases), /*bidirectional=*/true);
+  network->decoder_biases = network->Biases(weight("decoder" + biases), /*bidirectional=*/false);
+  network->encoder_norm = ToVector(weight("encoder.final_layer_norm.weight"));
+  network->decoder_norm = ToVector(weight("decoder.final_layer_norm.weight"));
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    network->encoder.push_back(
+        network->Prepare(weights, absl::StrCat("encoder.block.", i, ".layer."), false));
+  }
+  for (int64_t i = 0; i < config.num_decoder_layers; ++i) {
+    network->decoder.push_back(
+        network->Prepare(weights, absl::StrCat("decoder.block.", i, ".layer."), true));
+    network->packed_bytes += network->decoder.back().cross_keys.nbytes();
+  }
+  network_ = std::move(network);
+}
+
+CpuScorer::~CpuScorer() = default;
+
+int64_t CpuScorer::memory_bytes() const {
+  const bool tied = network_->config.tie_word_embeddings;
+  return network_->packed_bytes + network_->embedding.nbytes() +
+         (tied ? 0 : network_->head.nbytes());
+}
+
+std::vector<std::vector<float>> CpuScorer::Score(absl::Span<const Input> inputs) const {
+  if (inputs.empty()) return {};
+  const Network& network = *network_;
+  const T5Config& config = network.config;
+  std::vector<const std::vector<int32_t>*> sequences;
+  std::vector<int64_t> first = {0};
+  int64_t longest = 0;
+  for (const Input& input : inputs) {
+    const int64_t length = static_cast<int64_t>(input.tokens->size());
+    sequences.push_back(input.tokens);
+    first.push_back(first.back() + length);
+    longest = std::max(longest, length);
+  }
+  const int64_t threads = at::get_num_threads(), total = first.back();
+
+  // Chunks of one thread each, if that divides the work well; else chunks of all threads.
+  int64_t count = (total + kChunkTokens - 1) / kChunkTokens;
+  std::vector<Chunk> chunks = Chunks(sequences, first, (count + threads - 1) / threads * threads);
+  const auto most = [&] {
+    int64_t rows = 0;
+    for (const Chunk& chunk : chunks) rows = std::max(rows, chunk.begin.back());
+    return rows;
+  };
+  const int64_t rounds = (static_cast<int64_t>(chunks.size()) + threads - 1) / threads;
+  const bool together = threads > 1 && (total < threads * kTokensForOneThread ||
+                                        most() * rounds * threads > total + total / 8);
+  if (together) chunks = Chunks(sequences, first, count);
+
+  const Aligned<float> encoded = MakeAligned<float>(total * config.d_model);
+  const DecoderRows rows = RowsOf(inputs, config);
+  const int64_t row_count = rows.begin.back(),
+                looks = row_count * config.num_heads * config.d_model;
+  std::vector<std::vector<float>> logits;
+  Network::Decoding decoding = {rows,
+                                first,
+                                encoded.get(),
+                                network.MakeBuffers(row_count),
+                                std::vector<PackedWeights>(inputs.size()),
+                                MakeAligned<float>(looks),
+                                MakeAligned<float>(looks),
+                                &logits,
+                                inputs};
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    decoding.states[i] =
+        network.Allocate(first[i + 1] - first[i], config.d_model, Precision::kFp32);
+    for (const LabelTrie::Row& row : inputs[i].labels->rows()) {
+      logits.emplace_back(row.child_tokens.size());
+    }
+  }
+  std::vector<Scratch> scratch;
+  std::vector<Buffers> buffers;
+  for (int64_t i = 0; i < threads; ++i) {
+    scratch.push_back(network.MakeScratch(longest));
+    if (i == 0 || !together) buffers.push_back(network.MakeBuffers(most()));
+  }
+
+  std::atomic<size_t> next = 0;
+  RunTeam(static_cast<int>(threads), [&](const Member& member) {
+    Scratch& mine = scratch[member.index()];
+    if (together) {
+      for (const Chunk& chunk : chunks) {
+        network.Encode(member, chunk, buffers[0], mine, encoded.get());
+        member.Meet();
+      }
+    } else {
+      for (size_t i = next++; i < chunks.size(); i = next++) {
+        network.Encode(Member::Alone(), chunks[i], buffers[member.index()], mine, encoded.get());
+      }
+      member.Meet();
+    }
+    const auto [begin, end] = member.Share(static_cast<int64_t>(inputs.size()));
+    for (int64_t i = begin; i < end; ++i) {
+      network.kernels.pack(encoded.get() + first[i] * config.d_model, config.d_model,
+                           decoding.states[i]);
+    }
+    member.Meet();
+    network.Decode(member, decoding, mine);
+  });
+
+  std::vector<std::vector<float>> scores;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    scores.push_back(LogProbabilities(
+        *inputs[i].labels,
+        absl::MakeConstSpan(logits).subspan(rows.begin[i], rows.begin[i + 1] - rows.begin[i])));
+  }
+  return scores;
+}
+
+}  // namespace tasuki
