@@ -11,11 +11,11 @@ parity() {  # parity SIZE: of model, loss, gradients and AdamW; the largest diff
   TASUKI_PARITY_DIR=$(realpath "$directory") build/release/model_training_test --gtest_filter='*Parity*' | tee "$out/parity-$1.txt"
   local status=${PIPESTATUS[0]}
   [ "$1" = base ] && rm -rf "$directory"
-  awk 'function most(name, value) { if (value + 0 > m[name]) m[name] = value + 0 }
+  awk 'function most(name, value) { if (value + 0 > m[name]) { m[name] = value + 0; of[name] = $1 } }
        /logits differ by/ { n++; most("logits", $5); most("loss", $8) } /gradients differ/ { most("gradients", $5) }
        /losses of ten/ { most("ten losses", $8); most("ten updates", $11) }
-       END { printf "%d variants, largest differences: logits %.2g, loss %.2g, gradients %.2g of the largest, ten losses %.2g, weights %.2g of what they moved\n",
-             n, m["logits"], m["loss"], m["gradients"], m["ten losses"], m["ten updates"]; exit n < 4 }' "$out/parity-$1.txt" && return "$status"
+       END { printf "%d variants, largest differences: logits %.2g, loss %.2g, gradients %.2g of the largest, ten losses %.2g, weights %.2g of what they moved (%s)\n",
+             n, m["logits"], m["loss"], m["gradients"], m["ten losses"], m["ten updates"], substr(of["ten updates"], 1, length(of["ten updates"]) - 1); exit n < 4 }' "$out/parity-$1.txt" && return "$status"
 }
 
 figures_of_scikit_learn() {
