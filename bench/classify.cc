@@ -7,62 +7,18 @@
 // Nominal FLOP are twice the weights of the products that a token (encoder) or a row (decoder)
 // needs; keys and values of cross-attention count nothing.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <string>
 #include <vector>
 
+#include "bench/peak.h"
 #include "model/t5/classifier.h"
-#include "model/t5/config.h"
-#include "model/t5/kernels.h"
-#include "model/t5/team.h"
 
 namespace tasuki {
 namespace {
-
-double Now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// FLOP a second of [512, 768] times [3072, 768], the best of many.
-double Peak(Precision precision, int threads) {
-  const Kernels& kernels = BestKernels();
-  const int64_t rows = 512, width = 768, outputs = 3072;
-  PackedWeights weights;
-  weights.precision = precision;
-  weights.outputs = outputs;
-  weights.width = width;
-  weights.groups = width / GroupSize(precision);
-  weights.data = MakeAligned<int32_t>(outputs * weights.groups);
-  weights.scales = MakeAligned<float>(outputs);
-  weights.offsets = MakeAligned<int32_t>(outputs);
-  const std::vector<float> numbers(outputs * width, .5f);
-  kernels.pack(numbers.data(), width, weights);
-  const auto left = MakeAligned<int32_t>(rows * weights.groups);
-  const auto scales = MakeAligned<float>(rows);
-  const Operand x = {precision, left.get(), weights.groups,
-                     precision == Precision::kInt8 ? scales.get() : nullptr};
-  kernels.convert(numbers.data(), width, rows, width, x);
-  const auto y = MakeAligned<float>(rows * outputs);
-  double best = 1e9;
-  for (const double end = Now() + .7; Now() < end;) {
-    RunTeam(threads, [&](const Member& member) {
-      const auto [first, last] = member.Share(outputs / kernels.panel);
-      for (int i = 0; i < 4; ++i) {
-        member.Meet();
-        const double begin = Now();
-        kernels.multiply(x, rows, weights, first, last, {y.get(), outputs});
-        member.Meet();
-        if (member.index() == 0) best = std::min(best, Now() - begin);
-      }
-    });
-  }
-  return 2.0 * rows * width * outputs / best;
-}
 
 int Run(int count, char** arguments) {
   if (count < 5) {
@@ -93,11 +49,6 @@ int Run(int count, char** arguments) {
   }
   const double loaded = Now() - before;
   const T5Config config = T5Config::Read(directory + "/config.json").value();
-  const double inner = config.num_heads * config.d_kv, d = config.d_model;
-  const double feed_forward = (config.gated ? 3.0 : 2.0) * d * config.d_ff;
-  const double of_token = 2 * config.num_layers * (4 * d * inner + feed_forward);
-  const double of_row = 2 * config.num_decoder_layers * (6 * d * inner + feed_forward);
-
   std::vector<Classifier::Input> inputs;
   std::ifstream file(arguments[3]);
   for (std::string line; std::getline(file, line);) {
@@ -144,8 +95,9 @@ int Run(int count, char** arguments) {
       "\"p50_ms\": %.2f, \"p99_ms\": %.2f, \"peak_gflops\": %.0f, \"share_of_peak\": %.3f, "
       "\"load_seconds\": %.2f, \"kernels\": \"%s\"}\n",
       name.c_str(), threads, texts / took, real / took, alone[alone.size() / 2],
-      alone[alone.size() * 99 / 100], peak / 1e9, (real * of_token + texts * of_row) / took / peak,
-      loaded, BestKernels().name);
+      alone[alone.size() * 99 / 100], peak / 1e9,
+      (real * FlopOfToken(config) + texts * FlopOfRow(config)) / took / peak, loaded,
+      BestKernels().name);
   return 0;
 }
 
