@@ -145,8 +145,8 @@ absl::StatusOr<std::vector<v1::ModelFile>> ModelFilesOf(const std::string& direc
     return absl::InvalidArgumentError(absl::StrCat(
         directory,
         " has its weights in a pickle (pytorch_model.bin), which Tasuki does not open; `",
-        "python -m tasuki.convert ", directory, "` writes them as model.safetensors ",
-        "(after pip install './client/python[convert]')"));
+        "python3 -m tasuki.convert ", directory, "` writes them as model.safetensors ",
+        "(the Python package in client/python, with [convert])"));
   }
   const char* missing = !config      ? "config.json"
                         : !weights   ? "model.safetensors (save_pretrained(..., "

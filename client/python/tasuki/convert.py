@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         print(convert(options.directory, options.force))
     except ImportError as error:
-        print(f"convert: {error}; pip install './client/python[convert]' brings what it needs", file=sys.stderr)
+        print(f"convert: {error}; the package's extra [convert] brings what it needs", file=sys.stderr)
         return 1
     except Exception as error:  # what torch finds wrong with a pickle comes in many types
         print(f"convert: {error}", file=sys.stderr)
