@@ -1,11 +1,11 @@
 // Measures classification in one process: what a server does between a request and its answer.
 //
 // usage: bench-classify MODEL TASK TEXTS fp32|bf16|int8 [--threads N] [--tokens N] [--seconds S]
-// TEXTS has one text a line. Prints one line of JSON: texts and real tokens a second in bulk
-// (sorted by length, N tokens a call), milliseconds of one text at a time, the rate of a matrix
-// product of 512 rows on this machine, and the share of it that bulk classification reaches.
-// Nominal FLOP are twice the weights of the products that a token (encoder) or a row (decoder)
-// needs; keys and values of cross-attention count nothing.
+//                       [--texts N]
+// TEXTS has one text a line, of which the first N are taken. Prints one line of JSON: texts and
+// real tokens a second in bulk (sorted by length, --tokens a call, all of them again and again for
+// S seconds), milliseconds of one text at a time, the rate of a matrix product of 512 rows on this
+// machine, and the share of it that bulk classification reaches (bench/peak.h).
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -29,10 +29,12 @@ int Run(int count, char** arguments) {
   int threads = 2;
   int64_t call_tokens = 4096;
   double seconds = 10;
+  size_t most_texts = 256;
   for (int i = 5; i + 1 < count; i += 2) {
     const std::string flag = arguments[i];
     if (flag == "--threads") threads = std::atoi(arguments[i + 1]);
     if (flag == "--tokens") call_tokens = std::atoll(arguments[i + 1]);
+    if (flag == "--texts") most_texts = std::atoll(arguments[i + 1]);
     if (flag == "--seconds") seconds = std::atof(arguments[i + 1]);
   }
   const std::string directory = arguments[1], name = arguments[4];
@@ -51,7 +53,7 @@ int Run(int count, char** arguments) {
   const T5Config config = T5Config::Read(directory + "/config.json").value();
   std::vector<Classifier::Input> inputs;
   std::ifstream file(arguments[3]);
-  for (std::string line; std::getline(file, line);) {
+  for (std::string line; inputs.size() < most_texts && std::getline(file, line);) {
     inputs.push_back((*classifier)->Prepare((*classifier)->TaskIndex(arguments[2]), line).value());
   }
   std::vector<double> alone;
@@ -78,16 +80,16 @@ int Run(int count, char** arguments) {
     calls.back().push_back(input);
     tokens += length;
   }
-  double texts = 0, real = 0, took = 0;
-  for (size_t i = 0; took < seconds; ++i) {
-    // From all lengths alike, however many calls there is time for.
-    const auto& call = calls[i * 7 % calls.size()];
-    const double begin = Now();
-    (void)(*classifier)->Score(call);
-    took += Now() - begin;
-    texts += static_cast<double>(call.size());
-    for (const Classifier::Input* input : call) real += static_cast<double>(input->tokens.size());
+  double texts = 0, real = 0;
+  const double start = Now();
+  while (Now() - start < seconds) {
+    for (const auto& call : calls) {
+      (void)(*classifier)->Score(call);
+      texts += static_cast<double>(call.size());
+      for (const Classifier::Input* input : call) real += static_cast<double>(input->tokens.size());
+    }
   }
+  const double took = Now() - start;
   const double peak = Peak(options.precision, threads);
   std::printf(
       "{\"what\": \"ours %s\", \"threads\": %d, \"texts_per_second\": %.2f, \"tokens_per_second\": "
