@@ -8,9 +8,11 @@ prefix and target texts (an exported tasuki.json does). A label's score is the s
 the labels' token trie that branch, of log-softmax over the node's children. Predictions are one JSON
 object a line, with `row` (from 1) and `predicted` or `label`. Rows whose two best scores differ by
 less than 1e-3 are listed, not counted. The last line also says how many labels change under the
-log-likelihood over the full vocabulary. Exits with 1 if a label differs.
+log-likelihood over the full vocabulary. Exits with 1 if a label differs, or if all that agree are one
+label: such a model shows nothing.
 """
 import argparse
+import collections
 import csv
 import json
 import sys
@@ -69,7 +71,7 @@ def main():
     if len(answers) != len(rows):
         sys.exit(f"{len(answers)} predictions for {len(rows)} rows")
 
-    same = different = ties = changed = 0
+    same, different, ties, changed = collections.Counter(), 0, 0, 0
     with torch.no_grad():
         for number, row in enumerate(rows, 1):
             ids = encode(task.get("prefix", "") + row[arguments.text])[: arguments.max_tokens - 1] + [end]
@@ -83,13 +85,13 @@ def main():
                 ties += 1
                 print(f"row {number}: the two best differ by {first - second:.2g}; here {names[best]}, there {answers[number]}")
             elif names[best] == answers[number]:
-                same += 1
+                same[names[best]] += 1
             else:
                 different += 1
                 print(f"row {number}: here {names[best]}, there {answers[number]} ({first - second:.4f} apart)")
-    print(f"{len(rows)} rows: {same} the same, {different} different, {ties} too close to count; "
-          f"{changed} change under the full-vocabulary log-likelihood")
-    return different > 0
+    print(f"{len(rows)} rows: {same.total()} the same ({', '.join(f'{name}: {same[name]}' for name in names)}), "
+          f"{different} different, {ties} too close to count; {changed} change under the full-vocabulary log-likelihood")
+    return different > 0 or len(same) < 2
 
 
 if __name__ == "__main__":

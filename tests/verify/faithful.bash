@@ -34,10 +34,11 @@ resumes() {
   [ "${PIPESTATUS[0]}" = 0 ] && grep 'the same bytes' "$out/resume.txt"
 }
 
-# AMCD at size mini: a base, a version fine-tuned here, one with an adapter, one by transformers; with their
-# answers to the test rows. Left in $out/amcd for the lines below.
+# amcd_models SIZE BASE_STEPS STEPS: a base, a version fine-tuned here from it, one with an adapter, one by
+# transformers; with their answers to AMCD's test rows. Left in $out/amcd-SIZE for the lines below.
 amcd_models() {
-  local work=$out/amcd status=1
+  local work=$out/amcd-$1 status=1
+  export SIZE=${1^^} BASE_STEPS=$2 STEPS=$3
   mkdir -p "$work"
   start_server "$work" || return 1
   local column=(--text-column sentence --label-column is_counterfactual)
@@ -50,34 +51,36 @@ amcd_models() {
     tasuki model export amcd-base@1 "$work/base" && tasuki model export amcd@1 "$work/here" &&
     tasuki model export amcd-lora@1 "$work/lora" && tasuki model export amcd-lora@1 --adapter "$work/adapter" &&
     tasuki model evaluate amcd@1 --task amcd --dataset "$TEST" --id here --predictions "$work/here.jsonl" &&
-    "$python" tests/oracles/fine_tune.py "$work/base" "$data/amcd_train.tsv" "$work/there" --text sentence --label is_counterfactual &&
+    "$python" tests/oracles/fine_tune.py "$work/base" "$data/amcd_train.tsv" "$work/there" --text sentence --label is_counterfactual --steps "$STEPS" &&
     tasuki model import "$work/there" --model there &&
     tasuki job submit --file tests/verify/amcd-evaluation.yaml --set VERSION=there@1 --id there --wait &&
     tasuki job predictions there "$work/there.jsonl" && status=0
   cp "$work/data/datasets/${TRAIN#datasets/}.jsonl" "$work/train.jsonl" || status=1
   stop_server || status=1
-  echo "$(wc -l <"$work/here.jsonl") and $(wc -l <"$work/there.jsonl") answers"
+  echo "a base of $BASE_STEPS steps from random weights, $STEPS steps on AMCD each; $(wc -l <"$work/here.jsonl") and $(wc -l <"$work/there.jsonl") answers"
   return $status
 }
 
-same_labels() {  # same_labels here|there: transformers' answers from its logits, and ours
-  local work=$out/amcd
+same_labels() {  # same_labels SIZE here|there: transformers' answers from its logits, and ours
+  local work=$out/amcd-$1
   echo '{"tasks": [{"name": "amcd", "labels": [{"name": "0"}, {"name": "1"}]}]}' >"$work/tasks.json"
-  "$python" tests/oracles/scores.py "$work/$1" "$work/tasks.json" "$data/amcd_test.tsv" "$work/$1.jsonl" --task amcd --text sentence
+  "$python" tests/oracles/scores.py "$work/$2" "$work/tasks.json" "$data/amcd_test.tsv" "$work/$2.jsonl" --task amcd --text sentence
 }
 
-loss_of_100_steps() {
-  build/release/loss_curve "$out/amcd/base" "$out/amcd/train.jsonl" 100 "$out/curve.safetensors" &&
-    "$python" tests/oracles/loss_curve.py "$out/amcd/base" "$out/curve.safetensors"
+loss_of_100_steps() {  # loss_of_100_steps SIZE
+  local work=$out/amcd-$1
+  build/release/loss_curve "$work/base" "$work/train.jsonl" 100 "$work/curve.safetensors" &&
+    "$python" tests/oracles/loss_curve.py "$work/base" "$work/curve.safetensors"
 }
 
-adapter() {
-  build/release/version_logits "$out/amcd/lora" "$out/amcd/train.jsonl" 64 "$out/lora.safetensors" &&
-    "$python" tests/oracles/lora.py "$out/amcd/base" "$out/amcd/adapter" "$out/amcd/lora" "$out/lora.safetensors"
+adapter() {  # adapter SIZE
+  local work=$out/amcd-$1
+  build/release/version_logits "$work/lora" "$work/train.jsonl" 64 "$work/lora.safetensors" &&
+    "$python" tests/oracles/lora.py "$work/base" "$work/adapter" "$work/lora" "$work/lora.safetensors"
 }
 
 calibration() {
-  python3 - "$out/amcd/job.json" <<'PY'
+  python3 - "$out/amcd-mini/job.json" <<'PY'
 import json, sys
 (c,) = json.load(open(sys.argv[1]))["calibrations"]
 before, after = c["before"], c["after"]
@@ -85,6 +88,14 @@ print(f"T {c['temperature']:.3f}: validation NLL {c['valid_nll_before']:.4f} to 
       ", ".join(f"{name.upper()} {before[name]:.4f} to {after[name]:.4f}" for name in ("nll", "ece", "brier")))
 sys.exit(not c["calibrated"] or c["valid_nll_after"] > c["valid_nll_before"])
 PY
+}
+
+amcd() {  # amcd SIZE BASE_STEPS STEPS
+  check "AMCD at size $1: trained here, with an adapter too, and by transformers and imported" amcd_models "$@"
+  check "AMCD at size $1: trained here, transformers' scores give the same labels on all test rows" same_labels "$1" here
+  check "AMCD at size $1: trained by transformers, ours give the same labels" same_labels "$1" there
+  check "AMCD at size $1: loss of 100 steps from the same weights within 1e-3 of transformers'" loss_of_100_steps "$1"
+  check "AMCD at size $1: peft loads our LoRA export and gives the same logits" adapter "$1"
 }
 
 catalogue() {  # rows of the catalogue of failures about checkpoints and model files
@@ -112,12 +123,9 @@ check "the weighted multi-task loss equals a worked example" weighted_loss
 check "kills at random steps end with the same bytes" resumes
 if [ -f "$data/amcd_train.tsv" ]; then
   check "token ids equal SentencePiece's and transformers' on AMCD, MARC and the torture list" tokens
-  check "AMCD at size mini: trained here, with an adapter too, and by transformers and imported" amcd_models
-  check "a version trained here: transformers' scores give the same labels on all AMCD test rows" same_labels here
-  check "a version trained by transformers: ours give the same labels" same_labels there
-  check "100 steps on AMCD from the same weights: loss within 1e-3 of transformers'" loss_of_100_steps
-  check "peft loads our LoRA export and gives the same logits" adapter
+  amcd mini 174 350
   check "calibration on AMCD: validation NLL not above T = 1's" calibration
+  [ -n "$full" ] && amcd base 20 150
 else
   line 1 "AMCD" "no data in $data"
 fi

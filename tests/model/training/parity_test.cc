@@ -128,7 +128,9 @@ TEST_P(ParityTest, TenStepsOfAdamW) {
     const double off = std::abs(Backward(model_, batch_, {}) - losses[step].item<double>());
     EXPECT_LE(off, 1e-4) << "step " << step;
     worst_loss = std::max(worst_loss, off);
-    optimizer->Step({.step = step + 1, .learning_rate = 1e-3});
+    optimizer->Step({.step = step + 1,
+                     .learning_rate = golden_.Number("adamw.learning_rate"),
+                     .gradient_scale = golden_.Number("adamw.gradient_scale")});
   }
   double worst = 0;
   for (const auto& [name, weight] : model_.trained()) {
