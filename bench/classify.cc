@@ -1,68 +1,24 @@
 // Measures classification in one process: what a server does between a request and its answer.
 //
 // usage: bench-classify MODEL TASK TEXTS fp32|bf16|int8 [--threads N] [--tokens N] [--seconds S]
-// TEXTS has one text a line. Prints one line of JSON: texts and real tokens a second in bulk
-// (sorted by length, N tokens a call), milliseconds of one text at a time, the rate of a matrix
-// product of 512 rows on this machine, and the share of it that bulk classification reaches.
-// Nominal FLOP are twice the weights of the products that a token (encoder) or a row (decoder)
-// needs; keys and values of cross-attention count nothing.
+//                       [--texts N]
+// TEXTS has one text a line, of which the first N are taken. Prints one line of JSON: texts and
+// real tokens a second in bulk (sorted by length, --tokens a call, all of them again and again for
+// S seconds), milliseconds of one text at a time, the rate of a matrix product of 512 rows on this
+// machine, and the share of it that bulk classification reaches (bench/peak.h).
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <string>
 #include <vector>
 
+#include "bench/peak.h"
 #include "model/t5/classifier.h"
-#include "model/t5/config.h"
-#include "model/t5/kernels.h"
-#include "model/t5/team.h"
 
 namespace tasuki {
 namespace {
-
-double Now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// FLOP a second of [512, 768] times [3072, 768], the best of many.
-double Peak(Precision precision, int threads) {
-  const Kernels& kernels = BestKernels();
-  const int64_t rows = 512, width = 768, outputs = 3072;
-  PackedWeights weights;
-  weights.precision = precision;
-  weights.outputs = outputs;
-  weights.width = width;
-  weights.groups = width / GroupSize(precision);
-  weights.data = MakeAligned<int32_t>(outputs * weights.groups);
-  weights.scales = MakeAligned<float>(outputs);
-  weights.offsets = MakeAligned<int32_t>(outputs);
-  const std::vector<float> numbers(outputs * width, .5f);
-  kernels.pack(numbers.data(), width, weights);
-  const auto left = MakeAligned<int32_t>(rows * weights.groups);
-  const auto scales = MakeAligned<float>(rows);
-  const Operand x = {precision, left.get(), weights.groups,
-                     precision == Precision::kInt8 ? scales.get() : nullptr};
-  kernels.convert(numbers.data(), width, rows, width, x);
-  const auto y = MakeAligned<float>(rows * outputs);
-  double best = 1e9;
-  for (const double end = Now() + .7; Now() < end;) {
-    RunTeam(threads, [&](const Member& member) {
-      const auto [first, last] = member.Share(outputs / kernels.panel);
-      for (int i = 0; i < 4; ++i) {
-        member.Meet();
-        const double begin = Now();
-        kernels.multiply(x, rows, weights, first, last, {y.get(), outputs});
-        member.Meet();
-        if (member.index() == 0) best = std::min(best, Now() - begin);
-      }
-    });
-  }
-  return 2.0 * rows * width * outputs / best;
-}
 
 int Run(int count, char** arguments) {
   if (count < 5) {
@@ -73,10 +29,12 @@ int Run(int count, char** arguments) {
   int threads = 2;
   int64_t call_tokens = 4096;
   double seconds = 10;
+  size_t most_texts = 256;
   for (int i = 5; i + 1 < count; i += 2) {
     const std::string flag = arguments[i];
     if (flag == "--threads") threads = std::atoi(arguments[i + 1]);
     if (flag == "--tokens") call_tokens = std::atoll(arguments[i + 1]);
+    if (flag == "--texts") most_texts = std::atoll(arguments[i + 1]);
     if (flag == "--seconds") seconds = std::atof(arguments[i + 1]);
   }
   const std::string directory = arguments[1], name = arguments[4];
@@ -93,14 +51,9 @@ int Run(int count, char** arguments) {
   }
   const double loaded = Now() - before;
   const T5Config config = T5Config::Read(directory + "/config.json").value();
-  const double inner = config.num_heads * config.d_kv, d = config.d_model;
-  const double feed_forward = (config.gated ? 3.0 : 2.0) * d * config.d_ff;
-  const double of_token = 2 * config.num_layers * (4 * d * inner + feed_forward);
-  const double of_row = 2 * config.num_decoder_layers * (6 * d * inner + feed_forward);
-
   std::vector<Classifier::Input> inputs;
   std::ifstream file(arguments[3]);
-  for (std::string line; std::getline(file, line);) {
+  for (std::string line; inputs.size() < most_texts && std::getline(file, line);) {
     inputs.push_back((*classifier)->Prepare((*classifier)->TaskIndex(arguments[2]), line).value());
   }
   std::vector<double> alone;
@@ -127,16 +80,16 @@ int Run(int count, char** arguments) {
     calls.back().push_back(input);
     tokens += length;
   }
-  double texts = 0, real = 0, took = 0;
-  for (size_t i = 0; took < seconds; ++i) {
-    // From all lengths alike, however many calls there is time for.
-    const auto& call = calls[i * 7 % calls.size()];
-    const double begin = Now();
-    (void)(*classifier)->Score(call);
-    took += Now() - begin;
-    texts += static_cast<double>(call.size());
-    for (const Classifier::Input* input : call) real += static_cast<double>(input->tokens.size());
+  double texts = 0, real = 0;
+  const double start = Now();
+  while (Now() - start < seconds) {
+    for (const auto& call : calls) {
+      (void)(*classifier)->Score(call);
+      texts += static_cast<double>(call.size());
+      for (const Classifier::Input* input : call) real += static_cast<double>(input->tokens.size());
+    }
   }
+  const double took = Now() - start;
   const double peak = Peak(options.precision, threads);
   std::printf(
       "{\"what\": \"ours %s\", \"threads\": %d, \"texts_per_second\": %.2f, \"tokens_per_second\": "
@@ -144,8 +97,9 @@ int Run(int count, char** arguments) {
       "\"p50_ms\": %.2f, \"p99_ms\": %.2f, \"peak_gflops\": %.0f, \"share_of_peak\": %.3f, "
       "\"load_seconds\": %.2f, \"kernels\": \"%s\"}\n",
       name.c_str(), threads, texts / took, real / took, alone[alone.size() / 2],
-      alone[alone.size() * 99 / 100], peak / 1e9, (real * of_token + texts * of_row) / took / peak,
-      loaded, BestKernels().name);
+      alone[alone.size() * 99 / 100], peak / 1e9,
+      (real * FlopOfToken(config) + texts * FlopOfRow(config)) / took / peak, loaded,
+      BestKernels().name);
   return 0;
 }
 

@@ -126,12 +126,13 @@ bool IsModelFile(const std::string& name) {
 
 absl::StatusOr<std::vector<v1::ModelFile>> ModelFilesOf(const std::string& directory) {
   std::vector<v1::ModelFile> files;
-  bool weights = false, config = false, tokenizer = false, pickle = false;
+  bool weights = false, config = false, tokenizer = false, pickle = false, adapter = false;
   std::error_code error;
   for (std::filesystem::directory_iterator entry(directory, error), end; !error && entry != end;
        entry.increment(error)) {
     const std::string name = entry->path().filename();
     pickle |= absl::StartsWith(name, "pytorch_model");
+    adapter |= name == "adapter_config.json";
     if (!IsModelFile(name) || !entry->is_regular_file()) continue;
     weights |= absl::EndsWith(name, ".safetensors");
     config |= name == "config.json";
@@ -141,12 +142,17 @@ absl::StatusOr<std::vector<v1::ModelFile>> ModelFilesOf(const std::string& direc
   if (error) {
     return absl::NotFoundError(absl::StrCat("cannot read ", directory, ": ", error.message()));
   }
+  if (adapter) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        directory, " has an adapter, which an import does not take: merge it into its base first ",
+        "(peft: PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(...))"));
+  }
   if (pickle && !weights) {
     return absl::InvalidArgumentError(absl::StrCat(
         directory,
         " has its weights in a pickle (pytorch_model.bin), which Tasuki does not open; `",
-        "python -m tasuki.convert ", directory, "` writes them as model.safetensors ",
-        "(after pip install './client/python[convert]')"));
+        "python3 -m tasuki.convert ", directory, "` writes them as model.safetensors ",
+        "(the Python package in client/python, with [convert])"));
   }
   const char* missing = !config      ? "config.json"
                         : !weights   ? "model.safetensors (save_pretrained(..., "

@@ -1,6 +1,6 @@
 """Classification by peers: what bench-classify measures of ours. One line of JSON for each way.
 
-usage: classify.py MODEL TASK TEXTS WAY [--batch N] [--seconds S] [--threads N] [--work DIR]
+usage: classify.py MODEL TASK TEXTS WAY [--batch N] [--seconds S] [--threads N] [--texts N] [--work DIR]
 
 WAY is transformers-generate-{fp32,bf16}: greedy generation of a label's tokens;
 transformers-step-{fp32,bf16}: one decoder step and the rows of the head that the labels begin with;
@@ -16,11 +16,12 @@ from pathlib import Path
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("model", type=Path)
 parser.add_argument("task")
-parser.add_argument("texts", type=Path)
+parser.add_argument("file", type=Path)
 parser.add_argument("way")
 parser.add_argument("--batch", type=int, default=32)
 parser.add_argument("--seconds", type=float, default=10)
 parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--texts", dest="count", type=int, default=256)
 parser.add_argument("--work", type=Path, help="keeps CTranslate2's copies of the model")
 options = parser.parse_args()
 
@@ -29,7 +30,7 @@ import sentencepiece
 tokenizer = sentencepiece.SentencePieceProcessor(str(options.model / "spiece.model"))
 task = next(t for t in json.loads((options.model / "tasuki.json").read_text())["tasks"] if t["name"] == options.task)
 targets = [tokenizer.encode(label["target_text"]) + [1] for label in task["labels"]]
-inputs = [tokenizer.encode(task["prefix"] + line)[:511] + [1] for line in options.texts.read_text(encoding="utf-8").splitlines()]
+inputs = [tokenizer.encode(task["prefix"] + line)[:511] + [1] for line in options.file.read_text(encoding="utf-8").splitlines()[: options.count]]
 peer, how, precision = options.way.split("-")
 
 if peer == "transformers":
@@ -87,15 +88,12 @@ ordered = sorted(inputs, key=len)
 calls = [ordered[i : i + options.batch] for i in range(0, len(ordered), options.batch)]
 classify(calls[0])
 texts = real = 0
-took, i = 0.0, 0
-while took < options.seconds:
-    call = calls[i * 7 % len(calls)]  # from all lengths alike
-    begin = time.perf_counter()
-    classify(call)
-    took += time.perf_counter() - begin
-    texts += len(call)
-    real += sum(map(len, call))
-    i += 1
+start = time.perf_counter()
+while (took := time.perf_counter() - start) < options.seconds:
+    for call in calls:
+        classify(call)
+        texts += len(call)
+        real += sum(map(len, call))
 print(json.dumps({"what": options.way, "threads": options.threads, "texts_per_second": round(texts / took, 2),
                   "tokens_per_second": round(real / took, 1), "p50_ms": round(alone[len(alone) // 2], 2),
                   "p99_ms": round(alone[len(alone) * 99 // 100], 2)}))

@@ -6,6 +6,7 @@
 
 #include <map>
 #include <new>
+#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -76,7 +77,14 @@ absl::Status CheckTokenizer(const Tokenizer& tokenizer, const T5Config& config) 
 
 // What serving divides by, and compares with, may come from a stranger.
 absl::Status CheckCalibrations(const internal::ModelManifest& manifest) {
+  std::set<std::string> tasks;
+  for (const v1::Task& task : manifest.tasks()) tasks.insert(task.name());
   for (const v1::Calibration& calibration : manifest.calibrations()) {
+    if (tasks.erase(calibration.task()) == 0) {
+      return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
+                       absl::StrCat(kManifestName, ": task ", Quote(calibration.task()),
+                                    " has two calibrations, or does not exist"));
+    }
     const double temperature = calibration.temperature();
     const double threshold = calibration.abstain_threshold();
     if (!(temperature >= kMinTemperature && temperature <= kMaxTemperature) ||
@@ -170,7 +178,15 @@ class T5Classifier : public Classifier {
     std::vector<T5Scorer::Input> prepared;
     for (const Input* input : inputs) prepared.push_back({&input->tokens, &labels_[input->task]});
     return Guarded("classification", [&]() -> absl::StatusOr<std::vector<std::vector<float>>> {
-      return scorer_->Score(prepared);
+      std::vector<std::vector<float>> scores = scorer_->Score(prepared);
+      for (const std::vector<float>& of_labels : scores) {
+        for (const float score : of_labels) {
+          if (!std::isfinite(score)) {
+            return ModelInvalid("model.safetensors", "scores are not finite numbers");
+          }
+        }
+      }
+      return scores;
     });
   }
 

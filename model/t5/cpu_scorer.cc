@@ -25,7 +25,10 @@ constexpr int64_t kChunkTokens = 256;
 // With fewer tokens for each thread, or texts that do not divide well, the threads share each
 // product instead of the texts.
 constexpr int64_t kTokensForOneThread = 96;
-constexpr int64_t kQueries = 64;  // of self-attention at once
+constexpr int64_t kQueries = 64;  // of attention at once
+// Rows of tries that are decoded at once, unless a single text has more: each needs several times
+// heads · d_model floats.
+constexpr int64_t kDecoderRows = 256;
 
 struct Layer {
   std::vector<float> self_norm, cross_norm, feed_forward_norm;
@@ -162,6 +165,9 @@ struct CpuScorer::Network {
                         float* seen) const;
 
   struct Decoding;
+  void Decode(absl::Span<const Input> inputs, absl::Span<const int64_t> first, const float* encoded,
+              int threads, std::vector<Scratch>& scratch,
+              std::vector<std::vector<float>>& scores) const;
   void Decode(const Member& member, const Decoding& decoding, Scratch& scratch) const;
   void AttendToAncestors(const Member& member, const DecoderRows& rows,
                          const Buffers& buffers) const;
@@ -172,8 +178,8 @@ struct CpuScorer::Network {
 // What the threads share while they decode.
 struct CpuScorer::Network::Decoding {
   const DecoderRows& rows;
-  const std::vector<int64_t>& first;  // of each text's states, and the number of states
-  const float* encoded;               // [states, d_model]
+  absl::Span<const int64_t> first;  // of each text's states
+  const float* encoded;             // [states, d_model]
   Buffers buffers;
   std::vector<PackedWeights> states;  // of each text, as right operand
   Aligned<float> looks, mixed;  // [rows, heads, d_model]: queries through the key weights, and
@@ -591,33 +597,12 @@ std::vector<std::vector<float>> CpuScorer::Score(absl::Span<const Input> inputs)
   if (together) chunks = Chunks(sequences, first, count);
 
   const Aligned<float> encoded = MakeAligned<float>(total * config.d_model);
-  const DecoderRows rows = RowsOf(inputs, config);
-  const int64_t row_count = rows.begin.back(),
-                looks = row_count * config.num_heads * config.d_model;
-  std::vector<std::vector<float>> logits;
-  Network::Decoding decoding = {rows,
-                                first,
-                                encoded.get(),
-                                network.MakeBuffers(row_count),
-                                std::vector<PackedWeights>(inputs.size()),
-                                MakeAligned<float>(looks),
-                                MakeAligned<float>(looks),
-                                &logits,
-                                inputs};
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    decoding.states[i] =
-        network.Allocate(first[i + 1] - first[i], config.d_model, Precision::kFp32);
-    for (const LabelTrie::Row& row : inputs[i].labels->rows()) {
-      logits.emplace_back(row.child_tokens.size());
-    }
-  }
   std::vector<Scratch> scratch;
   std::vector<Buffers> buffers;
   for (int64_t i = 0; i < threads; ++i) {
     scratch.push_back(network.MakeScratch(longest));
     if (i == 0 || !together) buffers.push_back(network.MakeBuffers(most()));
   }
-
   std::atomic<size_t> next = 0;
   RunTeam(static_cast<int>(threads), [&](const Member& member) {
     Scratch& mine = scratch[member.index()];
@@ -630,24 +615,61 @@ std::vector<std::vector<float>> CpuScorer::Score(absl::Span<const Input> inputs)
       for (size_t i = next++; i < chunks.size(); i = next++) {
         network.Encode(Member::Alone(), chunks[i], buffers[member.index()], mine, encoded.get());
       }
-      member.Meet();
     }
-    const auto [begin, end] = member.Share(static_cast<int64_t>(inputs.size()));
-    for (int64_t i = begin; i < end; ++i) {
-      network.kernels.pack(encoded.get() + first[i] * config.d_model, config.d_model,
-                           decoding.states[i]);
-    }
-    member.Meet();
-    network.Decode(member, decoding, mine);
   });
+  buffers.clear();
 
   std::vector<std::vector<float>> scores;
+  while (scores.size() < inputs.size()) {
+    const size_t begin = scores.size();
+    size_t end = begin;
+    for (int64_t rows = 0; end < inputs.size(); ++end) {
+      rows += static_cast<int64_t>(inputs[end].labels->rows().size());
+      if (rows > kDecoderRows && end > begin) break;
+    }
+    network.Decode(inputs.subspan(begin, end - begin),
+                   absl::MakeConstSpan(first).subspan(begin, end - begin), encoded.get(),
+                   static_cast<int>(threads), scratch, scores);
+  }
+  return scores;
+}
+
+// Some of the texts of a call: `first` are their first states. Appends to `scores`.
+void CpuScorer::Network::Decode(absl::Span<const Input> inputs, absl::Span<const int64_t> first,
+                                const float* encoded, int threads, std::vector<Scratch>& scratch,
+                                std::vector<std::vector<float>>& scores) const {
+  const DecoderRows rows = RowsOf(inputs, config);
+  const int64_t count = rows.begin.back(), looks = count * config.num_heads * config.d_model;
+  std::vector<std::vector<float>> logits;
+  Decoding decoding = {rows,
+                       first,
+                       encoded,
+                       MakeBuffers(count),
+                       std::vector<PackedWeights>(inputs.size()),
+                       MakeAligned<float>(looks),
+                       MakeAligned<float>(looks),
+                       &logits,
+                       inputs};
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    decoding.states[i] =
+        Allocate(static_cast<int64_t>(inputs[i].tokens->size()), config.d_model, Precision::kFp32);
+    for (const LabelTrie::Row& row : inputs[i].labels->rows()) {
+      logits.emplace_back(row.child_tokens.size());
+    }
+  }
+  RunTeam(threads, [&](const Member& member) {
+    const auto [begin, end] = member.Share(static_cast<int64_t>(inputs.size()));
+    for (int64_t i = begin; i < end; ++i) {
+      kernels.pack(encoded + first[i] * config.d_model, config.d_model, decoding.states[i]);
+    }
+    member.Meet();
+    Decode(member, decoding, scratch[member.index()]);
+  });
   for (size_t i = 0; i < inputs.size(); ++i) {
     scores.push_back(LogProbabilities(
         *inputs[i].labels,
         absl::MakeConstSpan(logits).subspan(rows.begin[i], rows.begin[i + 1] - rows.begin[i])));
   }
-  return scores;
 }
 
 }  // namespace tasuki

@@ -1,7 +1,6 @@
 #include "model/t5/t5.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
@@ -19,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/t5/attention.h"
 #include "model/t5/functions.h"
+#include "model/t5/linear.h"
 
 namespace tasuki {
 namespace {
@@ -84,7 +84,7 @@ struct Pass {
                 const Tensor& x) const {
     std::vector<Tensor> matrices;
     for (const char* name : names) matrices.push_back(Weight(absl::StrCat(part, name, ".weight")));
-    Tensor product = at::linear(x, matrices.size() == 1 ? matrices[0] : at::cat(matrices));
+    Tensor product = tasuki::Linear(x, matrices);
     const int64_t width = matrices[0].size(0);
     int64_t column = 0;
     for (const char* name : names) {
@@ -162,9 +162,9 @@ Tensor T5::Decode(const PackedTokens& decoder_input, const Tensor& encoded,
 }
 
 Tensor T5::Logits(const Tensor& decoded) const {
-  if (!config_.tie_word_embeddings) return at::linear(decoded, weights_.at("lm_head.weight"));
+  if (!config_.tie_word_embeddings) return Linear(decoded, {weights_.at("lm_head.weight")});
   const double scale = 1 / std::sqrt(static_cast<double>(config_.d_model));
-  return at::linear(decoded * scale, weights_.at("shared.weight"));
+  return Linear(decoded * scale, {weights_.at("shared.weight")});
 }
 
 std::vector<int32_t> ShiftRight(const std::vector<int32_t>& target, const T5Config& config) {

@@ -1,5 +1,6 @@
 #include "model/text/label_trie.h"
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <utility>
@@ -56,6 +57,21 @@ std::vector<Node> MakeNodes(const std::vector<std::vector<int32_t>>& targets, in
   return nodes;
 }
 
+// The characters of a text of which the tokenizer knows none: "問", "礼".
+std::string UnknownCharacters(const std::string& text, const Tokenizer& tokenizer) {
+  std::set<std::string> unknown;
+  for (size_t begin = 0, end; begin < text.size(); begin = end) {
+    end = begin + 1;
+    while (end < text.size() && (text[end] & 0xC0) == 0x80) ++end;
+    const std::string character = text.substr(begin, end - begin);
+    const auto tokens = tokenizer.Encode(character);
+    if (tokens.ok() && std::count(tokens->begin(), tokens->end(), tokenizer.unk_id()) > 0) {
+      unknown.insert(Quote(character));
+    }
+  }
+  return absl::StrJoin(unknown, ", ");
+}
+
 }  // namespace
 
 absl::StatusOr<LabelTrie> LabelTrie::Build(const v1::Task& task, const Tokenizer& tokenizer) {
@@ -74,7 +90,10 @@ absl::StatusOr<LabelTrie> LabelTrie::Build(const v1::Task& task, const Tokenizer
       faults.push_back(absl::StrCat(who, " has no token; choose another text"));
     } else if (distinct.count(tokenizer.unk_id()) > 0) {
       faults.push_back(absl::StrCat(
-          who, " has characters that the base model's tokenizer does not know; choose another"));
+          who, " has characters that the base model's tokenizer does not know: ",
+          UnknownCharacters(text, tokenizer),
+          "; set target_text to a text that it knows, or pre-train a base with this one among its "
+          "required_texts"));
     } else if (!is_new) {
       faults.push_back(absl::StrCat(who, " has the same tokens as ",
                                     Quote(TargetText(*first->second)), " of label ",

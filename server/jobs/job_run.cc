@@ -13,6 +13,7 @@
 #include "model/files/durable.h"
 #include "server/jobs/job_state.h"
 #include "server/store/dataset_table.h"
+#include "server/store/model_table.h"
 #include "spdlog/spdlog.h"
 
 namespace tasuki {
@@ -137,11 +138,14 @@ absl::StatusOr<internal::TrainerSpec> JobRun::MakeSpec(bool out_of_memory) const
   spec.set_threads(context_.options.training_threads);
   spec.set_device(context_.options.device);
   spec.set_out_of_memory(out_of_memory);
-  if (job_.has_fine_tuning()) {
-    spec.set_base_dir(context_.data.model_version(job_.fine_tuning().base_model_version()));
-  }
-  if (job_.has_evaluation()) {
-    spec.set_base_dir(context_.data.model_version(job_.evaluation().model_version()));
+  const std::string base = job_.has_fine_tuning()  ? job_.fine_tuning().base_model_version()
+                           : job_.has_evaluation() ? job_.evaluation().model_version()
+                                                   : "";
+  if (!base.empty()) {
+    const auto version = context_.store.models().GetVersion(base);
+    if (!version.ok()) return version.status();
+    spec.set_base_dir(context_.data.model_version(base));
+    *spec.mutable_base_files() = version->files();
   }
   for (const std::string& name : DatasetsOf(job_)) {
     const auto dataset = context_.store.datasets().Get(name);
@@ -171,7 +175,13 @@ absl::StatusOr<std::unique_ptr<TrainerProcess>> JobRun::StartTrainer(const std::
   options.environment = {{"OMP_NUM_THREADS", threads},
                          {"MKL_NUM_THREADS", threads},
                          {"OMP_WAIT_POLICY", "PASSIVE"},
-                         {"OMP_DYNAMIC", "FALSE"}};
+                         {"OMP_DYNAMIC", "FALSE"},
+                         // Gradients are as large as the weights and come anew with every step:
+                         // their memory stays with the process, on huge pages, instead of being
+                         // cleared by the system each time.
+                         {"GLIBC_TUNABLES",
+                          "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:"
+                          "glibc.malloc.hugetlb=1"}};
   return TrainerProcess::Start(options);
 }
 

@@ -54,7 +54,7 @@ absl::Status CheckHeader(const v1::ImportModelVersionHeader& header) {
     if (!IsModelFileName(file.name())) {
       faults.Add(field + ".name", absl::StrCat("\"", file.name(),
                                                "\" is not a file of a T5 directory; weights are "
-                                               "accepted as safetensors only (python -m "
+                                               "accepted as safetensors only (python3 -m "
                                                "tasuki.convert writes them from a pickle)"));
     } else if (!names.insert(file.name()).second) {
       faults.Add(field + ".name", absl::StrCat(file.name(), " is listed twice"));

@@ -136,15 +136,7 @@ absl::Status CheckInputs(const internal::TrainerSpec& spec) {
     }
   }
   if (spec.base_dir().empty()) return absl::OkStatus();
-  const auto manifest = ReadManifest(spec.base_dir());
-  if (absl::IsNotFound(manifest.status())) {
-    return Changed(absl::StrCat(spec.job().has_evaluation()
-                                    ? spec.job().evaluation().model_version()
-                                    : spec.job().fine_tuning().base_model_version(),
-                                " has lost its tasuki.json."));
-  }
-  if (!manifest.ok()) return manifest.status();
-  return CheckFiles(spec.base_dir(), {manifest->files().begin(), manifest->files().end()});
+  return CheckFiles(spec.base_dir(), {spec.base_files().begin(), spec.base_files().end()});
 }
 
 TrainingPlaces PlacesOf(const internal::TrainerSpec& spec) {

@@ -208,7 +208,7 @@ TEST(Import, NamesTheCommandThatConvertsAPickle) {
   const auto status = ConnectTo(server).ImportModelVersion("models/m", scratch.path()).status();
   EXPECT_TRUE(absl::IsInvalidArgument(status));
   EXPECT_THAT(std::string(status.message()),
-              HasSubstr("python -m tasuki.convert " + scratch.path().string()));
+              HasSubstr("python3 -m tasuki.convert " + scratch.path().string()));
 }
 
 // A server that exports these files; `declare` may lie about an entry.

@@ -15,19 +15,46 @@ from pathlib import Path
 
 PICKLE = "pytorch_model.bin"
 RESULT = "model.safetensors"
+SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.bin")
 
 
-def pickled_files(directory: Path) -> list[Path]:
-    """`pytorch_model.bin`, or the shards that `pytorch_model.bin.index.json` names."""
+def pickled_files(directory: Path) -> tuple[list[Path], set[str]]:
+    """`pytorch_model.bin`, or the shards of `pytorch_model.bin.index.json` and the names that it lists."""
     index = directory / f"{PICKLE}.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if any(Path(name).name != name for name in names):
-            raise ValueError(f"{index} names a file outside of its directory")
-        return [directory / name for name in names]
+        try:
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            names = sorted(set(weight_map.values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{index} is not an index of shards") from None
+        if not names or not all(isinstance(name, str) and SHARD.fullmatch(name) for name in names):
+            raise ValueError(f"{index} names what is not a shard beside it")
+        return [directory / name for name in names], set(weight_map)
     if (directory / PICKLE).is_file():
-        return [directory / PICKLE]
+        return [directory / PICKLE], set()
     raise FileNotFoundError(f"{directory} has neither {PICKLE} nor {index.name}")
+
+
+def tensors_of(path: Path) -> dict:
+    import torch
+
+    with open(path, "rb") as file:
+        if file.read(24).startswith(b"version https://git-lfs"):
+            raise ValueError(f"{path} is a pointer of Git LFS; `git lfs pull` fetches the file itself")
+    try:
+        part = torch.load(path, map_location="cpu", weights_only=True)
+    except EOFError:
+        raise ValueError(f"{path} ends too early") from None
+    except pickle.UnpicklingError as error:
+        # torch's own message advises to switch the check off.
+        what = re.search(r"Unsupported \S+ \S+|GLOBAL \S+", str(error))
+        raise ValueError(f"{path} is no pickle of tensors alone" + (f" (it has {what[0]})" if what else "")) from None
+    if not isinstance(part, dict) or not all(isinstance(k, str) and isinstance(t, torch.Tensor) for k, t in part.items()):
+        raise ValueError(f"{path} is not a dictionary of tensors")
+    for name, tensor in part.items():
+        if not tensor.is_floating_point() or tensor.layout != torch.strided:
+            raise ValueError(f"{path}: {name} is {tensor.dtype}, {tensor.layout}; weights are plain floats")
+    return part
 
 
 def convert(directory: str | Path, force: bool = False) -> Path:
@@ -47,17 +74,17 @@ def convert(directory: str | Path, force: bool = False) -> Path:
     result = directory / RESULT
     if result.exists() and not force:
         raise FileExistsError(f"{result} exists; --force writes it anew")
+    sharded = sorted(directory.glob("model-*-of-*.safetensors"))
+    if sharded and not force:
+        raise FileExistsError(f"{sharded[0]} exists: the weights are in safetensors already; --force writes {RESULT} beside")
     weights: dict[str, torch.Tensor] = {}
-    for path in pickled_files(directory):
-        try:
-            part = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            # torch's own message advises to switch the check off.
-            what = re.search(r"Unsupported \S+ \S+|GLOBAL \S+", str(error))
-            raise ValueError(f"{path} is no pickle of tensors alone" + (f" (it has {what[0]})" if what else "")) from None
-        if not isinstance(part, dict) or not all(isinstance(t, torch.Tensor) for t in part.values()):
-            raise ValueError(f"{path} is not a dictionary of tensors")
-        weights.update(part)
+    paths, listed = pickled_files(directory)
+    for path in paths:
+        weights.update(tensors_of(path))
+    if not weights:
+        raise ValueError(f"{paths[0]} has no tensor")
+    if missing := sorted(listed - weights.keys()):
+        raise ValueError(f"{missing[0]} is in the index and in no shard")
 
     # In the order of names "shared.weight" comes after its copies, so it is looked at first.
     written, seen = {}, set()
@@ -69,7 +96,7 @@ def convert(directory: str | Path, force: bool = False) -> Path:
         seen.add(same)
         written[name] = tensor.clone(memory_format=torch.contiguous_format)
 
-    aside = result.with_suffix(".tmp")
+    aside = directory / f".{RESULT}.{os.getpid()}.partial"
     try:
         save_file(written, aside, metadata={"format": "pt"})
         with open(aside, "rb") as file:
@@ -91,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         print(convert(options.directory, options.force))
     except ImportError as error:
-        print(f"convert: {error}; pip install './client/python[convert]' brings what it needs", file=sys.stderr)
+        print(f"convert: {error}; the package's extra [convert] brings what it needs", file=sys.stderr)
         return 1
     except Exception as error:  # what torch finds wrong with a pickle comes in many types
         print(f"convert: {error}", file=sys.stderr)

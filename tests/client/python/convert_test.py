@@ -105,6 +105,37 @@ class Convert(unittest.TestCase):
     def test_a_directory_without_weights(self):
         self.assertEqual(main([str(self.directory)]), 1)
 
+    def test_what_is_no_pickle_of_weights_is_named(self):
+        bin = self.directory / "pytorch_model.bin"
+        bin.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+        with self.assertRaisesRegex(ValueError, "git lfs pull"):
+            convert(self.directory)
+        bin.write_bytes(b"")
+        with self.assertRaisesRegex(ValueError, "ends too early"):
+            convert(self.directory)
+        for content in ({}, {"a": 1}, {1: torch.ones(1)}, [torch.ones(1)], {"a": torch.ones(1, dtype=torch.int64)}):
+            torch.save(content, bin)
+            with self.assertRaises(ValueError, msg=content):
+                convert(self.directory)
+        self.assertEqual([path.name for path in self.directory.iterdir()], [bin.name])
+
+    def test_an_index_lists_what_its_shards_have(self):
+        torch.save({"a": torch.ones(1)}, self.directory / "pytorch_model-1.bin")
+        index = self.directory / "pytorch_model.bin.index.json"
+        for text in ("[1]", "null", "{}", '{"weight_map": {}}', '{"weight_map": {"a": ".."}}', '{"weight_map": {"a": ""}}',
+                     '{"weight_map": {"a": "pytorch_model-1.bin", "b": "pytorch_model-1.bin"}}'):
+            index.write_text(text)
+            with self.assertRaises(ValueError, msg=text):
+                convert(self.directory)
+        index.write_text('{"weight_map": {"a": "pytorch_model-1.bin"}}')
+        self.assertIn("a", load_file(convert(self.directory)))
+
+    def test_sharded_safetensors_are_not_doubled(self):
+        self.pickled()
+        (self.directory / "model-00001-of-00002.safetensors").write_bytes(b"mine")
+        with self.assertRaises(FileExistsError):
+            convert(self.directory)
+
     def test_an_index_cannot_lead_elsewhere(self):
         (self.directory / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "../elsewhere.bin"}}')
         with self.assertRaises(ValueError):

@@ -73,7 +73,7 @@ TEST_F(ModelTransferTest, NamesEveryFaultOfAHeader) {
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr("header.model"), HasSubstr("header.request_id: has 129 bytes"),
                     HasSubstr("\"../x\" is not a file of a T5"), HasSubstr("\"pytorch_model.bin\""),
-                    HasSubstr("safetensors only (python -m tasuki.convert"),
+                    HasSubstr("safetensors only (python3 -m tasuki.convert"),
                     HasSubstr("config.json is listed twice"), HasSubstr("header.files[1].sha256"),
                     HasSubstr("spiece.model is missing"), HasSubstr("weights")));
   EXPECT_THAT(Aside(), IsEmpty());

@@ -99,6 +99,25 @@ TEST_F(TrainerTest, SaysWhatAnotherAttemptWouldMeetAgain) {
   EXPECT_EQ(info.reason(), "FILE_CHANGED");
 }
 
+TEST_F(TrainerTest, TakesABaseOnlyAsTheStoreKnowsIt) {
+  ASSERT_TRUE(WriteFile(directory_ + "/d.jsonl", "{}").ok());
+  spec_.mutable_datasets(0)->set_sha256(Sha256OfFile(directory_ + "/d.jsonl").value());
+  spec_.set_base_dir(directory_ + "/base");
+  ASSERT_TRUE(MakeDirectories(spec_.base_dir()).ok());
+  ASSERT_TRUE(WriteFile(spec_.base_dir() + "/tasuki.json", "{}").ok());
+  auto& file = *spec_.add_base_files();
+  file.set_name("tasuki.json");
+  file.set_size_bytes(2);
+  file.set_sha256(std::string(64, '0'));
+  EXPECT_EQ(Train(), kExitData);
+  ASSERT_THAT(events_, SizeIs(1));
+  EXPECT_THAT(events_[0].failed().message(), ::testing::HasSubstr("tasuki.json"));
+  google::rpc::ErrorInfo info;
+  ASSERT_EQ(events_[0].failed().details_size(), 1);
+  ASSERT_TRUE(events_[0].failed().details(0).UnpackTo(&info));
+  EXPECT_EQ(info.reason(), "FILE_CHANGED");
+}
+
 TEST_F(TrainerTest, DiesOfWhatAnotherAttemptMayNotMeet) {
   // A file that cannot be read, though it is there.
   ASSERT_TRUE(MakeDirectories(directory_ + "/d.jsonl").ok());

@@ -1,0 +1,65 @@
+"""Training steps of a plain transformers loop: what bench-train measures of ours. One line of JSON.
+
+usage: train.py MODEL TEXTS WAY BATCH SECONDS [THREADS]
+
+WAY is longest (padded to the longest of the batch, in the order that bench-train takes), grouped (batches of texts of
+like length) or limit (padded to 512), followed by -fp32 or -bf16 (autocast). AdamW, dropout .1.
+"""
+
+import itertools
+import json
+import sys
+import time
+
+import sentencepiece
+import torch
+from transformers import T5ForConditionalGeneration
+
+directory, texts, way, batch_size, seconds = sys.argv[1:6]
+batch_size, seconds = int(batch_size), float(seconds)
+padding, precision = way.split("-")
+torch.set_num_threads(int(sys.argv[6]) if len(sys.argv) > 6 else 2)
+tokenizer = sentencepiece.SentencePieceProcessor(f"{directory}/spiece.model")
+inputs = [tokenizer.encode("amcd: " + line.rstrip("\n"))[:511] + [1] for line in open(texts, encoding="utf-8")]
+targets = [tokenizer.encode(str(i % 2)) + [1] for i in range(len(inputs))]
+order = [i * 7919 % len(inputs) for i in range(len(inputs))]
+if padding == "grouped":
+    order.sort(key=lambda i: len(inputs[i]))
+batches = [order[i : i + batch_size] for i in range(0, len(order) - batch_size + 1, batch_size)]
+if padding == "grouped":
+    torch.manual_seed(0)
+    batches = [batches[i] for i in torch.randperm(len(batches))]
+
+model = T5ForConditionalGeneration.from_pretrained(directory).train()
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+
+def padded(sequences, value, length=None):
+    length = length or max(map(len, sequences))
+    return torch.tensor([s + [value] * (length - len(s)) for s in sequences])
+
+
+def step(batch):
+    ids = padded([inputs[i] for i in batch], 0, 512 if padding == "limit" else None)
+    labels = padded([targets[i] for i in batch], -100)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        loss = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+step(batches[0])
+took, times, tokens = 0.0, [], 0
+for batch in itertools.cycle(batches):
+    begin = time.perf_counter()
+    step(batch)
+    times.append(time.perf_counter() - begin)
+    took += times[-1]
+    tokens += sum(len(inputs[i]) for i in batch)
+    if took >= seconds:
+        break
+times.sort()
+print(json.dumps({"what": f"transformers {way}", "batch": batch_size, "steps": len(times), "step_seconds": round(took / len(times), 3),
+                  "median_step_seconds": round(times[len(times) // 2], 3), "examples_per_second": round(len(times) * batch_size / took, 2),
+                  "tokens_per_second": round(tokens / took, 1)}))

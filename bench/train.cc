@@ -1,0 +1,98 @@
+// Measures training steps in one process: forward, backward and AdamW on batches of real texts.
+//
+// usage: bench-train MODEL TEXTS BATCH SECONDS [THREADS]
+// TEXTS has one text a line; targets are "0" and "1" in turn, batches are taken in an order that
+// bench/peers/train.py takes too. Prints one line of JSON: seconds of a step, and of its part
+// without the optimizer; examples and real input tokens a second; the share of the machine's peak
+// (products of 512 rows) that the part without the optimizer reaches, with three times the FLOP of
+// a forward pass.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <random>
+
+#include "bench/peak.h"
+#include "model/t5/t5.h"
+#include "model/text/tokenizer.h"
+#include "model/training/loss.h"
+#include "model/training/optimizer.h"
+
+namespace tasuki {
+namespace {
+
+int Run(int count, char** arguments) {
+  if (count < 5) {
+    std::cerr << "usage: bench-train MODEL TEXTS BATCH SECONDS [THREADS]\n";
+    return 2;
+  }
+  const std::string directory = arguments[1];
+  const int64_t batch_size = std::atoll(arguments[3]);
+  const double seconds = std::atof(arguments[4]);
+  const int threads = count > 5 ? std::atoi(arguments[5]) : 2;
+  at::set_num_threads(threads);
+  const T5Config config = T5Config::Read(directory + "/config.json").value();
+  const T5 model(config, ReadWeights(directory, config).value());
+  const auto tokenizer = Tokenizer::Load(directory + "/spiece.model").value();
+  std::vector<std::vector<int32_t>> inputs, targets;
+  std::ifstream file(arguments[2]);
+  for (std::string line; std::getline(file, line);) {
+    inputs.push_back(tokenizer->Encode("amcd: " + line).value());
+    if (inputs.back().size() > 511) inputs.back().resize(511);
+    inputs.back().push_back(config.eos_token_id);
+    targets.push_back(tokenizer->Encode(targets.size() % 2 == 0 ? "0" : "1").value());
+    targets.back().push_back(config.eos_token_id);
+  }
+  v1::Recipe recipe;
+  recipe.set_optimizer(v1::Recipe::ADAMW);
+  const auto optimizer = Optimizer::Create(recipe, model.weights());
+
+  double all = 0, optimizing = 0, examples = 0, tokens = 0, rows = 0;
+  std::vector<double> steps;
+  for (int64_t step = -1; all < seconds; ++step) {  // one to warm up
+    Batch batch;
+    for (int64_t i = 0; i < batch_size; ++i) {
+      // A step through the texts that is coprime to most counts: lengths are mixed.
+      const size_t at = (std::max<int64_t>(step, 0) * batch_size + i) * 7919 % inputs.size();
+      batch.inputs.push_back(inputs[at]);
+      batch.targets.push_back(targets[at]);
+      batch.weights.push_back(1);
+    }
+    const double begin = Now();
+    ClearGradients(model.weights());
+    const double loss = Backward(model, batch, {.dropout = {.network = .1}});
+    const double middle = Now();
+    optimizer->Step({.step = std::max<int64_t>(step, 0) + 1, .learning_rate = 1e-4});
+    const double end = Now();
+    if (!std::isfinite(loss)) return 1;
+    if (step < 0) continue;
+    all += end - begin;
+    optimizing += end - middle;
+    steps.push_back(end - begin);
+    examples += static_cast<double>(batch_size);
+    tokens += static_cast<double>(batch.input_tokens());
+    rows += static_cast<double>(batch.target_tokens());
+  }
+  std::sort(steps.begin(), steps.end());
+  const double peak = Peak(Precision::kFp32, threads);
+  const double flop = 3 * (tokens * FlopOfToken(config) + rows * FlopOfRow(config));
+  std::printf(
+      "{\"what\": \"ours fp32\", \"batch\": %ld, \"threads\": %d, \"steps\": %zu, "
+      "\"step_seconds\": %.3f, "
+      "\"median_step_seconds\": %.3f, \"optimizer_seconds\": %.3f, \"examples_per_second\": %.2f, "
+      "\"tokens_per_second\": %.1f, \"peak_gflops\": %.0f, \"share_of_peak_without_optimizer\": "
+      "%.3f}\n",
+      static_cast<long>(batch_size), threads, steps.size(), all / steps.size(),
+      steps[steps.size() / 2], optimizing / steps.size(), examples / all, tokens / all, peak / 1e9,
+      flop / (all - optimizing) / peak);
+  return 0;
+}
+
+}  // namespace
+}  // namespace tasuki
+
+int main(int count, char** arguments) { return tasuki::Run(count, arguments); }
