@@ -7,6 +7,9 @@
 #include <ATen/ops/linear.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <cstdlib>
+#include <new>
+
 #include "model/t5/kernels.h"
 #include "model/t5/team.h"
 
@@ -20,15 +23,24 @@ using torch::autograd::variable_list;
 // Fewer multiplications than these are done before another thread has woken up.
 constexpr int64_t kWorthATeam = 1 << 20;
 
+// Of a thread, as long as it lives: no part of what a step needs, so not LibTorch's.
+struct Scratch {
+  Scratch() : floats(static_cast<float*>(std::aligned_alloc(64, kProductScratch * sizeof(float)))) {
+    if (floats == nullptr) throw std::bad_alloc();
+  }
+  ~Scratch() { std::free(floats); }
+  float* const floats;
+};
+
 // a b into `output`, by all threads.
 void Multiply(const Matrix& a, const Matrix& b, int64_t rows, int64_t inner, int64_t columns,
               const Output& output) {
   const Kernels& kernels = BestKernels();
   const auto work = [&](const Member& member) {
-    static thread_local const Aligned<float> scratch = MakeAligned<float>(kProductScratch);
+    static thread_local const Scratch scratch;
     const auto [first, last] = member.Share((columns + kernels.panel - 1) / kernels.panel);
     kernels.product(a, b, rows, inner, columns, first * kernels.panel, last * kernels.panel, output,
-                    scratch.get());
+                    scratch.floats);
   };
   const int threads = at::get_num_threads();
   if (threads == 1 || rows * inner * columns < kWorthATeam) {

@@ -599,7 +599,7 @@ TEST_F(TrainTest, JudgesAndPublishesTheBestAdapter) {
   for (const char* module : {"q", "k", "v", "o", "wi", "wo"}) lora.add_target_modules(module);
   Resolve(job);
   // A rate that ruins what was learnt makes an early evaluation the best.
-  job.mutable_fine_tuning()->mutable_recipe()->set_learning_rate(.1);
+  job.mutable_fine_tuning()->mutable_recipe()->set_learning_rate(1);
   job.mutable_fine_tuning()->mutable_recipe()->set_selection(v1::Recipe::LOSS);
   const absl::StatusOr<TrainingOutcome> outcome = Run(job);
   ASSERT_TRUE(outcome.ok()) << outcome.status();
