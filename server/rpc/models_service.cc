@@ -26,7 +26,9 @@ absl::Status HeaderFault(absl::string_view description) {
 
 absl::Status NoAdapter(const std::string& version) {
   Faults faults;
-  faults.Add("adapter", absl::StrCat(version, " has none: its weights were trained themselves, or it was imported, which leaves adapters behind"));
+  faults.Add("adapter", absl::StrCat(version,
+                                     " has none: its weights were trained themselves, or it was "
+                                     "imported, which leaves adapters behind"));
   return faults.ToStatus();
 }
 
