@@ -40,9 +40,12 @@ int Run(int count, char** arguments) {
   const std::string directory = arguments[1], name = arguments[4];
   ClassifierOptions options;
   options.threads = threads;
-  options.precision = name == "bf16"   ? Precision::kBf16
-                      : name == "int8" ? Precision::kInt8
-                                       : Precision::kFp32;
+  const auto precision = PrecisionNamed(name);
+  if (!precision) {
+    std::cerr << "bench-classify: " << name << " is not fp32, bf16 or int8\n";
+    return 2;
+  }
+  options.precision = *precision;
   const double before = Now();
   const auto classifier = Classifier::Load(directory, options);
   if (!classifier.ok()) {

@@ -19,14 +19,7 @@ inline double Now() {
 inline double Peak(Precision precision, int threads) {
   const Kernels& kernels = BestKernels();
   const int64_t rows = 512, width = 768, outputs = 3072;
-  PackedWeights weights;
-  weights.precision = precision;
-  weights.outputs = outputs;
-  weights.width = width;
-  weights.groups = width / GroupSize(precision);
-  weights.data = MakeAligned<int32_t>(outputs * weights.groups);
-  weights.scales = MakeAligned<float>(outputs);
-  weights.offsets = MakeAligned<int32_t>(outputs);
+  PackedWeights weights = MakePacked(kernels, precision, outputs, width);
   const std::vector<float> numbers(outputs * width, .5f);
   kernels.pack(numbers.data(), width, weights);
   const auto left = MakeAligned<int32_t>(rows * weights.groups);

@@ -31,11 +31,9 @@
 namespace tasuki {
 namespace {
 
+// The flag was checked.
 Precision PrecisionOf(const Options& options) {
-  for (const Precision precision : {Precision::kBf16, Precision::kInt8}) {
-    if (options.serving_precision == PrecisionName(precision)) return precision;
-  }
-  return Precision::kFp32;
+  return PrecisionNamed(options.serving_precision).value();
 }
 
 ServingOptions ServingOptionsOf(const Options& options) {

@@ -52,7 +52,8 @@ struct Buffers {
 struct Scratch {
   PackedWeights keys;
   Aligned<float> scores;  // [kQueries, longest]
-  Aligned<float> biases;  // [heads, 2 longest - 1], by distance
+  int64_t longest;
+  Aligned<float> biases;  // of the encoder, [heads, 2 longest - 1]: by distance + longest - 1
 };
 
 // Sequences that go through the encoder together, one after the other.
@@ -128,9 +129,7 @@ struct CpuScorer::Network {
   int64_t packed_bytes = 0;
 
   int64_t inner() const { return config.num_heads * config.d_kv; }
-  int64_t panels(const PackedWeights& weights) const {
-    return (weights.outputs + kernels.panel - 1) / kernels.panel;
-  }
+  int64_t panels(const PackedWeights& weights) const { return Panels(kernels, weights.outputs); }
   float Bias(const std::vector<float>& of_head, int64_t distance) const {
     const int64_t most = config.relative_attention_max_distance;
     return of_head[std::clamp(distance, -most, most) + most];
@@ -138,7 +137,6 @@ struct CpuScorer::Network {
 
   // ---- Preparation
 
-  PackedWeights Allocate(int64_t outputs, int64_t width, Precision as) const;
   PackedWeights Pack(const Tensor& weights, Precision as);
   Layer Prepare(const WeightMap& weights, const std::string& block, bool is_decoder);
   std::vector<std::vector<float>> Biases(const Tensor& table, bool bidirectional) const;
@@ -148,6 +146,8 @@ struct CpuScorer::Network {
   // ---- The network. All threads of a team call these together, and each does its share. What one
   // function writes may be read after the team has met.
 
+  // buffers.left for rows of that width, from `row` on.
+  Operand LeftOperand(const Buffers& buffers, int64_t width, int64_t row) const;
   // x divided by its root mean square and times the weight, as left operand.
   Operand Norm(const Member& member, const Buffers& buffers, int64_t rows,
                const std::vector<float>& weight) const;
@@ -190,24 +190,9 @@ struct CpuScorer::Network::Decoding {
 
 // ---- Preparation -------------------------------------------------------------------------------
 
-PackedWeights CpuScorer::Network::Allocate(int64_t outputs, int64_t width, Precision as) const {
-  PackedWeights packed;
-  packed.precision = as;
-  packed.outputs = outputs;
-  packed.width = width;
-  packed.groups = (width + GroupSize(as) - 1) / GroupSize(as);
-  const int64_t columns = panels(packed) * kernels.panel;
-  packed.data = MakeAligned<int32_t>(columns * packed.groups);
-  if (as == Precision::kInt8) {
-    packed.scales = MakeAligned<float>(columns);
-    packed.offsets = MakeAligned<int32_t>(columns);
-  }
-  return packed;
-}
-
 PackedWeights CpuScorer::Network::Pack(const Tensor& weights, Precision as) {
   const Tensor rows = weights.contiguous();
-  PackedWeights packed = Allocate(rows.size(0), rows.size(1), as);
+  PackedWeights packed = MakePacked(kernels, as, rows.size(0), rows.size(1));
   kernels.pack(rows.const_data_ptr<float>(), rows.size(1), packed);
   packed_bytes += packed.bytes();
   return packed;
@@ -268,42 +253,43 @@ Buffers CpuScorer::Network::MakeBuffers(int64_t rows) const {
 
 Scratch CpuScorer::Network::MakeScratch(int64_t longest) const {
   Scratch scratch;
-  scratch.keys = Allocate(longest, config.d_kv, Precision::kFp32);
+  scratch.longest = longest;
+  scratch.keys = MakePacked(kernels, Precision::kFp32, longest, config.d_kv);
   scratch.scores = MakeAligned<float>(kQueries * longest);
   scratch.biases = MakeAligned<float>(config.num_heads * (2 * longest - 1));
+  float* bias = scratch.biases.get();
+  for (const std::vector<float>& of_head : encoder_biases) {
+    for (int64_t distance = 1 - longest; distance < longest; ++distance) {
+      *bias++ = Bias(of_head, distance);
+    }
+  }
   return scratch;
 }
 
 // ---- The network -------------------------------------------------------------------------------
 
+Operand CpuScorer::Network::LeftOperand(const Buffers& buffers, int64_t width, int64_t row) const {
+  const int64_t size = GroupSize(precision), groups = (width + size - 1) / size;
+  float* scales = precision == Precision::kInt8 ? buffers.left_scales.get() + row : nullptr;
+  return {precision, buffers.left.get() + row * groups, groups, scales};
+}
+
 Operand CpuScorer::Network::Norm(const Member& member, const Buffers& buffers, int64_t rows,
                                  const std::vector<float>& weight) const {
-  const int64_t d = config.d_model, size = GroupSize(precision);
-  Operand left = {precision, buffers.left.get(), (d + size - 1) / size, buffers.left_scales.get()};
-  if (precision != Precision::kInt8) left.scales = nullptr;
+  const int64_t d = config.d_model;
   const auto [begin, end] = member.Share(rows);
-  Operand share = left;
-  share.data = buffers.left.get() + begin * left.stride;
-  if (left.scales != nullptr) share.scales += begin;
   kernels.norm(buffers.x.get() + begin * d, end - begin, d, weight.data(),
-               static_cast<float>(config.layer_norm_epsilon), share);
-  return left;
+               static_cast<float>(config.layer_norm_epsilon), LeftOperand(buffers, d, begin));
+  return LeftOperand(buffers, d, 0);
 }
 
 Operand CpuScorer::Network::Convert(const Member& member, float* x, int64_t rows, int64_t width,
                                     const Buffers& buffers) const {
   if (precision == Precision::kFp32) return {precision, x, width};
-  const int64_t size = GroupSize(precision);
-  Operand left = {precision, buffers.left.get(), (width + size - 1) / size,
-                  buffers.left_scales.get()};
-  if (precision != Precision::kInt8) left.scales = nullptr;
   const auto [begin, end] = member.Share(rows);
-  Operand share = left;
-  share.data = buffers.left.get() + begin * left.stride;
-  if (left.scales != nullptr) share.scales += begin;
-  kernels.convert(x + begin * width, width, end - begin, width, share);
+  kernels.convert(x + begin * width, width, end - begin, width, LeftOperand(buffers, width, begin));
   member.Meet();
-  return left;
+  return LeftOperand(buffers, width, 0);
 }
 
 void CpuScorer::Network::Multiply(const Member& member, const Operand& left, int64_t rows,
@@ -342,7 +328,8 @@ void CpuScorer::Network::AttendToSequence(const float* queries, int64_t length, 
   const int64_t stride = 3 * inner();
   scratch.keys.outputs = length;
   kernels.pack(queries + inner(), stride, scratch.keys);
-  const float* biases = scratch.biases.get() + head * (2 * length - 1) + length - 1;
+  const float* biases =
+      scratch.biases.get() + head * (2 * scratch.longest - 1) + scratch.longest - 1;
   for (int64_t begin = 0; begin < length; begin += kQueries) {
     const int64_t count = std::min(kQueries, length - begin);
     float* scores = scratch.scores.get();
@@ -378,18 +365,9 @@ void CpuScorer::Network::Encode(const Member& member, const Chunk& chunk, const 
     member.Meet();
     const int64_t sequences = static_cast<int64_t>(chunk.sequences.size());
     const auto [begin, end] = member.Share(sequences * config.num_heads);
-    int64_t biases_of = 0;  // length
     for (int64_t i = begin; i < end; ++i) {
       const int64_t sequence = i / config.num_heads, head = i % config.num_heads;
       const int64_t row = chunk.begin[sequence], length = chunk.begin[sequence + 1] - row;
-      if (std::exchange(biases_of, length) != length) {
-        for (int64_t h = 0; h < config.num_heads; ++h) {
-          float* out = scratch.biases.get() + h * (2 * length - 1);
-          for (int64_t k = 0; k < 2 * length - 1; ++k) {
-            out[k] = Bias(encoder_biases[h], k - (length - 1));
-          }
-        }
-      }
       AttendToSequence(buffers.wide.get() + row * 3 * inner() + head * config.d_kv, length, head,
                        scratch, buffers.seen.get() + row * inner() + head * config.d_kv);
     }
@@ -651,8 +629,8 @@ void CpuScorer::Network::Decode(absl::Span<const Input> inputs, absl::Span<const
                        &logits,
                        inputs};
   for (size_t i = 0; i < inputs.size(); ++i) {
-    decoding.states[i] =
-        Allocate(static_cast<int64_t>(inputs[i].tokens->size()), config.d_model, Precision::kFp32);
+    decoding.states[i] = MakePacked(kernels, Precision::kFp32,
+                                    static_cast<int64_t>(inputs[i].tokens->size()), config.d_model);
     for (const LabelTrie::Row& row : inputs[i].labels->rows()) {
       logits.emplace_back(row.child_tokens.size());
     }

@@ -22,11 +22,34 @@ const char* PrecisionName(Precision precision) {
   return "";
 }
 
+std::optional<Precision> PrecisionNamed(std::string_view name) {
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16, Precision::kInt8}) {
+    if (name == PrecisionName(precision)) return precision;
+  }
+  return std::nullopt;
+}
+
 void FreeAligned::operator()(void* memory) const { c10::free_cpu(memory); }
 
 void* AllocateAligned(int64_t bytes) {
   static_assert(c10::gAlignment >= 64);
   return c10::GetCPUAllocator()->raw_allocate(static_cast<size_t>(bytes));
+}
+
+PackedWeights MakePacked(const Kernels& kernels, Precision precision, int64_t outputs,
+                         int64_t width) {
+  PackedWeights packed;
+  packed.precision = precision;
+  packed.outputs = outputs;
+  packed.width = width;
+  packed.groups = (width + GroupSize(precision) - 1) / GroupSize(precision);
+  const int64_t columns = Panels(kernels, outputs) * kernels.panel;
+  packed.data = MakeAligned<int32_t>(columns * packed.groups);
+  if (precision == Precision::kInt8) {
+    packed.scales = MakeAligned<float>(columns);
+    packed.offsets = MakeAligned<int32_t>(columns);
+  }
+  return packed;
 }
 
 int64_t PackedWeights::bytes() const { return outputs * groups * 4; }

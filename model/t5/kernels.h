@@ -12,12 +12,15 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string_view>
 #include <vector>
 
 namespace tasuki {
 
 enum class Precision { kFp32, kBf16, kInt8 };
 const char* PrecisionName(Precision precision);  // "fp32", "bf16" or "int8"
+std::optional<Precision> PrecisionNamed(std::string_view name);
 // Numbers in a group of 32 bits.
 constexpr int64_t GroupSize(Precision precision) {
   return precision == Precision::kFp32 ? 1 : precision == Precision::kBf16 ? 2 : 4;
@@ -76,8 +79,7 @@ struct Kernels {
   bool bf16, int8;   // precisions beside fp32
   int64_t panel;     // outputs in a panel
 
-  // data, scales and offsets of `packed` from weights [outputs, width] with that many floats from
-  // row to row; the rest of `packed` is set.
+  // Fills what MakePacked made from weights [outputs, width] with that many floats from row to row.
   void (*pack)(const float* weights, int64_t stride, PackedWeights& packed);
   // Panels [first_panel, last_panel) of x Wᵀ for `rows` rows.
   void (*multiply)(const Operand& x, int64_t rows, const PackedWeights& weights,
@@ -102,6 +104,14 @@ struct Kernels {
   void (*scale)(float* x, float factor, int64_t count);
   float (*dot)(const float* a, const float* b, int64_t count);
 };
+
+// Panels that so many outputs take; the last may be in part.
+inline int64_t Panels(const Kernels& kernels, int64_t outputs) {
+  return (outputs + kernels.panel - 1) / kernels.panel;
+}
+// Room for weights of this shape, for `pack` to fill.
+PackedWeights MakePacked(const Kernels& kernels, Precision precision, int64_t outputs,
+                         int64_t width);
 
 // The best of this machine.
 const Kernels& BestKernels();

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "model/errors/errors.h"
+#include "model/errors/utf8.h"
 
 namespace tasuki {
 namespace {
@@ -60,10 +61,9 @@ std::vector<Node> MakeNodes(const std::vector<std::vector<int32_t>>& targets, in
 // The characters of a text of which the tokenizer knows none: "問", "礼".
 std::string UnknownCharacters(const std::string& text, const Tokenizer& tokenizer) {
   std::set<std::string> unknown;
-  for (size_t begin = 0, end; begin < text.size(); begin = end) {
-    end = begin + 1;
-    while (end < text.size() && (text[end] & 0xC0) == 0x80) ++end;
-    const std::string character = text.substr(begin, end - begin);
+  for (size_t begin = 0, length; begin < text.size(); begin += length) {
+    length = std::max<size_t>(CharacterLength(absl::string_view(text).substr(begin)), 1);
+    const std::string character = text.substr(begin, length);
     const auto tokens = tokenizer.Encode(character);
     if (tokens.ok() && std::count(tokens->begin(), tokens->end(), tokenizer.unk_id()) > 0) {
       unknown.insert(Quote(character));

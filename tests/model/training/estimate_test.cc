@@ -105,6 +105,8 @@ class EstimateTest : public ::testing::Test {
 #ifdef __SANITIZE_ADDRESS__
     GTEST_SKIP() << "AddressSanitizer keeps what was freed";
 #endif
+    std::filesystem::remove_all(places_.checkpoints_directory);  // of a job before
+    std::filesystem::remove_all(places_.result_directory);
     const int64_t measured = MeasuredPeak(job);
     const auto memory = EstimateOf(job).memory();
     const int64_t estimated = memory.peak_bytes() - memory.program_bytes();
@@ -232,8 +234,6 @@ TEST_F(EstimateTest, ForeseesThePeakOfActivations) {
       recipe.set_batch_size(12);
       recipe.set_dropout(dropout);
     }));
-    std::filesystem::remove_all(places_.checkpoints_directory);
-    std::filesystem::remove_all(places_.result_directory);
   }
 }
 
@@ -257,8 +257,6 @@ TEST_F(EstimateTest, ForeseesThePeakOfAnAdapter) {
     Faults faults;
     ResolveJob(job, faults);
     ExpectTheMeasuredPeak(job);
-    std::filesystem::remove_all(places_.checkpoints_directory);
-    std::filesystem::remove_all(places_.result_directory);
   }
 }
 
@@ -278,8 +276,6 @@ TEST_F(EstimateTest, ForeseesThePeakOfWeights) {
       recipe.set_steps(1);
       recipe.set_optimizer(optimizer);
     }));
-    std::filesystem::remove_all(places_.checkpoints_directory);
-    std::filesystem::remove_all(places_.result_directory);
   }
 }
 

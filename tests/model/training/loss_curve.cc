@@ -12,13 +12,13 @@
 #include <iostream>
 
 #include "absl/strings/str_cat.h"
-#include "model/files/safetensors.h"
 #include "model/recipe/recipe.h"
 #include "model/t5/t5.h"
 #include "model/training/loss.h"
 #include "model/training/optimizer.h"
 #include "model/training/training.h"
 #include "model/training/work.h"
+#include "tests/model/training/sequences.h"
 
 namespace tasuki {
 namespace {
@@ -50,17 +50,6 @@ v1::TrainingJob AmcdJob(int64_t steps) {
   return job;
 }
 
-void AddSequences(const std::string& name, const std::vector<std::vector<int32_t>>& sequences,
-                  std::map<std::string, at::Tensor>& to) {
-  std::vector<float> ids, lengths;
-  for (const std::vector<int32_t>& sequence : sequences) {
-    ids.insert(ids.end(), sequence.begin(), sequence.end());
-    lengths.push_back(static_cast<float>(sequence.size()));
-  }
-  to[name + "_ids"] = at::tensor(ids);
-  to[name + "_lengths"] = at::tensor(lengths);
-}
-
 absl::Status Run(const std::string& base, const std::string& rows, int64_t steps,
                  const std::string& out) {
   const v1::TrainingJob job = AmcdJob(steps);
@@ -76,7 +65,7 @@ absl::Status Run(const std::string& base, const std::string& rows, int64_t steps
   if (!model.ok()) return model.status();
   const auto optimizer = Optimizer::Create(recipe, model->trained());
 
-  std::map<std::string, at::Tensor> written;
+  WeightMap written;
   std::vector<float> losses;
   for (int64_t step = 0; step < steps; ++step) {
     const Batch batch = (*work)->BatchAt(step);
@@ -87,12 +76,7 @@ absl::Status Run(const std::string& base, const std::string& rows, int64_t steps
     optimizer->Step({.step = step + 1, .learning_rate = LearningRate(recipe, step, steps)});
   }
   written["losses"] = at::tensor(losses);
-  std::map<std::string, TensorEntry> entries;
-  for (const auto& [name, tensor] : written) {
-    entries[name] = {"F32", tensor.sizes().vec(),
-                     static_cast<const uint8_t*>(tensor.const_data_ptr()), tensor.nbytes()};
-  }
-  return WriteSafetensors(out, entries, {});
+  return WriteTensors(out, written, {});
 }
 
 }  // namespace

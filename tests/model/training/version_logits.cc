@@ -19,21 +19,12 @@
 #include "model/text/examples.h"
 #include "model/text/tokenizer.h"
 #include "model/training/loss.h"
+#include "tests/model/training/sequences.h"
 
 namespace tasuki {
 namespace {
 
 using Sequences = std::vector<std::vector<int32_t>>;
-
-void AddSequences(const std::string& name, const Sequences& sequences, WeightMap& to) {
-  std::vector<float> ids, lengths;
-  for (const std::vector<int32_t>& sequence : sequences) {
-    ids.insert(ids.end(), sequence.begin(), sequence.end());
-    lengths.push_back(static_cast<float>(sequence.size()));
-  }
-  to[name + "_ids"] = at::tensor(ids);
-  to[name + "_lengths"] = at::tensor(lengths);
-}
 
 absl::Status Run(const std::string& directory, const std::string& rows, size_t count,
                  const std::string& out) {
