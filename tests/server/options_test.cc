@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -9,6 +10,8 @@
 #include <filesystem>
 #include <fstream>
 #include <vector>
+
+#include "absl/strings/str_cat.h"
 
 namespace tasuki {
 namespace {
@@ -37,7 +40,7 @@ TEST_F(OptionsTest, UnsetFlagsAreSensible) {
 }
 
 TEST_F(OptionsTest, AFlagBeatsTheFileThatBeatsTheEnvironment) {
-  const std::string file = testing::TempDir() + "tasukid.conf";
+  const std::string file = absl::StrCat(testing::TempDir(), "options_test.", getpid());
   std::ofstream(file) << "drain_seconds=5\nserving_threads=3\n";
   setenv("TASUKI_DRAIN_SECONDS", "6", 1);
   setenv("TASUKI_TRAINING_THREADS", "7", 1);
@@ -89,7 +92,7 @@ TEST_F(OptionsTest, AnAddressCanBeNone) {
 }
 
 TEST_F(OptionsTest, AnUnknownNameInTheFileIsAFault) {
-  const std::string file = testing::TempDir() + "tasukid.conf";
+  const std::string file = absl::StrCat(testing::TempDir(), "options_test.", getpid());
   std::ofstream(file) << "drain_second=5\n";
   const std::string config = "--config=" + file;
   const ParsedOptions parsed = Parse({config.c_str()});

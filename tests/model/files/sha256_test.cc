@@ -1,5 +1,8 @@
 #include "model/files/sha256.h"
 
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "model/errors/errors.h"
 #include "model/files/durable.h"
@@ -28,7 +31,7 @@ TEST(Sha256, HashesPiecesAsTheWhole) {
 }
 
 TEST(Sha256OfFile, HashesAFileAndNamesOneThatIsMissing) {
-  const std::string path = ::testing::TempDir() + "sha256_test.bytes";
+  const std::string path = absl::StrCat(::testing::TempDir(), "sha256_test.", getpid());
   ASSERT_TRUE(WriteFile(path, std::string(3'000'000, 'a')).ok());
   EXPECT_EQ(Sha256OfFile(path).value(), Sha256Of(std::string(3'000'000, 'a')));
   ASSERT_TRUE(RemoveAll(path).ok());

@@ -2,9 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <fstream>
+
+#include "absl/strings/str_cat.h"
 
 namespace tasuki {
 namespace {
@@ -13,7 +16,7 @@ using testing::ElementsAre;
 using testing::IsEmpty;
 
 std::vector<std::string> LinesOf(const std::string& bytes, int count) {
-  const std::string path = testing::TempDir() + "/trainer_log_test";
+  const std::string path = absl::StrCat(testing::TempDir(), "trainer_log_test.", getpid());
   std::ofstream(path, std::ios::binary) << bytes;
   std::vector<std::string> lines = LastLogLines(path, count);
   std::remove(path.c_str());
