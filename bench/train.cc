@@ -1,13 +1,12 @@
 // Measures training steps in one process: forward, backward and AdamW on batches of real texts.
 //
-// usage: bench-train MODEL TEXTS BATCH SECONDS [THREADS]
+// usage: bench-train MODEL TEXTS BATCH SECONDS [fp32|bf16] [THREADS]
 // TEXTS has one text a line; targets are "0" and "1" in turn, batches are taken in an order that
 // bench/peers/train.py takes too. Prints one line of JSON: seconds of a step, and of its part
 // without the optimizer; examples and real input tokens a second; the share of the machine's peak
 // (products of 512 rows) that the part without the optimizer reaches, with three times the FLOP of
 // a forward pass.
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <chrono>
@@ -20,6 +19,7 @@
 #include "model/t5/t5.h"
 #include "model/text/tokenizer.h"
 #include "model/training/loss.h"
+#include "model/training/numerics.h"
 #include "model/training/optimizer.h"
 
 namespace tasuki {
@@ -27,16 +27,22 @@ namespace {
 
 int Run(int count, char** arguments) {
   if (count < 5) {
-    std::cerr << "usage: bench-train MODEL TEXTS BATCH SECONDS [THREADS]\n";
+    std::cerr << "usage: bench-train MODEL TEXTS BATCH SECONDS [fp32|bf16] [THREADS]\n";
     return 2;
   }
   const std::string directory = arguments[1];
   const int64_t batch_size = std::atoll(arguments[3]);
   const double seconds = std::atof(arguments[4]);
-  const int threads = count > 5 ? std::atoi(arguments[5]) : 2;
-  at::set_num_threads(threads);
+  const std::string name = count > 5 ? arguments[5] : "fp32";
+  const auto precision = PrecisionNamed(name);
+  if (!precision || *precision == Precision::kInt8 || !CanDo(BestKernels(), *precision)) {
+    std::cerr << "bench-train: this machine does not train in " << name << "\n";
+    return 2;
+  }
+  const int threads = count > 6 ? std::atoi(arguments[6]) : 2;
+  SetNumerics(threads);
   const T5Config config = T5Config::Read(directory + "/config.json").value();
-  const T5 model(config, ReadWeights(directory, config).value());
+  const T5 model(config, ReadWeights(directory, config).value(), {}, *precision);
   const auto tokenizer = Tokenizer::Load(directory + "/spiece.model").value();
   std::vector<std::vector<int32_t>> inputs, targets;
   std::ifstream file(arguments[2]);
@@ -78,15 +84,15 @@ int Run(int count, char** arguments) {
     rows += static_cast<double>(batch.target_tokens());
   }
   std::sort(steps.begin(), steps.end());
-  const double peak = Peak(Precision::kFp32, threads);
+  const double peak = Peak(*precision, threads);
   const double flop = 3 * (tokens * FlopOfToken(config) + rows * FlopOfRow(config));
   std::printf(
-      "{\"what\": \"ours fp32\", \"batch\": %ld, \"threads\": %d, \"steps\": %zu, "
+      "{\"what\": \"ours %s\", \"batch\": %ld, \"threads\": %d, \"steps\": %zu, "
       "\"step_seconds\": %.3f, "
       "\"median_step_seconds\": %.3f, \"optimizer_seconds\": %.3f, \"examples_per_second\": %.2f, "
       "\"tokens_per_second\": %.1f, \"peak_gflops\": %.0f, \"share_of_peak_without_optimizer\": "
       "%.3f}\n",
-      static_cast<long>(batch_size), threads, steps.size(), all / steps.size(),
+      name.c_str(), static_cast<long>(batch_size), threads, steps.size(), all / steps.size(),
       steps[steps.size() / 2], optimizing / steps.size(), examples / all, tokens / all, peak / 1e9,
       flop / (all - optimizing) / peak);
   return 0;

@@ -52,6 +52,7 @@ JobsOptions JobsOptionsOf(const Options& options) {
   jobs.trainer_path = options.trainer;
   jobs.training_threads = options.training_threads;
   jobs.device = options.device;
+  jobs.trains_in_bf16 = options.device != "cpu" || CanDo(BestKernels(), Precision::kBf16);
   jobs.stop_grace = absl::Seconds(options.drain_seconds);
   return jobs;
 }

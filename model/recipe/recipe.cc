@@ -243,7 +243,7 @@ void ResolveOptimizer(v1::Recipe& recipe, bool pretraining, const FieldChecker& 
   if (recipe.precision() == v1::Recipe::FP16) {
     check.Add("precision",
               "FP16 cannot hold T5: its activations exceed 65,504, and the loss becomes NaN; use "
-              "FP32");
+              "BF16 or FP32");
   }
 }
 

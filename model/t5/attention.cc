@@ -9,6 +9,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/softmax.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -45,6 +46,15 @@ Tensor KeyMask(const Group& group, const std::vector<int64_t>& lengths, at::Devi
   return mask.to(device);
 }
 
+// Of distance + length - 1.
+std::vector<int64_t> Buckets(int64_t length, bool bidirectional, const T5Config& config) {
+  std::vector<int64_t> buckets(2 * length - 1);
+  for (int64_t i = 0; i < 2 * length - 1; ++i) {
+    buckets[i] = RelativePositionBucket(i - (length - 1), bidirectional, config);
+  }
+  return buckets;
+}
+
 Tensor Attend(const Tensor& queries, const Tensor& keys, const Tensor& values, const Tensor& bias,
               double dropout) {
   Tensor weights = at::softmax(at::baddbmm(bias, queries, keys.transpose(1, 2)), -1);
@@ -73,12 +83,20 @@ int64_t RelativePositionBucket(int64_t distance, bool bidirectional, const T5Con
   return first + std::min(exact + static_cast<int64_t>(far), buckets - 1);
 }
 
+Tensor DistanceBias(const Tensor& table, int64_t length, bool bidirectional,
+                    const T5Config& config) {
+  const std::vector<int64_t> bucket_of = Buckets(length, bidirectional, config);
+  const Tensor buckets = at::tensor(bucket_of, at::kLong).to(table.device());
+  const Tensor bias = at::embedding(table, buckets).t().contiguous();
+  if (bidirectional) return bias;
+  Tensor unseen = at::zeros({2 * length - 1}, bias.options().requires_grad(false));
+  unseen.narrow(0, length, length - 1).fill_(kUnseen);
+  return bias + unseen;
+}
+
 Tensor PositionBias(const Tensor& table, int64_t length, bool bidirectional,
                     const T5Config& config) {
-  std::vector<int64_t> bucket_of(2 * length - 1);  // of distance + length - 1
-  for (int64_t i = 0; i < 2 * length - 1; ++i) {
-    bucket_of[i] = RelativePositionBucket(i - (length - 1), bidirectional, config);
-  }
+  const std::vector<int64_t> bucket_of = Buckets(length, bidirectional, config);
   Tensor buckets = at::empty({length, length}, at::kLong);
   for (int64_t query = 0; query < length; ++query) {
     std::copy_n(bucket_of.begin() + (length - 1 - query), length,

@@ -25,6 +25,10 @@ int64_t RelativePositionBucket(int64_t distance, bool bidirectional, const T5Con
 at::Tensor PositionBias(const at::Tensor& table, int64_t length, bool bidirectional,
                         const T5Config& config);
 
+// [heads, 2 * length - 1]: the same by the distance from query to key, plus length - 1.
+at::Tensor DistanceBias(const at::Tensor& table, int64_t length, bool bidirectional,
+                        const T5Config& config);
+
 // Indices of sequences that are padded to the length of the longest of them.
 using Group = std::vector<int64_t>;
 std::vector<Group> GroupByLength(const std::vector<int64_t>& lengths);

@@ -1,17 +1,28 @@
 #include "model/t5/functions.h"
 
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/dropout.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/gelu.h>
 #include <ATen/ops/index_select.h>
+#include <ATen/ops/relu.h>
 #include <ATen/ops/rms_norm.h>
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/threshold_backward.h>
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <utility>
+#include <mutex>
+#include <optional>
 #include <vector>
+
+#include "model/t5/kernels.h"
+#include "model/t5/team.h"
 
 namespace tasuki {
 namespace {
@@ -51,68 +62,110 @@ struct GatherRowsFunction : torch::autograd::Function<GatherRowsFunction> {
   }
 };
 
-// Eight sums side by side, so that the compiler may use vector registers.
-float Dot(const float* a, const float* b, int64_t size) {
-  float sums[8] = {};
-  int64_t i = 0;
-  for (; i + 8 <= size; i += 8) {
-    for (int k = 0; k < 8; ++k) sums[k] += a[i + k] * b[i + k];
-  }
-  for (; i < size; ++i) sums[0] += a[i] * b[i];
-  return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
-}
+constexpr int64_t kGrain = 1 << 14;  // elements that are worth another thread
+constexpr int64_t kBlock = 32;       // rows of which the gradient of a norm's weight is one sum
 
-// The norm of x; the factor of each row goes to `factors` [rows] if that is not null.
-Tensor Normalise(const Tensor& x, const Tensor& weight, double epsilon, float* factors) {
-  const int64_t count = x.size(0), width = x.size(1);
+Tensor Normalise(const Tensor& x, const Tensor& weight, double epsilon) {
+  const int64_t width = x.size(1);
   Tensor result = at::empty_like(x);
   const float* in = x.const_data_ptr<float>();
-  const float* w = weight.const_data_ptr<float>();
+  const float* factors = weight.const_data_ptr<float>();
   float* out = result.mutable_data_ptr<float>();
-  for (int64_t row = 0; row < count; ++row, in += width, out += width) {
-    const float factor = 1.0f / std::sqrt(Dot(in, in, width) / width + static_cast<float>(epsilon));
-    for (int64_t i = 0; i < width; ++i) out[i] = in[i] * factor * w[i];
-    if (factors != nullptr) factors[row] = factor;
-  }
+  RunRanges(at::get_num_threads(), x.size(0), kGrain / width + 1, [&](int64_t begin, int64_t end) {
+    BestKernels().norm(in + begin * width, end - begin, width, factors, static_cast<float>(epsilon),
+                       {Precision::kFp32, out + begin * width, width});
+  });
   return result;
 }
 
 struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight,
                         double epsilon) {
-    const Tensor factors = at::empty({x.size(0)}, x.options());
-    context->save_for_backward({x, weight, factors});
-    return Normalise(x, weight, epsilon, factors.mutable_data_ptr<float>());
+    context->save_for_backward({x, weight});
+    context->saved_data["epsilon"] = epsilon;
+    return Normalise(x, weight, epsilon);
   }
 
   // With n = x * factor and h = gradient * weight: dx = factor * (h - n * mean(h * n)), and dweight
   // is the sum over rows of gradient * n.
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const variable_list saved = context->get_saved_variables();
-    const Tensor &x = saved[0], &weight = saved[1], &factors = saved[2];
+    const Tensor &x = saved[0], &weight = saved[1];
+    const float epsilon = static_cast<float>(context->saved_data["epsilon"].toDouble());
     const Tensor gradient = gradients[0].contiguous();
-    const int64_t count = x.size(0), width = x.size(1);
+    const int64_t count = x.size(0), width = x.size(1), blocks = (count + kBlock - 1) / kBlock;
     Tensor dx = at::empty_like(x);
-    Tensor dweight = at::zeros_like(weight);
-    const float* g = gradient.const_data_ptr<float>();
-    const float* in = x.const_data_ptr<float>();
+    const Tensor sums = at::zeros({blocks, width}, x.options());
     const float* w = weight.const_data_ptr<float>();
-    float* out = dx.mutable_data_ptr<float>();
-    float* dw = dweight.mutable_data_ptr<float>();
-    std::vector<float> block(width);  // of dweight: sums of sums lose less
-    for (int64_t row = 0; row < count; ++row, g += width, in += width, out += width) {
-      const float factor = factors.const_data_ptr<float>()[row];
-      for (int64_t i = 0; i < width; ++i) {
-        out[i] = g[i] * w[i];
-        block[i] += g[i] * in[i] * factor;
+    const auto dot = BestKernels().dot;
+    RunRanges(at::get_num_threads(), blocks, 1, [&](int64_t first, int64_t last) {
+      for (int64_t row = first * kBlock; row < std::min(last * kBlock, count); ++row) {
+        const float* g = gradient.const_data_ptr<float>() + row * width;
+        const float* in = x.const_data_ptr<float>() + row * width;
+        float* out = dx.mutable_data_ptr<float>() + row * width;
+        float* sum = sums.mutable_data_ptr<float>() + row / kBlock * width;
+        const float factor = 1 / std::sqrt(dot(in, in, width) / width + epsilon);
+        for (int64_t i = 0; i < width; ++i) {
+          out[i] = g[i] * w[i];
+          sum[i] += g[i] * in[i] * factor;
+        }
+        const float share = dot(out, in, width) * factor * factor / width;
+        for (int64_t i = 0; i < width; ++i) out[i] = factor * (out[i] - in[i] * share);
       }
-      const float share = Dot(out, in, width) * factor * factor / width;
-      for (int64_t i = 0; i < width; ++i) out[i] = factor * (out[i] - in[i] * share);
-      if (row % 64 == 63 || row == count - 1) {
-        for (int64_t i = 0; i < width; ++i) dw[i] += std::exchange(block[i], 0.0f);
-      }
-    }
-    return {dx, dweight, Tensor()};
+    });
+    return {dx, context->needs_input_grad(1) ? sums.sum(0) : Tensor(), Tensor()};
+  }
+};
+
+// `base` may be undefined, and `to` may be x.
+void DropInto(const Tensor& x, const Tensor& base, double share, uint64_t key, const Tensor& to) {
+  const float* in = x.const_data_ptr<float>();
+  const float* add = base.defined() ? base.const_data_ptr<float>() : nullptr;
+  float* out = to.mutable_data_ptr<float>();
+  const int64_t blocks = (x.numel() + kDropoutBlock - 1) / kDropoutBlock;
+  RunRanges(at::get_num_threads(), blocks, kGrain / kDropoutBlock,
+            [&](int64_t first, int64_t last) {
+              const int64_t begin = first * kDropoutBlock,
+                            end = std::min(last * kDropoutBlock, x.numel());
+              BestKernels().dropout(in + begin, add == nullptr ? nullptr : add + begin, out + begin,
+                                    end - begin, static_cast<float>(share), key, begin);
+            });
+}
+
+struct DropFunction : torch::autograd::Function<DropFunction> {
+  static Tensor forward(AutogradContext* context, const std::optional<Tensor>& base,
+                        const Tensor& x, double share) {
+    const uint64_t key = NextRandom();
+    context->saved_data["adds"] = base.has_value();
+    context->saved_data["share"] = share;
+    context->saved_data["key"] = static_cast<int64_t>(key);
+    Tensor result = at::empty_like(x);
+    DropInto(x, base.value_or(Tensor()), share, key, result);
+    return result;
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const Tensor gradient = gradients[0].contiguous();
+    Tensor dx = at::empty_like(gradient);
+    DropInto(gradient, {}, context->saved_data["share"].toDouble(),
+             static_cast<uint64_t>(context->saved_data["key"].toInt()), dx);
+    const bool adds = context->saved_data["adds"].toBool();
+    return {adds ? gradients[0] : Tensor(), dx, Tensor()};
+  }
+};
+
+struct DroppedReluFunction : torch::autograd::Function<DroppedReluFunction> {
+  static Tensor forward(AutogradContext* context, const Tensor& x, double share) {
+    Tensor result = at::relu(x);
+    DropInto(result, {}, share, NextRandom(), result);
+    context->save_for_backward({result});
+    context->saved_data["share"] = share;
+    return result;
+  }
+  // What was dropped is 0, as what was negative.
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const Tensor result = context->get_saved_variables()[0];
+    const double kept = 1 - context->saved_data["share"].toDouble();
+    return {at::threshold_backward(gradients[0], result, 0).div_(kept), Tensor()};
   }
 };
 
@@ -127,7 +180,36 @@ Tensor RmsNorm(const Tensor& x, const Tensor& weight, double epsilon) {
   if (!x.is_cpu()) return at::rms_norm(x, {x.size(-1)}, weight, epsilon);
   const Tensor rows = x.contiguous();
   return at::GradMode::is_enabled() ? RmsNormFunction::apply(rows, weight, epsilon)
-                                    : Normalise(rows, weight, epsilon, nullptr);
+                                    : Normalise(rows, weight, epsilon);
+}
+
+Tensor Drop(const Tensor& x, double share) {
+  if (share == 0) return x;
+  if (!x.is_cpu()) return at::dropout(x, share, /*train=*/true);
+  return DropFunction::apply(std::nullopt, x.contiguous(), share);
+}
+
+Tensor AddDropped(const Tensor& base, const Tensor& x, double share) {
+  if (share == 0) return base + x;
+  if (!x.is_cpu()) return base + at::dropout(x, share, /*train=*/true);
+  return DropFunction::apply(std::optional(base.contiguous()), x.contiguous(), share);
+}
+
+Tensor DroppedRelu(const Tensor& x, double share) {
+  if (share == 0) return at::relu(x);
+  if (!x.is_cpu()) return at::dropout(at::relu(x), share, /*train=*/true);
+  return DroppedReluFunction::apply(x.contiguous(), share);
+}
+
+Tensor DroppedGatedGelu(const Tensor& gate, const Tensor& x, double share) {
+  return Drop(at::gelu(gate, "tanh") * x, share);
+}
+
+uint64_t NextRandom() {
+  const at::Generator& generator = at::detail::getDefaultCPUGenerator();
+  auto* bits = at::check_generator<at::CPUGeneratorImpl>(generator);
+  const std::lock_guard lock(bits->mutex_);
+  return bits->random64();
 }
 
 }  // namespace tasuki

@@ -1,5 +1,6 @@
-// Two functions that ATen composes of many passes on a CPU, each here as one, with its backward.
-// Private to model/: includes torch. fp32.
+// Functions that ATen composes of many passes on a CPU, each here as one, with its backward.
+// Private to model/: includes torch. fp32. On a CPU results do not depend on how many threads there
+// are.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,5 +14,17 @@ at::Tensor GatherRows(const at::Tensor& source, const at::Tensor& from, const at
 
 // x / sqrt(mean of squares + epsilon) * weight over the last dimension; x is [rows, width].
 at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double epsilon);
+
+// x with each element 0 with probability `share` and else divided by 1 - share; x itself if `share`
+// is 0. What becomes 0 follows from the next number of LibTorch's generator.
+at::Tensor Drop(const at::Tensor& x, double share);
+// base + Drop(x, share).
+at::Tensor AddDropped(const at::Tensor& base, const at::Tensor& x, double share);
+// Drop(relu(x), share) and Drop(gelu(gate) * x, share), gelu by its tanh form.
+at::Tensor DroppedRelu(const at::Tensor& x, double share);
+at::Tensor DroppedGatedGelu(const at::Tensor& gate, const at::Tensor& x, double share);
+
+// The next number of LibTorch's generator for the CPU.
+uint64_t NextRandom();
 
 }  // namespace tasuki

@@ -3,6 +3,9 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
 
+#include <cstdlib>
+#include <new>
+
 namespace tasuki {
 
 // Each in a file of its own, compiled for its instruction set.
@@ -53,6 +56,19 @@ PackedWeights MakePacked(const Kernels& kernels, Precision precision, int64_t ou
 }
 
 int64_t PackedWeights::bytes() const { return outputs * groups * 4; }
+
+float* ProductScratch() {
+  struct Scratch {
+    Scratch()
+        : floats(static_cast<float*>(std::aligned_alloc(64, kProductScratch * sizeof(float)))) {
+      if (floats == nullptr) throw std::bad_alloc();
+    }
+    ~Scratch() { std::free(floats); }
+    float* const floats;
+  };
+  static thread_local const Scratch scratch;
+  return scratch.floats;
+}
 
 std::vector<const Kernels*> AvailableKernels() {
   std::vector<const Kernels*> available;

@@ -66,6 +66,10 @@ struct Matrix {
 // What `Kernels::product` copies parts of its right matrix to, and what it needs in all.
 constexpr int64_t kProductFloats = 98304, kProductScratch = kProductFloats + 8192;
 
+// Of the calling thread, as long as it lives: no part of what a step needs, so not LibTorch's.
+float* ProductScratch();
+constexpr int64_t kDropoutBlock = 64;
+
 enum class OutputMode { kSet, kAdd, kRelu };
 struct Output {
   float* data;
@@ -89,9 +93,10 @@ struct Kernels {
                          int64_t b_stride, int64_t inner, int64_t columns, const Output& output);
   // Columns [first, last) of a b for a [rows, inner], b [inner, columns]; first is a multiple of
   // `panel`. For matrices that are used once: `scratch`, kProductScratch floats, takes the place of
-  // packing.
-  void (*product)(const Matrix& a, const Matrix& b, int64_t rows, int64_t inner, int64_t columns,
-                  int64_t first, int64_t last, const Output& output, float* scratch);
+  // packing. `precision` is fp32 or bf16, to which both are rounded on the way.
+  void (*product)(Precision precision, const Matrix& a, const Matrix& b, int64_t rows,
+                  int64_t inner, int64_t columns, int64_t first, int64_t last, const Output& output,
+                  float* scratch);
   // Rows as a left operand: as they are, or divided by their root mean square and times `weight`.
   void (*convert)(const float* x, int64_t stride, int64_t rows, int64_t width,
                   const Operand& operand);
@@ -102,6 +107,11 @@ struct Kernels {
   // weights = exp(scores + bias - their maximum); answers the sum. `bias` may be null.
   float (*softmax)(float* scores, const float* bias, int64_t count);
   void (*scale)(float* x, float factor, int64_t count);
+  // y = x, but 0 with probability `share` and else divided by 1 - share; and `add` to it if that is
+  // not null. What becomes 0 follows from `key` and the place in the whole, where x[0] is at
+  // `first`, a multiple of kDropoutBlock. y may be x.
+  void (*dropout)(const float* x, const float* add, float* y, int64_t count, float share,
+                  uint64_t key, int64_t first);
   float (*dot)(const float* a, const float* b, int64_t count);
 };
 

@@ -71,11 +71,10 @@ inline Floats Exp(Floats x) {
   return p * AsFloats((AsInts(shifted) - kRounderBits + 127) << 23);
 }
 
-// A square of kLanes rows, that far apart, becomes kLanes columns of a panel.
-inline void Turn(const float* from, int64_t stride, float* panel) {
 #if defined(__AVX512F__)
-  __m512 rows[16], pairs[16];
-  for (int i = 0; i < 16; ++i) rows[i] = _mm512_loadu_ps(from + i * stride);
+// A square of 16 rows becomes 16 columns of a panel.
+inline __attribute__((always_inline)) void Turn(__m512 (&rows)[16], float* panel) {
+  __m512 pairs[16];
   for (int i = 0; i < 16; i += 2) {
     pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
     pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
@@ -99,6 +98,15 @@ inline void Turn(const float* from, int64_t stride, float* panel) {
     _mm512_storeu_ps(panel + (8 + j) * kPanel, _mm512_shuffle_f32x4(high, high2, 0x88));
     _mm512_storeu_ps(panel + (12 + j) * kPanel, _mm512_shuffle_f32x4(high, high2, 0xDD));
   }
+}
+#endif
+
+// kLanes rows of kLanes floats, that far apart.
+inline void Turn(const float* from, int64_t stride, float* panel) {
+#if defined(__AVX512F__)
+  __m512 rows[16];
+  for (int i = 0; i < 16; ++i) rows[i] = _mm512_loadu_ps(from + i * stride);
+  Turn(rows, panel);
 #else
   for (int c = 0; c < kLanes; ++c) {
     for (int k = 0; k < kLanes; ++k) panel[k * kPanel + c] = from[c * stride + k];
@@ -150,7 +158,8 @@ struct Ending {
 template <Precision P, int R, bool kSideBySide>
 inline __attribute__((always_inline)) void Tile(const int32_t* a, int64_t a_stride,
                                                 const int32_t* b, int64_t b_stride, int64_t groups,
-                                                const Ending& ending) {
+                                                const Ending& its_ending) {
+  const Ending ending = its_ending;  // which no store can change
   typename Sums<P>::Vector sums[R][kVectors] = {};
   for (int64_t g = 0; g < groups; ++g, b += b_stride) {
 #pragma GCC unroll 8
@@ -162,30 +171,51 @@ inline __attribute__((always_inline)) void Tile(const int32_t* a, int64_t a_stri
       }
     }
   }
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < kVectors; ++v) {
-      const int64_t columns = ending.columns - v * kLanes;
-      if (columns <= 0) break;
-      float* to = ending.output + r * ending.stride + v * kLanes;
-      const bool whole = columns >= kLanes;
-      Floats y;
-      if constexpr (P == Precision::kInt8) {
-        const Ints shift = *reinterpret_cast<const UnalignedInts*>(ending.offsets + v * kLanes);
-        y = __builtin_convertvector(sums[r][v] - shift, Floats) * Load(ending.scales + v * kLanes) *
-            ending.row_scales[r];
-      } else {
-        y = sums[r][v];
-      }
-      if (!ending.first || ending.mode == OutputMode::kAdd) {
-        y += whole ? Load(to) : LoadSome(to, columns);
-      }
-      if (ending.last && ending.mode == OutputMode::kRelu) y = Max(y, Floats{});
-      if (whole) {
-        Save(to, y);
-      } else {
-        SaveSome(to, y, columns);
+  const bool adds = !ending.first || ending.mode == OutputMode::kAdd;
+  const bool cuts = ending.last && ending.mode == OutputMode::kRelu;
+  const auto value = [&](int r, int v) __attribute__((always_inline)) {
+    if constexpr (P == Precision::kInt8) {
+      const Ints shift = *reinterpret_cast<const UnalignedInts*>(ending.offsets + v * kLanes);
+      return __builtin_convertvector(sums[r][v] - shift, Floats) *
+             Load(ending.scales + v * kLanes) * ending.row_scales[r];
+    } else {
+      return sums[r][v];
+    }
+  };
+  if (ending.columns < kPanel) {
+    for (int r = 0; r < R; ++r) {
+      for (int v = 0; v * kLanes < ending.columns; ++v) {
+        const int64_t columns = ending.columns - v * kLanes;
+        float* to = ending.output + r * ending.stride + v * kLanes;
+        const bool whole = columns >= kLanes;
+        Floats y = value(r, v);
+        if (adds) y += whole ? Load(to) : LoadSome(to, columns);
+        if (cuts) y = Max(y, Floats{});
+        if (whole) {
+          Save(to, y);
+        } else {
+          SaveSome(to, y, columns);
+        }
       }
     }
+    return;
+  }
+  const auto save = [&](const auto& one) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      float* to = ending.output + r * ending.stride;
+#pragma GCC unroll 3
+      for (int v = 0; v < kVectors; ++v) one(to + v * kLanes, value(r, v));
+    }
+  };
+  if (adds) {
+    save([](float* to, Floats y) __attribute__((always_inline)) { Save(to, Load(to) + y); });
+  } else if (!cuts) {
+    save([](float* to, Floats y) __attribute__((always_inline)) { Save(to, y); });
+  }
+  if (cuts) {
+    save([&](float* to, Floats y)
+             __attribute__((always_inline)) { Save(to, Max(adds ? Load(to) : y, Floats{})); });
   }
 }
 
@@ -339,53 +369,6 @@ void CopyPanel(const Matrix& b, int64_t k, int64_t depth, int64_t column, int64_
   }
 }
 
-void Product(const Matrix& a, const Matrix& b, int64_t rows, int64_t inner, int64_t columns,
-             int64_t first, int64_t last, const Output& output, float* scratch) {
-  float* const side_by_side = scratch;
-  float* const panels = scratch + kTile * kDepth;
-  for (int64_t k = 0; k < inner; k += kDepth) {
-    const int64_t depth = inner - k < kDepth ? inner - k : kDepth;
-    const int64_t together = kProductFloats / (depth * kPanel);
-    for (int64_t begin = first; begin < last; begin += together * kPanel) {
-      const int64_t end = last - begin < together * kPanel ? last : begin + together * kPanel;
-      for (int64_t column = begin; column < end; column += kPanel) {
-        CopyPanel(b, k, depth, column, columns, panels + (column - begin) * depth);
-      }
-      for (int64_t row = 0; row < rows; row += kTile) {
-        const int64_t count = rows - row < kTile ? rows - row : kTile;
-        const float* left = a.data + row * a.row + k * a.column;
-        if (a.column != 1) {
-          for (int64_t i = 0; i < depth; ++i) {
-            for (int64_t r = 0; r < count; ++r) {
-              side_by_side[i * kTile + r] = left[i * a.column + r * a.row];
-            }
-          }
-        }
-        for (int64_t column = begin; column < end; column += kPanel) {
-          const Ending ending = {output.data + row * output.stride + column,
-                                 output.stride,
-                                 columns - column,
-                                 k == 0,
-                                 inner - k <= kDepth,
-                                 output.mode,
-                                 nullptr,
-                                 nullptr,
-                                 nullptr};
-          const int32_t* right =
-              reinterpret_cast<const int32_t*>(panels + (column - begin) * depth);
-          if (a.column == 1) {
-            TileOf<Precision::kFp32, false>(count, reinterpret_cast<const int32_t*>(left), a.row,
-                                            right, kPanel, depth, ending);
-          } else {
-            TileOf<Precision::kFp32, true>(count, reinterpret_cast<const int32_t*>(side_by_side), 0,
-                                           right, kPanel, depth, ending);
-          }
-        }
-      }
-    }
-  }
-}
-
 // ---- Operands ----------------------------------------------------------------------------------
 
 inline uint16_t ToBf16(float value) {  // to the nearest, ties to even; no NaN comes here
@@ -525,6 +508,175 @@ void Pack(const float* weights, int64_t stride, PackedWeights& packed) {
   }
 }
 
+// ---- Products of matrices that are used once ----------------------------------------------------
+
+#if defined(__AVX512BF16__)
+// Groups of bf16: the numbers of `low` in the lower halves, those of `high` in the upper.
+inline Ints Pairs(Floats low, Floats high) {
+  const __m512i l = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)low));
+  const __m512i h = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)high));
+  return (Ints)_mm512_or_si512(l, _mm512_slli_epi32(h, 16));
+}
+#endif
+
+// CopyPanel for bf16: groups of rows k, k + 1, and so on; 0 beyond `depth` rows, too.
+void CopyPanelOfPairs([[maybe_unused]] const Matrix& b, [[maybe_unused]] int64_t k,
+                      [[maybe_unused]] int64_t depth, [[maybe_unused]] int64_t column,
+                      [[maybe_unused]] int64_t columns, [[maybe_unused]] int32_t* panel) {
+#if defined(__AVX512BF16__)
+  const int64_t there = columns - column < kPanel ? columns - column : kPanel;
+  const int64_t groups = (depth + 1) / 2;
+  const auto at = [&](int64_t i, int64_t c) {
+    return i < depth && c < there ? b.data[(k + i) * b.row + (column + c) * b.column] : 0;
+  };
+  const auto one_by_one = [&](int64_t g, int64_t first, int64_t last) {
+    for (int64_t c = first; c < last; ++c) {
+      panel[g * kPanel + c] =
+          static_cast<int32_t>(ToBf16(at(2 * g, c)) | uint32_t{ToBf16(at(2 * g + 1, c))} << 16);
+    }
+  };
+  for (int64_t c = 0; c < kPanel; c += kLanes) {
+    int64_t g = 0;
+    if (c + kLanes <= there && b.column == 1) {
+      const float* from = b.data + k * b.row + column + c;
+      for (; 2 * g + 1 < depth; ++g, from += 2 * b.row) {
+        const Ints pairs = Pairs(Load(from), Load(from + b.row));
+        *reinterpret_cast<UnalignedInts*>(panel + g * kPanel + c) = pairs;
+      }
+    } else if (c + kLanes <= there && b.row == 1) {
+      const float* from = b.data + (column + c) * b.column + k;
+      for (; 2 * (g + kLanes) <= depth; g += kLanes) {
+        __m512 rows[16];
+        for (int i = 0; i < 16; ++i) {
+          const float* numbers = from + i * b.column + 2 * g;
+          rows[i] =
+              (__m512)_mm512_cvtne2ps_pbh((__m512)Load(numbers + kLanes), (__m512)Load(numbers));
+        }
+        Turn(rows, reinterpret_cast<float*>(panel + g * kPanel + c));
+      }
+    }
+    for (; g < groups; ++g) one_by_one(g, c, c + kLanes);
+  }
+#endif
+}
+
+// Rows [0, count) of a, `depth` numbers each from its column 0 on, as groups of the left operand:
+// row by row if the numbers of a row lie side by side, else kTile rows side by side.
+template <Precision P>
+void CopyLeft(const Matrix& a, int64_t count, int64_t depth, int32_t* left) {
+  if constexpr (P == Precision::kFp32) {
+    float* to = reinterpret_cast<float*>(left);
+    for (int64_t i = 0; i < depth; ++i) {
+      for (int64_t r = 0; r < count; ++r) to[i * kTile + r] = a.data[i * a.column + r * a.row];
+    }
+  } else if (a.column == 1) {
+    const Operand operand = {P, left, kDepth};
+    for (int64_t r = 0; r < count; ++r) {
+      ConvertRow(a.data + r * a.row, depth, nullptr, 1, operand, r);
+    }
+  } else {
+    for (int64_t i = 0; i < depth; i += 2) {
+      const float *low = a.data + i * a.column, *high = low + a.column;
+      int32_t* to = left + i / 2 * kTile;
+#if defined(__AVX512BF16__)
+      if (count == kTile && i + 1 < depth && a.row == 1) {
+        const __m256i l = _mm256_cvtepu16_epi32((__m128i)_mm256_cvtneps_pbh(_mm256_loadu_ps(low)));
+        const __m256i h = _mm256_cvtepu16_epi32((__m128i)_mm256_cvtneps_pbh(_mm256_loadu_ps(high)));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                            _mm256_or_si256(l, _mm256_slli_epi32(h, 16)));
+        continue;
+      }
+#endif
+      for (int64_t r = 0; r < count; ++r) {
+        const uint32_t upper = i + 1 < depth ? ToBf16(high[r * a.row]) : 0;
+        to[r] = static_cast<int32_t>(ToBf16(low[r * a.row]) | upper << 16);
+      }
+    }
+  }
+}
+
+// What the next panels are copied from comes into the cache while these are multiplied: columns
+// [first, last) of rows [k, k + depth), in parts by the rows that are done meanwhile.
+class Ahead {
+ public:
+  Ahead(const Matrix& b, int64_t k, int64_t depth, int64_t first, int64_t last, int64_t rows)
+      : from_(b.data + k * b.row + first * b.column),
+        stride_(b.column == 1 ? b.row : b.column),
+        lines_(((b.column == 1 ? last - first : depth) + 15) / 16),
+        all_(last > first ? lines_ * (b.column == 1 ? depth : last - first) : 0),
+        rows_(rows) {}
+  void Fetch(int64_t row, int64_t count) const {
+    const int64_t end = all_ * (row + count) / rows_;
+    for (int64_t line = all_ * row / rows_; line < end; ++line) {
+      __builtin_prefetch(from_ + line / lines_ * stride_ + line % lines_ * 16, 0, 2);
+    }
+  }
+
+ private:
+  const float* from_;
+  int64_t stride_, lines_, all_, rows_;
+};
+
+template <Precision P>
+void ProductIn(const Matrix& a, const Matrix& b, int64_t rows, int64_t inner, int64_t columns,
+               int64_t first, int64_t last, const Output& output, float* scratch) {
+  constexpr int64_t kSize = GroupSize(P);
+  int32_t* const copied = reinterpret_cast<int32_t*>(scratch);
+  int32_t* const panels = copied + kTile * kDepth;
+  const bool row_by_row = a.column == 1, as_it_is = row_by_row && P == Precision::kFp32;
+  for (int64_t k = 0; k < inner; k += kSize * kDepth) {
+    const int64_t depth = inner - k < kSize * kDepth ? inner - k : kSize * kDepth;
+    const int64_t groups = (depth + kSize - 1) / kSize;
+    const int64_t together = kProductFloats / (groups * kPanel);
+    for (int64_t begin = first; begin < last; begin += together * kPanel) {
+      const int64_t end = last - begin < together * kPanel ? last : begin + together * kPanel;
+      for (int64_t column = begin; column < end; column += kPanel) {
+        int32_t* panel = panels + (column - begin) * groups;
+        if constexpr (P == Precision::kFp32) {
+          CopyPanel(b, k, depth, column, columns, reinterpret_cast<float*>(panel));
+        } else {
+          CopyPanelOfPairs(b, k, depth, column, columns, panel);
+        }
+      }
+      const int64_t behind = last - end < together * kPanel ? last : end + together * kPanel;
+      const Ahead ahead(b, k, depth, end, behind < columns ? behind : columns, rows);
+      for (int64_t row = 0; row < rows; row += kTile) {
+        const int64_t count = rows - row < kTile ? rows - row : kTile;
+        const float* from = a.data + row * a.row + k * a.column;
+        ahead.Fetch(row, count);
+        if (!as_it_is) CopyLeft<P>({from, a.row, a.column}, count, depth, copied);
+        const int32_t* left = as_it_is ? reinterpret_cast<const int32_t*>(from) : copied;
+        for (int64_t column = begin; column < end; column += kPanel) {
+          const Ending ending = {output.data + row * output.stride + column,
+                                 output.stride,
+                                 columns - column,
+                                 k == 0,
+                                 inner - k <= kSize * kDepth,
+                                 output.mode,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr};
+          const int32_t* right = panels + (column - begin) * groups;
+          if (row_by_row) {
+            TileOf<P, false>(count, left, as_it_is ? a.row : kDepth, right, kPanel, groups, ending);
+          } else {
+            TileOf<P, true>(count, left, 0, right, kPanel, groups, ending);
+          }
+        }
+      }
+    }
+  }
+}
+
+void Product(Precision precision, const Matrix& a, const Matrix& b, int64_t rows, int64_t inner,
+             int64_t columns, int64_t first, int64_t last, const Output& output, float* scratch) {
+  if (precision == Precision::kBf16) {
+    ProductIn<Precision::kBf16>(a, b, rows, inner, columns, first, last, output, scratch);
+  } else {
+    ProductIn<Precision::kFp32>(a, b, rows, inner, columns, first, last, output, scratch);
+  }
+}
+
 // ---- The rest ----------------------------------------------------------------------------------
 
 // gelu(x) by tanh is x times the logistic function of 2 sqrt(2/pi) (x + 0.044715 x^3).
@@ -576,6 +728,85 @@ void Scale(float* x, float factor, int64_t count) {
   for (int64_t i = 0; i < count; ++i) x[i] *= factor;
 }
 
+// Philox4x32-10 (Salmon et al. 2011) of eight counters {block, 0, i}: 64 even numbers that follow
+// from the key and the block.
+inline void RandomNumbers(uint64_t key, uint64_t block, uint16_t (&numbers)[64]) {
+  constexpr uint32_t kFirst = 0xD2511F53, kSecond = 0xCD9E8D57;
+  uint32_t low = static_cast<uint32_t>(key), high = static_cast<uint32_t>(key >> 32);
+#if defined(__AVX512F__)
+  // A word in each half: what is in the upper ones does not matter.
+  __m512i x0 = _mm512_set1_epi64(static_cast<int64_t>(block));
+  __m512i x1 = _mm512_srli_epi64(x0, 32);
+  __m512i x2 = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7), x3 = _mm512_setzero_si512();
+  const __m512i first = _mm512_set1_epi64(kFirst), second = _mm512_set1_epi64(kSecond);
+  for (int round = 0; round < 10; ++round, low += 0x9E3779B9, high += 0xBB67AE85) {
+    const __m512i a = _mm512_mul_epu32(x0, first), b = _mm512_mul_epu32(x2, second);
+    x0 = _mm512_xor_si512(_mm512_xor_si512(_mm512_srli_epi64(b, 32), x1), _mm512_set1_epi64(low));
+    x2 = _mm512_xor_si512(_mm512_xor_si512(_mm512_srli_epi64(a, 32), x3), _mm512_set1_epi64(high));
+    x1 = b;
+    x3 = a;
+  }
+  const __m512i odd = _mm512_set1_epi64(-1LL << 32);
+  const __m512i front = _mm512_or_si512(_mm512_andnot_si512(odd, x0), _mm512_slli_epi64(x1, 32));
+  const __m512i back = _mm512_or_si512(_mm512_andnot_si512(odd, x2), _mm512_slli_epi64(x3, 32));
+  _mm512_storeu_si512(numbers, front);
+  _mm512_storeu_si512(numbers + 32, back);
+#else
+  uint32_t x[4][8];
+  for (uint32_t i = 0; i < 8; ++i) {
+    x[0][i] = static_cast<uint32_t>(block);
+    x[1][i] = static_cast<uint32_t>(block >> 32);
+    x[2][i] = i;
+    x[3][i] = 0;
+  }
+  for (int round = 0; round < 10; ++round, low += 0x9E3779B9, high += 0xBB67AE85) {
+    for (int i = 0; i < 8; ++i) {
+      const uint64_t a = uint64_t{kFirst} * x[0][i], b = uint64_t{kSecond} * x[2][i];
+      x[0][i] = static_cast<uint32_t>(b >> 32) ^ x[1][i] ^ low;
+      x[1][i] = static_cast<uint32_t>(b);
+      x[2][i] = static_cast<uint32_t>(a >> 32) ^ x[3][i] ^ high;
+      x[3][i] = static_cast<uint32_t>(a);
+    }
+  }
+  for (int i = 0; i < 8; ++i) {
+    for (int half = 0; half < 2; ++half) {
+      for (int word = 0; word < 2; ++word) {
+        const uint32_t bits = x[2 * half + word][i];
+        numbers[32 * half + 4 * i + 2 * word] = static_cast<uint16_t>(bits);
+        numbers[32 * half + 4 * i + 2 * word + 1] = static_cast<uint16_t>(bits >> 16);
+      }
+    }
+  }
+#endif
+}
+
+void Dropout(const float* x, const float* add, float* y, int64_t count, float share, uint64_t key,
+             int64_t first) {
+  const uint16_t threshold = static_cast<uint16_t>(share * 65536.0f);
+  const float factor = 1 / (1 - share);
+  uint16_t numbers[kDropoutBlock];
+  for (int64_t begin = 0; begin < count; begin += kDropoutBlock) {
+    RandomNumbers(key, static_cast<uint64_t>((first + begin) / kDropoutBlock), numbers);
+    const float* from = x + begin;
+    float* to = y + begin;
+    if (count - begin >= kDropoutBlock) {
+      for (int64_t i = 0; i < kDropoutBlock; i += kLanes) {
+        Floats kept = Load(from + i) * factor;
+        typedef uint16_t Shorts __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
+        const Ints number =
+            __builtin_convertvector(*reinterpret_cast<const Shorts*>(numbers + i), Ints);
+        kept = number >= static_cast<int32_t>(threshold) ? kept : Floats{};
+        Save(to + i, add == nullptr ? kept : Load(add + begin + i) + kept);
+      }
+      continue;
+    }
+    for (int64_t i = 0; i < count - begin; ++i) {
+      const float kept = numbers[i] >= threshold ? from[i] * factor : 0;
+      to[i] = add == nullptr ? kept : add[begin + i] + kept;
+    }
+  }
+}
+
 #if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
 constexpr bool kNarrow = true;
 #else
@@ -595,6 +826,7 @@ constexpr Kernels kKernels = {
     .gate = Gate,
     .softmax = Softmax,
     .scale = Scale,
+    .dropout = Dropout,
     .dot = Dot,
 };
 

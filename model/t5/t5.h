@@ -12,6 +12,7 @@
 
 #include "model/t5/adapter.h"
 #include "model/t5/config.h"
+#include "model/t5/kernels.h"
 #include "model/t5/weights.h"
 
 namespace tasuki {
@@ -34,8 +35,11 @@ struct Dropout {
 class T5 {
  public:
   // Takes the tensors as they are (no copy) and makes each that is trained a leaf that requires
-  // grad: those of the adapter, or all weights where there is none.
-  T5(const T5Config& config, WeightMap weights, Adapter adapter = {});
+  // grad: those of the adapter, or all weights where there is none. In bf16 the products with
+  // weights are computed from operands rounded to it, to fp32 sums; all else, and what is stored,
+  // is fp32. REQUIRES: fp32, or bf16 that this machine can do.
+  T5(const T5Config& config, WeightMap weights, Adapter adapter = {},
+     Precision precision = Precision::kFp32);
 
   // [tokens, d_model], after the final norm.
   at::Tensor Encode(const PackedTokens& input, const Dropout& dropout) const;
@@ -60,6 +64,7 @@ class T5 {
   T5Config config_;
   WeightMap weights_;
   Adapter adapter_;
+  Precision precision_;
 };
 
 // The targets shifted right: decoder_start_token_id, then all but the last token.

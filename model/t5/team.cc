@@ -1,5 +1,6 @@
 #include "model/t5/team.h"
 
+#include <algorithm>
 #include <exception>
 #include <mutex>
 
@@ -37,6 +38,16 @@ class Member::Meeting {
 
 void Member::Meet() const {
   if (size_ > 1) meeting_->Meet(size_);
+}
+
+void RunRanges(int size, int64_t count, int64_t least,
+               const std::function<void(int64_t begin, int64_t end)>& work) {
+  size = static_cast<int>(std::min<int64_t>(size, count / least));
+  if (size <= 1) return work(0, count);
+  RunTeam(size, [&](const Member& member) {
+    const auto [begin, end] = member.Share(count);
+    work(begin, end);
+  });
 }
 
 void RunTeam(int size, const std::function<void(const Member&)>& work) {

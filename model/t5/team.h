@@ -30,6 +30,10 @@ class Member {
   Meeting* meeting_;
 };
 
+// Parts of [0, count), at least `least` long, on up to `size` threads.
+void RunRanges(int size, int64_t count, int64_t least,
+               const std::function<void(int64_t begin, int64_t end)>& work);
+
 // Runs `work` on `size` threads, the caller's among them, or on fewer if there are not as many.
 // What it throws on any of them is thrown here; one that meets others must not throw.
 void RunTeam(int size, const std::function<void(const Member&)>& work);

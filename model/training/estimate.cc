@@ -18,6 +18,7 @@
 #include "model/errors/errors.h"
 #include "model/files/durable.h"
 #include "model/t5/adapter.h"
+#include "model/t5/packed_attention.h"
 #include "model/training/loss.h"
 #include "model/training/numerics.h"
 #include "model/training/optimizer.h"
@@ -68,8 +69,9 @@ struct TokenFloats {
   int64_t input = 0, target = 0;
 };
 
-// Those of the adapter: what goes into A if it is a copy with zeros, the zeros, what goes into B.
-TokenFloats KeptByAdapter(const Work& work) {
+// Those of the adapter: what goes into A if it is a copy with zeros, the zeros if they are kept,
+// what goes into B.
+TokenFloats KeptByAdapter(const Work& work, bool on_cpu) {
   TokenFloats kept;
   if (work.lora() == nullptr) return kept;
   for (const WeightShape& weight : AdapterWeights(work.config(), *work.lora())) {
@@ -77,16 +79,23 @@ TokenFloats KeptByAdapter(const Work& work) {
     const bool cross = absl::StrContains(weight.name, "EncDecAttention.k") ||
                        absl::StrContains(weight.name, "EncDecAttention.v");
     const bool of_inputs = cross || absl::StartsWith(weight.name, "encoder.");
-    const int64_t noise = work.lora()->dropout() > 0 ? 2 * weight.shape[1] : 0;
+    const int64_t noise = work.lora()->dropout() > 0 ? (on_cpu ? 1 : 2) * weight.shape[1] : 0;
     (of_inputs ? kept.input : kept.target) += weight.shape[0] + noise;
   }
   return kept;
 }
 
+// What is kept besides the sizes of the network.
+struct Keeping {
+  bool on_cpu;  // packed rows, and no noise
+  bool dropout;
+  TokenFloats adapter;
+};
+
 // Floats that the backward pass of some examples keeps, those in between included. Names as in
 // docs/design.md, "Estimates".
 int64_t KeptFloats(const T5Config& config, const std::vector<int64_t>& inputs,
-                   const std::vector<int64_t>& targets, bool dropout, const TokenFloats& adapter) {
+                   const std::vector<int64_t>& targets, const Keeping& keeping) {
   const int64_t d = config.d_model, f = config.d_ff, h = config.num_heads, k = h * config.d_kv;
   const int64_t longest_input = *std::max_element(inputs.begin(), inputs.end());
   const int64_t longest_target = *std::max_element(targets.begin(), targets.end());
@@ -99,27 +108,28 @@ int64_t KeptFloats(const T5Config& config, const std::vector<int64_t>& inputs,
     mm += longest_target * longest_target;
     mn += longest_target * longest_input;
   }
-  const int64_t noise = dropout ? 1 : 0;
-  const int64_t pairs = 1 + 2 * noise;  // softmax, noise, what is multiplied
+  const int64_t noise = keeping.dropout && !keeping.on_cpu ? 1 : 0;
+  const int64_t pairs = keeping.on_cpu ? 0 : 1 + 2 * noise;  // softmax, noise, what is multiplied
   const int64_t ff = (config.gated ? 4 : 1) + 2 * noise - (config.gated ? noise : 0);
   const int64_t attention = (2 + noise) * d + 4 * k;  // a token in a self-attention
   const int64_t feed_forward = (2 + noise) * d + ff * f;
-  const int64_t encoder =
-      config.num_layers * (n * (attention + feed_forward) + pairs * h * nn + 3 * k * d);
+  const int64_t across = keeping.on_cpu && StatesAreCheaper(targets, inputs, h, config.d_kv, d)
+                             ? 2 * m * h * d + h * mn
+                             : n * 2 * k + pairs * h * mn;
+  const int64_t encoder = config.num_layers * (n * (attention + feed_forward) + pairs * h * nn);
   const int64_t decoder =
-      config.num_decoder_layers * (m * (attention + feed_forward + (2 + noise) * d + 2 * k) +
-                                   n * 2 * k + pairs * h * (mm + mn) + 5 * k * d);
-  const int64_t biases = 2 * h * (nn + mm);
+      config.num_decoder_layers *
+      (m * (attention + feed_forward + (2 + noise) * d + 2 * k) + across + pairs * h * mm);
+  const int64_t biases = keeping.on_cpu ? 0 : 2 * h * (nn + mm);
   const int64_t logits = 3 * m * config.vocab_size;
   // The gradients of what one layer keeps.
-  const int64_t passing = 2 * (n * (f + 3 * k) + h * nn);
-  return encoder + decoder + biases + logits + passing + 2 * d * (n + m) + adapter.input * n +
-         adapter.target * m;
+  const int64_t passing = 2 * (n * (f + 3 * k) + pairs * h * nn);
+  return encoder + decoder + biases + logits + passing + 2 * d * (n + m) +
+         keeping.adapter.input * n + keeping.adapter.target * m;
 }
 
 // The same of a batch, which is gone through in parts (see Backward).
-int64_t KeptFloats(const T5Config& config, const Batch& batch, bool dropout,
-                   const TokenFloats& adapter) {
+int64_t KeptFloats(const T5Config& config, const Batch& batch, const Keeping& keeping) {
   std::vector<std::pair<int64_t, int64_t>> examples;
   for (int64_t i = 0; i < batch.size(); ++i) {
     examples.emplace_back(batch.inputs[i].size(), batch.targets[i].size());
@@ -128,8 +138,7 @@ int64_t KeptFloats(const T5Config& config, const Batch& batch, bool dropout,
   int64_t most = 0, tokens = 0;
   std::vector<int64_t> inputs, targets;
   const auto close = [&] {
-    if (!inputs.empty())
-      most = std::max(most, KeptFloats(config, inputs, targets, dropout, adapter));
+    if (!inputs.empty()) most = std::max(most, KeptFloats(config, inputs, targets, keeping));
     inputs.clear();
     targets.clear();
     tokens = 0;
@@ -151,10 +160,10 @@ struct Counts {
   int64_t kept_floats = 0;
 };
 
-absl::StatusOr<Counts> CountSteps(Work& work, int64_t steps, const StopSignal& stop) {
+absl::StatusOr<Counts> CountSteps(Work& work, int64_t steps, bool on_cpu, const StopSignal& stop) {
   Counts counts;
   const int64_t looked_at = std::min(steps, kMostCountedSteps);
-  const TokenFloats adapter = KeptByAdapter(work);
+  const Keeping keeping = {on_cpu, work.recipe().dropout() > 0, KeptByAdapter(work, on_cpu)};
   for (int64_t i = 0; i < looked_at; ++i) {
     if (stop.requested()) return absl::CancelledError("stopped");
     const int64_t step = static_cast<int64_t>(static_cast<double>(i) * steps / looked_at);
@@ -165,8 +174,7 @@ absl::StatusOr<Counts> CountSteps(Work& work, int64_t steps, const StopSignal& s
     for (const auto& input : batch.inputs) {
       counts.longest = std::max(counts.longest, static_cast<int64_t>(input.size()));
     }
-    counts.kept_floats = std::max(
-        counts.kept_floats, KeptFloats(work.config(), batch, work.recipe().dropout() > 0, adapter));
+    counts.kept_floats = std::max(counts.kept_floats, KeptFloats(work.config(), batch, keeping));
   }
   const double scale =
       static_cast<double>(steps) / static_cast<double>(std::max<int64_t>(looked_at, 1));
@@ -279,7 +287,7 @@ absl::StatusOr<Response> EstimateOrThrow(const v1::TrainingJob& job, const Train
   Work& work = **prepared;
   const v1::Recipe& recipe = work.recipe();
   const int64_t steps = TotalSteps(work);
-  const auto counts = CountSteps(work, steps, stop);
+  const auto counts = CountSteps(work, steps, options.device == "cpu", stop);
   if (!counts.ok()) return counts.status();
 
   *response.mutable_training_job() = job;

@@ -3,12 +3,20 @@
 #include <algorithm>
 #include <utility>
 
+#include "model/errors/errors.h"
 #include "model/training/numerics.h"
 #include "model/training/optimizer.h"
 
 namespace tasuki {
 
 absl::StatusOr<T5> FirstModel(const Work& work, const std::string& device) {
+  const Precision precision =
+      work.recipe().precision() == v1::Recipe::BF16 ? Precision::kBf16 : Precision::kFp32;
+  if (device == "cpu" && !CanDo(BestKernels(), precision)) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, v1::FIELD_INVALID,
+                     "This job trains in BF16, which needs a CPU with AVX512-BF16 and AVX512-VNNI; "
+                     "this machine is another one.");
+  }
   auto weights = work.FirstWeights();
   if (!weights.ok()) return weights.status();
   const v1::Recipe& recipe = work.recipe();
@@ -17,7 +25,7 @@ absl::StatusOr<T5> FirstModel(const Work& work, const std::string& device) {
     adapter = InitialAdapter(work.config(), *work.lora(), recipe.seed());
     adapter.weights = OnDevice(std::move(adapter.weights), device);
   }
-  T5 model(work.config(), OnDevice(*std::move(weights), device), std::move(adapter));
+  T5 model(work.config(), OnDevice(*std::move(weights), device), std::move(adapter), precision);
   for (const auto& [name, weight] : model.trained()) {
     weight.set_requires_grad(!IsFrozen(recipe, name));
   }

@@ -50,7 +50,7 @@ std::string DigestOf(const v1::CreateTrainingJobRequest& request) {
   return Sha256Of(bytes);
 }
 
-absl::StatusOr<Job> MakeJob(Store& store, const DataDirectory& data,
+absl::StatusOr<Job> MakeJob(Store& store, const DataDirectory& data, bool trains_in_bf16,
                             const v1::CreateTrainingJobRequest& request) {
   Faults faults;
   const std::string& id = request.training_job_id();
@@ -64,6 +64,14 @@ absl::StatusOr<Job> MakeJob(Store& store, const DataDirectory& data,
   }
   Job job = InputOf(request.training_job());
   ResolveJob(job, faults);
+  const auto& recipe =
+      job.has_pretraining() ? job.pretraining().recipe() : job.fine_tuning().recipe();
+  if (recipe.precision() == v1::Recipe::BF16 && !trains_in_bf16) {
+    faults.Add(
+        absl::StrCat(job.has_pretraining() ? "pretraining" : "fine_tuning", ".recipe.precision"),
+        "BF16 needs a CPU with AVX512-BF16 and AVX512-VNNI, or a GPU, and this server has "
+        "neither; use FP32");
+  }
   if (absl::Status status = CheckJob(store, data, job, faults); !status.ok()) return status;
   if (absl::Status status = faults.ToStatus(); !status.ok()) return status;
   job.set_name(absl::StrCat("trainingJobs/", id.empty() ? NewId() : id));

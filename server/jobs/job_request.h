@@ -15,8 +15,10 @@ namespace tasuki {
 std::string DigestOf(const v1::CreateTrainingJobRequest& request);
 
 // The job as it would be stored: QUEUED, named, every default filled in, the base's version
-// resolved. INVALID_ARGUMENT with all faults at once; errors of the store.
+// resolved. INVALID_ARGUMENT with all faults at once; errors of the store. `trains_in_bf16`:
+// whether this machine does.
 absl::StatusOr<v1::TrainingJob> MakeJob(Store& store, const DataDirectory& data,
+                                        bool trains_in_bf16,
                                         const v1::CreateTrainingJobRequest& request);
 
 }  // namespace tasuki

@@ -204,7 +204,7 @@ absl::StatusOr<Job> Jobs::Impl::Create(const v1::CreateTrainingJobRequest& reque
     if (known->has_value()) return **std::move(known);
   }
 
-  auto job = MakeJob(context_.store, data_, request);
+  auto job = MakeJob(context_.store, data_, options_.trains_in_bf16, request);
   if (!job.ok()) return job.status();
   if (request.validate_only()) return job;
   auto created =
@@ -225,7 +225,7 @@ absl::StatusOr<v1::EstimateTrainingJobResponse> Jobs::Impl::Estimate(
   }
   v1::CreateTrainingJobRequest create;
   *create.mutable_training_job() = request.training_job();
-  auto job = MakeJob(context_.store, data_, create);
+  auto job = MakeJob(context_.store, data_, options_.trains_in_bf16, create);
   if (!job.ok()) return job.status();
   auto run = std::make_shared<JobRun>(context_, *std::move(job));
   {

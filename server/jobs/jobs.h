@@ -27,6 +27,7 @@ struct JobsOptions {
   std::string trainer_path;  // of tasuki-trainer
   int training_threads = 2;
   std::string device = "cpu";
+  bool trains_in_bf16 = false;  // whether a recipe may ask for it
   // How long a trainer may take to stop before it is killed.
   absl::Duration stop_grace = absl::Seconds(30);
   // What passes between a death of a trainer and the next one; four times as much after the second

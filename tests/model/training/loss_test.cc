@@ -33,6 +33,25 @@ double LossOf(const T5& model, const std::vector<int32_t>& input,
   return loss;
 }
 
+TEST(Backward, GivesNearlyTheSameGradientsInBf16) {
+  if (!CanDo(BestKernels(), Precision::kBf16)) GTEST_SKIP() << "not on this machine";
+  const Batch batch{.inputs = {{5, 6, 7, 1}, {8, 1}, {9, 10, 11, 12, 13, 1}},
+                    .targets = {{20, 1}, {21, 22, 23, 1}, {24, 1}},
+                    .weights = {1, 1, 1}};
+  const T5 exact(Config(), InitialWeights(Config(), 1));
+  const T5 rounded(Config(), InitialWeights(Config(), 1), {}, Precision::kBf16);
+  EXPECT_NEAR(Backward(rounded, batch, {}), Backward(exact, batch, {}), 0.02);
+  double differences = 0, all = 0;
+  for (const auto& [name, weight] : exact.weights()) {
+    const at::Tensor& gradient = rounded.weights().at(name).grad();
+    EXPECT_EQ(gradient.scalar_type(), at::kFloat) << name;
+    differences += (gradient - weight.grad()).square().sum().item<double>();
+    all += weight.grad().square().sum().item<double>();
+  }
+  EXPECT_LE(differences, 4e-4 * all);  // 2 % of their size
+  EXPECT_GT(differences, 1e-8 * all) << "not rounded at all";
+}
+
 TEST(Backward, WeighsEachExampleByItsOwnTaskAndDividesByAllTargetTokens) {
   const T5 model(Config(), InitialWeights(Config(), 1));
   const Batch batch{.inputs = {{5, 6, 7, 1}, {8, 1}, {9, 10, 11, 12, 13, 1}},

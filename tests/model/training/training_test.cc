@@ -358,6 +358,19 @@ TEST_F(TrainTest, EndsWithTheSameBytesAfterAStopWithMuchOfTheRecipe) {
   EXPECT_TRUE(Bytes("result/model.safetensors") == bytes);
 }
 
+TEST_F(TrainTest, TrainsInBf16ToTheSameBytesAfterAStop) {
+  if (!CanDo(BestKernels(), Precision::kBf16)) GTEST_SKIP() << "not on this machine";
+  v1::TrainingJob job = Job();
+  const std::string in_fp32 = Uninterrupted(job);
+  std::filesystem::remove_all(folder_ / "checkpoints");
+  std::filesystem::remove_all(folder_ / "result");
+  job.mutable_fine_tuning()->mutable_recipe()->set_precision(v1::Recipe::BF16);
+  const std::string bytes = Uninterrupted(job);
+  EXPECT_FALSE(bytes == in_fp32);
+  StopAtFirstCheckpointAndResume(job, 4);
+  EXPECT_TRUE(Bytes("result/model.safetensors") == bytes);
+}
+
 TEST_F(TrainTest, GoesOnFromACheckpointOfFormatOne) {
   const v1::TrainingJob job = Job();
   const std::string bytes = Uninterrupted(job);

@@ -61,6 +61,20 @@ class JobsTest : public JobFixture {
   }
 };
 
+TEST_F(JobsTest, TakesBf16OnlyWhereThisMachineTrainsInIt) {
+  v1::CreateTrainingJobRequest request = RequestOf("finish");
+  v1::TrainingJob& job = *request.mutable_training_job();
+  job.mutable_pretraining()->mutable_recipe()->set_precision(v1::Recipe::BF16);
+  request.set_validate_only(true);
+  StartJobs();
+  const auto refused = jobs_->Create(request);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("recipe.precision: BF16 needs"));
+  options_.trains_in_bf16 = true;
+  StartJobs();
+  EXPECT_TRUE(jobs_->Create(request).ok());
+}
+
 TEST_F(JobsTest, PublishesWhatATrainerFinishedThenSaysSucceeded) {
   std::string published;
   publish_ = [&](const Job& job, const std::string& result) {
