@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/dropout.h>
+#include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/gelu.h>
@@ -13,6 +14,7 @@
 #include <ATen/ops/threshold_backward.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/engine.h>
 
 #include <algorithm>
 #include <cmath>
@@ -169,6 +171,30 @@ struct DroppedReluFunction : torch::autograd::Function<DroppedReluFunction> {
   }
 };
 
+struct EmbedFunction : torch::autograd::Function<EmbedFunction> {
+  static Tensor forward(AutogradContext* context, const Tensor& weight, const Tensor& ids) {
+    context->saved_data["weight"] = weight;
+    context->saved_data["ids"] = ids;
+    return at::embedding(weight.detach(), ids);
+  }
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    torch::autograd::Engine::get_default_engine().queue_callback(
+        [weight = context->saved_data["weight"].toTensor(),
+         ids = context->saved_data["ids"].toTensor(), gradient = gradients[0].contiguous()] {
+          Tensor& sum = weight.mutable_grad();
+          if (!sum.defined()) sum = at::zeros(weight.sizes(), gradient.options());
+          const int64_t width = weight.size(1);
+          const int64_t* id = ids.const_data_ptr<int64_t>();
+          const float* from = gradient.const_data_ptr<float>();
+          for (int64_t i = 0; i < ids.size(0); ++i, from += width) {
+            float* to = sum.mutable_data_ptr<float>() + id[i] * width;
+            for (int64_t k = 0; k < width; ++k) to[k] += from[k];
+          }
+        });
+    return {Tensor(), Tensor()};
+  }
+};
+
 }  // namespace
 
 Tensor GatherRows(const Tensor& source, const Tensor& from, const Tensor& back) {
@@ -203,6 +229,12 @@ Tensor DroppedRelu(const Tensor& x, double share) {
 
 Tensor DroppedGatedGelu(const Tensor& gate, const Tensor& x, double share) {
   return Drop(at::gelu(gate, "tanh") * x, share);
+}
+
+Tensor Embed(const Tensor& weight, const Tensor& ids) {
+  return weight.is_cpu() && weight.requires_grad() && at::GradMode::is_enabled()
+             ? EmbedFunction::apply(weight, ids)
+             : at::embedding(weight, ids);
 }
 
 uint64_t NextRandom() {

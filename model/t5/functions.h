@@ -24,6 +24,11 @@ at::Tensor AddDropped(const at::Tensor& base, const at::Tensor& x, double share)
 at::Tensor DroppedRelu(const at::Tensor& x, double share);
 at::Tensor DroppedGatedGelu(const at::Tensor& gate, const at::Tensor& x, double share);
 
+// Rows `ids` [tokens] of `weight` [rows, width]. On a CPU their gradients are added to
+// weight.grad() in place at the end of the backward pass, instead of a matrix of zeros for each
+// call. REQUIRES: a weight that requires a gradient is a leaf.
+at::Tensor Embed(const at::Tensor& weight, const at::Tensor& ids);
+
 // The next number of LibTorch's generator for the CPU.
 uint64_t NextRandom();
 

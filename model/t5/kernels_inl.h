@@ -567,7 +567,12 @@ void CopyLeft(const Matrix& a, int64_t count, int64_t depth, int32_t* left) {
   if constexpr (P == Precision::kFp32) {
     float* to = reinterpret_cast<float*>(left);
     for (int64_t i = 0; i < depth; ++i) {
-      for (int64_t r = 0; r < count; ++r) to[i * kTile + r] = a.data[i * a.column + r * a.row];
+      const float* from = a.data + i * a.column;
+      if (count == kTile && a.row == 1) {
+        __builtin_memcpy(to + i * kTile, from, kTile * sizeof(float));
+        continue;
+      }
+      for (int64_t r = 0; r < count; ++r) to[i * kTile + r] = from[r * a.row];
     }
   } else if (a.column == 1) {
     const Operand operand = {P, left, kDepth};

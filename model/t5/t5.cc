@@ -1,7 +1,6 @@
 #include "model/t5/t5.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 
@@ -80,7 +79,7 @@ struct Pass {
   Dropout dropout;
 
   Tensor Embed(const PackedTokens& tokens) const {
-    return Drop(at::embedding(Weight("shared.weight"), tokens.ids));
+    return Drop(tasuki::Embed(Weight("shared.weight"), tokens.ids));
   }
 
   // Sublayers answer the residual stream x [tokens, d_model] with what they add to it.
