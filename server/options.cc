@@ -77,6 +77,10 @@ void Declare(CLI::App& app, Options& options) {
   add("training_threads", options.training_threads,
       "Threads of a matrix product when training; 0 for the number of cores")
       ->check(CLI::Range(0, 1024));
+  add("training_priority", options.training_priority,
+      "Priority of trainers: idle (the time that serving leaves over, so that answers do not wait "
+      "for a job) or normal")
+      ->check(CLI::IsMember({"idle", "normal"}));
   add("max_batch_tokens", options.max_batch_tokens, "Tokens of one forward pass when classifying")
       ->check(CLI::Range(1, 1 << 24));
   add("max_queue_tokens", options.max_queue_tokens,

@@ -23,6 +23,7 @@ struct Options {
   std::string serving_precision = "fp32";
   int serving_threads = 0;   // at least 1 once parsed
   int training_threads = 0;  // at least 1 once parsed
+  std::string training_priority = "idle";
   int max_batch_tokens = 4096;
   int max_queue_tokens = 65536;
   int max_rpc_threads = 64;

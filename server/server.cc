@@ -51,6 +51,7 @@ JobsOptions JobsOptionsOf(const Options& options) {
   JobsOptions jobs;
   jobs.trainer_path = options.trainer;
   jobs.training_threads = options.training_threads;
+  jobs.idle_priority = options.training_priority == "idle";
   jobs.device = options.device;
   jobs.stop_grace = absl::Seconds(options.drain_seconds);
   return jobs;
