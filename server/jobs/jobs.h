@@ -26,6 +26,7 @@ class Metrics;
 struct JobsOptions {
   std::string trainer_path;  // of tasuki-trainer
   int training_threads = 2;
+  std::string kernels;  // of trainers; empty: the best of this machine
   bool idle_priority = true;  // of trainers: serving goes first
   std::string device = "cpu";
   // How long a trainer may take to stop before it is killed.

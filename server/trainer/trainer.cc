@@ -163,8 +163,10 @@ TrainingPlaces PlacesOf(const internal::TrainerSpec& spec) {
 absl::StatusOr<TrainingOutcome> TrainAsSpecified(const internal::TrainerSpec& spec) {
   if (absl::Status status = CheckInputs(spec); !status.ok()) return status;
   Reporter reporter;
-  const TrainingOptions options{
-      .threads = spec.threads(), .device = spec.device(), .out_of_memory = spec.out_of_memory()};
+  const TrainingOptions options{.threads = spec.threads(),
+                                .kernels = spec.kernels(),
+                                .device = spec.device(),
+                                .out_of_memory = spec.out_of_memory()};
   return Train(spec.job(), PlacesOf(spec), options, stop_signal, reporter);
 }
 
@@ -260,8 +262,9 @@ int EstimateJob(const std::string& spec_path) {
   if (spec.idle_priority()) YieldToOthers();
   ListenForCommands(kCommandsFd, stop_signal);
   if (status = CheckInputs(spec); !status.ok()) return ConcludeFailed(status);
-  auto estimate = Estimate(spec.job(), PlacesOf(spec),
-                           {.threads = spec.threads(), .device = spec.device()}, stop_signal);
+  auto estimate = Estimate(
+      spec.job(), PlacesOf(spec),
+      {.threads = spec.threads(), .kernels = spec.kernels(), .device = spec.device()}, stop_signal);
   if (!estimate.ok()) return ConcludeFailed(estimate.status());
   internal::TrainerEvent event;
   *event.mutable_estimate() = *std::move(estimate);
