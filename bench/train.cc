@@ -40,7 +40,7 @@ int Run(int count, char** arguments) {
     return 2;
   }
   const int threads = count > 6 ? std::atoi(arguments[6]) : 2;
-  SetNumerics(threads);
+  SetNumerics(threads, /*kernels=*/"");
   const T5Config config = T5Config::Read(directory + "/config.json").value();
   const T5 model(config, ReadWeights(directory, config).value(), {}, *precision);
   const auto tokenizer = Tokenizer::Load(directory + "/spiece.model").value();

@@ -26,7 +26,9 @@ void SetUpOpenMp(const Options& options, char** argv) {
     unsetenv(kGuard);
     return;
   }
-  setenv("OMP_NUM_THREADS", std::to_string(options.serving_threads).c_str(), 0);
+  if (options.serving_threads > 0) {
+    setenv("OMP_NUM_THREADS", std::to_string(options.serving_threads).c_str(), 0);
+  }
   setenv("OMP_WAIT_POLICY", "PASSIVE", 0);
   setenv(kGuard, "1", 1);
   execv(OwnPath().c_str(), argv);

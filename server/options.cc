@@ -3,10 +3,8 @@
 #include <limits.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <sstream>
-#include <thread>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/match.h"
@@ -71,12 +69,23 @@ void Declare(CLI::App& app, Options& options) {
       "Precision of products when classifying: fp32; bf16 and int8 are faster, change scores a "
       "little, and need a CPU with AVX512-BF16 and AVX512-VNNI")
       ->check(CLI::IsMember({"fp32", "bf16", "int8"}));
+  add("kernels", options.kernels,
+      "Instruction set of matrix products: avx512, avx2 or portable; auto for what a measurement "
+      "at "
+      "the start finds fastest. A job keeps what it began with")
+      ->check(CLI::IsMember({"auto", "avx512", "avx2", "portable"}));
   add("serving_threads", options.serving_threads,
-      "Threads of a matrix product when classifying; 0 for the number of cores")
+      "Threads of a matrix product when classifying; 0 for what a measurement at the start finds "
+      "fastest")
       ->check(CLI::Range(0, 1024));
   add("training_threads", options.training_threads,
-      "Threads of a matrix product when training; 0 for the number of cores")
+      "Threads of a matrix product when training; 0 for what a measurement at the start finds "
+      "fastest. A job keeps what it began with")
       ->check(CLI::Range(0, 1024));
+  add("training_priority", options.training_priority,
+      "Priority of trainers: idle (the time that serving leaves over, so that answers do not wait "
+      "for a job) or normal")
+      ->check(CLI::IsMember({"idle", "normal"}));
   add("max_batch_tokens", options.max_batch_tokens, "Tokens of one forward pass when classifying")
       ->check(CLI::Range(1, 1 << 24));
   add("max_queue_tokens", options.max_queue_tokens,
@@ -109,9 +118,6 @@ std::string FlagWithoutValue(int argc, const char* const* argv) {
 
 // What depends on the machine. Answers a fault, or "".
 std::string Resolve(Options& options) {
-  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  if (options.serving_threads == 0) options.serving_threads = cores;
-  if (options.training_threads == 0) options.training_threads = cores;
   options.device = "cpu";
   for (std::string* address : {&options.metrics_listen, &options.health_listen}) {
     if (*address == "none") address->clear();

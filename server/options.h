@@ -21,8 +21,10 @@ struct Options {
   std::string store = "sqlite";
   std::string device = "auto";  // "cpu" once parsed
   std::string serving_precision = "fp32";
-  int serving_threads = 0;   // at least 1 once parsed
-  int training_threads = 0;  // at least 1 once parsed
+  std::string kernels = "auto";
+  int serving_threads = 0;   // 0: see PickCompute
+  int training_threads = 0;  // 0: see PickCompute
+  std::string training_priority = "idle";
   int max_batch_tokens = 4096;
   int max_queue_tokens = 65536;
   int max_rpc_threads = 64;

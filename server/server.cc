@@ -11,7 +11,9 @@
 #include "absl/strings/string_view.h"
 #include "google/protobuf/util/time_util.h"
 #include "model/files/durable.h"
+#include "model/t5/kernels.h"
 #include "model/t5/libtorch_version.h"
+#include "server/compute.h"
 #include "server/data_lock.h"
 #include "server/datasets/datasets.h"
 #include "server/jobs/jobs.h"
@@ -31,43 +33,42 @@
 namespace tasuki {
 namespace {
 
-// The flag was checked.
-Precision PrecisionOf(const Options& options) {
-  return PrecisionNamed(options.serving_precision).value();
-}
-
-ServingOptions ServingOptionsOf(const Options& options) {
+ServingOptions ServingOptionsOf(const Options& options, const Compute& compute) {
   ServingOptions serving;
-  serving.threads = options.serving_threads;
+  serving.threads = compute.serving_threads;
   serving.device = options.device;
-  serving.precision = PrecisionOf(options);
+  serving.precision = PrecisionNamed(options.serving_precision).value();  // the flag was checked
   serving.max_batch_tokens = options.max_batch_tokens;
   serving.max_queue_tokens = options.max_queue_tokens;
   serving.trainer_path = options.trainer;
   return serving;
 }
 
-JobsOptions JobsOptionsOf(const Options& options) {
+JobsOptions JobsOptionsOf(const Options& options, const Compute& compute) {
   JobsOptions jobs;
   jobs.trainer_path = options.trainer;
-  jobs.training_threads = options.training_threads;
+  jobs.training_threads = compute.training_threads;
+  jobs.kernels = compute.training_kernels;
+  jobs.idle_priority = options.training_priority == "idle";
   jobs.device = options.device;
-  jobs.trains_in_bf16 = options.device != "cpu" || CanDo(BestKernels(), Precision::kBf16);
+  jobs.trains_in_bf16 =
+      options.device != "cpu" || CanDo(*KernelsNamed(compute.training_kernels), Precision::kBf16);
   jobs.stop_grace = absl::Seconds(options.drain_seconds);
   return jobs;
 }
 
-v1::ServerInfo InfoOf(const Options& options) {
+v1::ServerInfo InfoOf(const Options& options, const Compute& compute) {
   v1::ServerInfo info;
   info.set_version(TASUKI_VERSION);
   *info.mutable_start_time() = google::protobuf::util::TimeUtil::GetCurrentTime();
   info.set_device(options.device);
-  info.set_serving_threads(options.serving_threads);
-  info.set_training_threads(options.training_threads);
+  info.set_serving_threads(compute.serving_threads);
+  info.set_training_threads(compute.training_threads);
   info.set_libtorch_version(LibtorchVersion());
   info.set_store(options.store);
   info.set_serving_precision(options.serving_precision);
-  info.set_serving_kernels(BestKernels().name);
+  info.set_serving_kernels(compute.serving_kernels);
+  info.set_training_kernels(compute.training_kernels);
   return info;
 }
 
@@ -90,13 +91,15 @@ Jobs::Publish PublishInto(ModelRegistry& registry) {
 
 // In the order in which they start; destroyed the other way round.
 struct Server::Rooms {
-  explicit Rooms(const Options& options) : options(options), data(options.data_dir) {}
+  Rooms(const Options& options, const Compute& compute)
+      : options(options), compute(compute), data(options.data_dir) {}
 
   absl::Status OpenData();
   absl::Status Serve();
   absl::Status WriteReadyFile() const;
 
   const Options options;
+  const Compute compute;
   const DataDirectory data;
   std::optional<DataLock> lock;
   Metrics metrics;
@@ -129,6 +132,9 @@ absl::Status Server::Rooms::OpenData() {
   if (absl::Status status = MakeDirectories(data.aside()); !status.ok()) return status;
 
   metrics.SetBuildInfo(TASUKI_VERSION, LibtorchVersion());
+  metrics.SetCompute("serving", options.serving_precision, compute.serving_kernels,
+                     compute.serving_threads);
+  metrics.SetCompute("training", "fp32", compute.training_kernels, compute.training_threads);
   metrics.WatchVolume("data", data.root());
   absl::StatusOr<std::unique_ptr<Store>> opened = Store::Open(data.database(), metrics);
   if (!opened.ok()) return opened.status();
@@ -138,9 +144,10 @@ absl::Status Server::Rooms::OpenData() {
 
 absl::Status Server::Rooms::Serve() {
   datasets = std::make_unique<Datasets>(*store, data);
-  registry = std::make_unique<ModelRegistry>(*store, data, ServingOptionsOf(options), metrics);
-  jobs =
-      std::make_unique<Jobs>(*store, data, JobsOptionsOf(options), metrics, PublishInto(*registry));
+  registry =
+      std::make_unique<ModelRegistry>(*store, data, ServingOptionsOf(options, compute), metrics);
+  jobs = std::make_unique<Jobs>(*store, data, JobsOptionsOf(options, compute), metrics,
+                                PublishInto(*registry));
   watchers = std::make_unique<WatchHub>(store->jobs());
   jobs->SetListener([hub = watchers.get()](const std::string& job) { hub->Wake(job); });
 
@@ -148,7 +155,7 @@ absl::Status Server::Rooms::Serve() {
   training_service = std::make_unique<TrainingService>(*jobs, store->jobs(), *watchers);
   models_service = std::make_unique<ModelsService>(*registry, store->models(), data);
   classification_service = std::make_unique<ClassificationService>(*registry);
-  server_service = std::make_unique<ServerService>(InfoOf(options), *registry);
+  server_service = std::make_unique<ServerService>(InfoOf(options, compute), *registry);
 
   // Addresses before anything runs: a server that cannot be reached must not start trainers.
   if (!options.metrics_listen.empty()) {
@@ -199,22 +206,25 @@ bool IsLoopback(absl::string_view address) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
-  if (!CanDo(BestKernels(), PrecisionOf(options))) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--serving_precision=", options.serving_precision,
-        " needs a CPU with AVX512-BF16 and AVX512-VNNI; this one has ", BestKernels().name));
-  }
-  std::unique_ptr<Server> server(new Server(std::make_unique<Rooms>(options)));
+  const absl::Time begin = absl::Now();
+  const absl::StatusOr<Compute> picked = PickCompute(options);
+  if (!picked.ok()) return picked.status();
+  const Compute& compute = *picked;
+  const absl::Duration measured = absl::Now() - begin;
+  UseKernels(*KernelsNamed(compute.serving_kernels));
+  std::unique_ptr<Server> server(new Server(std::make_unique<Rooms>(options, compute)));
   if (absl::Status status = server->rooms_->OpenData(); !status.ok()) return status;
   if (absl::Status status = server->rooms_->Serve(); !status.ok()) return status;
   spdlog::info(
-      "tasukid {} serves {} (metrics {}, health {}), data in {}, {} with {} + {} threads, "
-      "serving in {} by kernels {}",
+      "tasukid {} serves {} (metrics {}, health {}), data in {}, on {}: serving in {} by kernels "
+      "{} "
+      "on {} threads, training by kernels {} on {} threads; measuring took {}",
       TASUKI_VERSION, server->listen(),
       server->metrics_listen().empty() ? "off" : server->metrics_listen(),
       server->health_listen().empty() ? "on the same port" : server->health_listen(),
-      options.data_dir, options.device, options.serving_threads, options.training_threads,
-      options.serving_precision, BestKernels().name);
+      options.data_dir, options.device, options.serving_precision, compute.serving_kernels,
+      compute.serving_threads, compute.training_kernels, compute.training_threads,
+      absl::FormatDuration(absl::Trunc(measured, absl::Milliseconds(1))));
   if (!IsLoopback(server->listen())) {
     spdlog::warn("{} can be reached from other machines, and there is no TLS or authentication yet",
                  server->listen());

@@ -27,6 +27,7 @@ void AddServerCommands(CLI::App& app, Session& session) {
                           {"serving precision", answer->serving_precision()},
                           {"serving kernels", answer->serving_kernels()},
                           {"serving threads", absl::StrCat(answer->serving_threads())},
+                          {"training kernels", answer->training_kernels()},
                           {"training threads", absl::StrCat(answer->training_threads())},
                           {"LibTorch", answer->libtorch_version()},
                           {"store", answer->store()},

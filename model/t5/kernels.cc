@@ -3,6 +3,7 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <new>
 
@@ -84,9 +85,24 @@ std::vector<const Kernels*> AvailableKernels() {
   return available;
 }
 
-const Kernels& BestKernels() {
-  static const Kernels* const best = AvailableKernels().front();
-  return *best;
+const Kernels* KernelsNamed(std::string_view name) {
+  for (const Kernels* kernels : AvailableKernels()) {
+    if (kernels->name == name) return kernels;
+  }
+  return nullptr;
 }
+
+namespace {
+
+std::atomic<const Kernels*>& InUse() {
+  static std::atomic<const Kernels*> in_use = AvailableKernels().front();
+  return in_use;
+}
+
+}  // namespace
+
+const Kernels& BestKernels() { return *InUse().load(std::memory_order_relaxed); }
+
+void UseKernels(const Kernels& kernels) { InUse().store(&kernels); }
 
 }  // namespace tasuki

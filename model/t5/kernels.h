@@ -123,8 +123,10 @@ inline int64_t Panels(const Kernels& kernels, int64_t outputs) {
 PackedWeights MakePacked(const Kernels& kernels, Precision precision, int64_t outputs,
                          int64_t width);
 
-// The best of this machine.
+// Those that this process uses: the best of this machine, or what UseKernels was told.
 const Kernels& BestKernels();
+// REQUIRES: before weights are packed or anything is computed.
+void UseKernels(const Kernels& kernels);
 // Whether they can multiply in this precision.
 inline bool CanDo(const Kernels& kernels, Precision precision) {
   return precision == Precision::kFp32 ||
@@ -132,5 +134,7 @@ inline bool CanDo(const Kernels& kernels, Precision precision) {
 }
 // Those that this machine can run, the best first.
 std::vector<const Kernels*> AvailableKernels();
+// The one of them that has this name; null if none has.
+const Kernels* KernelsNamed(std::string_view name);
 
 }  // namespace tasuki

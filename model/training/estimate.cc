@@ -279,7 +279,7 @@ absl::StatusOr<Response> EstimateOrThrow(const v1::TrainingJob& job, const Train
                                          const TrainingOptions& options, const StopSignal& stop) {
   Response response;
   Warnings warnings(response);
-  SetNumerics(options.threads);
+  SetNumerics(options.threads, options.kernels);
   absl::Status made = MakeDirectories(places.checkpoints_directory);
   if (!made.ok()) return made;
   auto prepared = PrepareWork(job, places, options.threads, stop, warnings);

@@ -6,14 +6,19 @@
 #include <new>
 
 #include "absl/strings/match.h"
+#include "model/t5/kernels.h"
 
 namespace tasuki {
 
-void SetNumerics(int threads) {
+std::string SetNumerics(int threads, const std::string& kernels) {
+  const Kernels* const named = KernelsNamed(kernels);
+  const Kernels& used = named != nullptr ? *named : *AvailableKernels().front();
+  UseKernels(used);
   at::set_num_threads(threads);
   at::parallel_for(0, threads, 1,
                    [](int64_t, int64_t) { at::globalContext().setFlushDenormal(true); });
   at::globalContext().setFlushDenormal(true);
+  return used.name;
 }
 
 WeightMap OnDevice(WeightMap weights, const std::string& device) {

@@ -224,7 +224,7 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
   ProgressReporter progress(observer);
   progress.Enter(v1::Progress::PREPARING);
   if (job.has_evaluation()) {
-    SetNumerics(options.threads);
+    SetNumerics(options.threads, options.kernels);
     return EvaluateVersion(job.evaluation(), places, options, stop, observer, progress);
   }
 
@@ -239,6 +239,7 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
 
   internal::TrainingState state;
   state.set_threads(options.threads);
+  state.set_kernels(options.kernels);
   state.set_tokens_at_once(kTokensAtOnce);
   state.set_libtorch_version(TORCH_VERSION);
   int64_t step = 0;  // steps done
@@ -252,7 +253,13 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
                         ": its weights may differ in the last digits."));
     }
   }
-  SetNumerics(state.threads());
+  const std::string kernels = SetNumerics(state.threads(), state.kernels());
+  if (kernels != state.kernels() && resumed->has_value() && !state.kernels().empty()) {
+    warn(absl::StrCat("The job began with kernels ", state.kernels(),
+                      ", which this CPU has not, and goes on with ", kernels,
+                      ": its weights may differ in the last digits."));
+  }
+  state.set_kernels(kernels);
   const auto stopped = [&] { return TrainingOutcome{.finished = false, .step = step}; };
 
   // Data, weights, optimizer.

@@ -39,6 +39,7 @@ struct TrainingPlaces {
 
 struct TrainingOptions {
   int threads = 1;
+  std::string kernels;  // by name; empty, or what this machine has not: its best
   std::string device = "cpu";
   bool out_of_memory = false;  // of this the attempt before died: begin with half at once
 };

@@ -136,6 +136,8 @@ absl::StatusOr<internal::TrainerSpec> JobRun::MakeSpec(bool out_of_memory) const
   spec.set_attempt(job_.attempt());
   spec.set_job_dir(context_.data.job(job_.name()));
   spec.set_threads(context_.options.training_threads);
+  spec.set_kernels(context_.options.kernels);
+  spec.set_idle_priority(context_.options.idle_priority);
   spec.set_device(context_.options.device);
   spec.set_out_of_memory(out_of_memory);
   const std::string base = job_.has_fine_tuning()  ? job_.fine_tuning().base_model_version()

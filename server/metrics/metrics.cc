@@ -100,6 +100,12 @@ void Metrics::SetBuildInfo(const std::string& version, const std::string& libtor
   series_->build_info.Add({{"version", version}, {"libtorch_version", libtorch_version}}).Set(1);
 }
 
+void Metrics::SetCompute(const std::string& use, const std::string& precision,
+                         const std::string& kernels, int threads) {
+  series_->compute_threads.Add({{"use", use}, {"precision", precision}, {"kernels", kernels}})
+      .Set(threads);
+}
+
 void Metrics::SetDraining(bool draining) { series_->draining.Set(draining ? 1 : 0); }
 
 void Metrics::WatchVolume(const std::string& volume, const std::string& path) {

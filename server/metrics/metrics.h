@@ -10,7 +10,7 @@
 //   serving  ForModel() for each loaded version; CountModelLoad, CountRejection
 //   jobs     ForJob() for each running trainer; CountAttempt, CountTrainerExit, CountNonFiniteLoss
 //   store    its own operations, and the job counts: it sees every change of a job's state
-//   server   Listen, SetBuildInfo, WatchVolume, SetDraining
+//   server   Listen, SetBuildInfo, SetCompute, WatchVolume, SetDraining
 #pragma once
 
 #include <array>
@@ -146,6 +146,9 @@ class Metrics {
   // Server.
   void SetBuildInfo(const std::string& version, const std::string& libtorch_version);
   void SetDraining(bool draining);
+  // `use` is "serving" or "training".
+  void SetCompute(const std::string& use, const std::string& precision, const std::string& kernels,
+                  int threads);
   // Reports size and free space of the volume that holds `path`, read at each scrape.
   void WatchVolume(const std::string& volume, const std::string& path);
 

@@ -122,6 +122,8 @@ Metrics::Series::Series(Registry& r)
                             "Store operations that failed because the store did not work.")),
 
       build_info(Gauges(r, "tasuki_build_info", "1, with the versions that run.")),
+      compute_threads(Gauges(r, "tasuki_compute_threads",
+                             "Threads of a matrix product, with precision and kernels.")),
       draining(Gauges(r, "tasuki_draining", "1 while the server shuts down.").Add({})) {
   for (const char* state :
        {"QUEUED", "RUNNING", "PAUSED", "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED"}) {

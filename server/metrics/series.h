@@ -92,6 +92,7 @@ struct Metrics::Series {
   CounterFamily& store_errors;
   // Server.
   GaugeFamily& build_info;
+  GaugeFamily& compute_threads;
   prometheus::Gauge& draining;
   std::shared_ptr<MachineCollector> machine = std::make_shared<MachineCollector>();
 

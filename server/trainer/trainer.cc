@@ -1,6 +1,7 @@
 #include "server/trainer/trainer.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -49,6 +50,15 @@ void StopOnSignal(int) {
 // Should memory run out, the system is to end this process, never the server. Best effort: a
 // process may always say this of itself where the system has an out-of-memory killer.
 void VolunteerToBeKilled() { std::ofstream("/proc/self/oom_score_adj") << 1000; }
+
+// Gives the processor to whoever else wants it, above all to the server. Threads, and a tokenizer's
+// trainer, inherit it: before any is started. Needs no privilege, but a sandbox may refuse it.
+void YieldToOthers() {
+  const sched_param none = {};
+  if (sched_setscheduler(0, SCHED_IDLE, &none) == 0) return;
+  spdlog::warn("Idle priority was refused ({}): serving may wait for this job.",
+               std::strerror(errno));
+}
 
 // Sends what happens to the server and prints it for people.
 class Reporter : public TrainingObserver {
@@ -153,8 +163,10 @@ TrainingPlaces PlacesOf(const internal::TrainerSpec& spec) {
 absl::StatusOr<TrainingOutcome> TrainAsSpecified(const internal::TrainerSpec& spec) {
   if (absl::Status status = CheckInputs(spec); !status.ok()) return status;
   Reporter reporter;
-  const TrainingOptions options{
-      .threads = spec.threads(), .device = spec.device(), .out_of_memory = spec.out_of_memory()};
+  const TrainingOptions options{.threads = spec.threads(),
+                                .kernels = spec.kernels(),
+                                .device = spec.device(),
+                                .out_of_memory = spec.out_of_memory()};
   return Train(spec.job(), PlacesOf(spec), options, stop_signal, reporter);
 }
 
@@ -235,6 +247,7 @@ int TrainJob(const std::string& spec_path) {
   spdlog::info("tasuki-trainer {}: attempt {} of {} ({}), {} threads, device {}", TASUKI_VERSION,
                spec.attempt(), spec.job().name(), KindOf(spec.job()), spec.threads(),
                spec.device());
+  if (spec.idle_priority()) YieldToOthers();
   ListenForCommands(kCommandsFd, stop_signal);
   if (!LockJob(spec.job_dir())) return kExitLocked;
   return Conclude(TrainAsSpecified(spec));
@@ -246,10 +259,12 @@ int EstimateJob(const std::string& spec_path) {
   internal::TrainerSpec spec;
   absl::Status status = Annotate(ReadJson(spec_path, spec), absl::StrCat(spec_path, ": "));
   if (!status.ok()) return ConcludeFailed(status);
+  if (spec.idle_priority()) YieldToOthers();
   ListenForCommands(kCommandsFd, stop_signal);
   if (status = CheckInputs(spec); !status.ok()) return ConcludeFailed(status);
-  auto estimate = Estimate(spec.job(), PlacesOf(spec),
-                           {.threads = spec.threads(), .device = spec.device()}, stop_signal);
+  auto estimate = Estimate(
+      spec.job(), PlacesOf(spec),
+      {.threads = spec.threads(), .kernels = spec.kernels(), .device = spec.device()}, stop_signal);
   if (!estimate.ok()) return ConcludeFailed(estimate.status());
   internal::TrainerEvent event;
   *event.mutable_estimate() = *std::move(estimate);

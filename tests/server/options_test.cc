@@ -34,8 +34,10 @@ TEST_F(OptionsTest, UnsetFlagsAreSensible) {
   EXPECT_EQ(parsed.options.metrics_listen, "127.0.0.1:9500");
   EXPECT_EQ(parsed.options.device, "cpu") << "auto, on this version";
   EXPECT_EQ(parsed.options.serving_precision, "fp32");
-  EXPECT_GE(parsed.options.serving_threads, 1);
-  EXPECT_GE(parsed.options.training_threads, 1);
+  EXPECT_EQ(parsed.options.kernels, "auto");
+  EXPECT_EQ(parsed.options.serving_threads, 0) << "measured later";
+  EXPECT_EQ(parsed.options.training_threads, 0);
+  EXPECT_EQ(parsed.options.training_priority, "idle");
   EXPECT_TRUE(std::filesystem::path(parsed.options.data_dir).is_absolute());
 }
 
@@ -63,6 +65,7 @@ TEST_F(OptionsTest, RefusesWhatCannotBeMeant) {
       {"--device=cuda:0", "not built yet"},        {"--device=tpu", "not a device"},
       {"--drain_seconds=-1", "drain_seconds"},     {"--max_batch_tokens=many", "max_batch_tokens"},
       {"--log_level=loud", "log_level"},           {"--unknown=1", "unknown"},
+      {"--training_priority=high", "high"},        {"--kernels=sse", "sse"},
   };
   for (const auto& [flag, words] : faults) {
     const ParsedOptions parsed = Parse({flag});

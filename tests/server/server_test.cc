@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "model/files/durable.h"
+#include "model/t5/kernels.h"
 #include "tasuki/v1/server.grpc.pb.h"
 
 namespace tasuki {
@@ -56,6 +57,39 @@ TEST_F(ServerTest, ServesUntilItStopsAndSaysWhere) {
   EXPECT_EQ(v1::ServerService::NewStub(channel)->GetServerInfo(&c2, {}, &info).error_code(),
             grpc::StatusCode::UNAVAILABLE);
   EXPECT_FALSE(std::filesystem::exists(options_.ready_file));
+}
+
+TEST_F(ServerTest, ComputesWithWhatIsMeasuredUnlessItIsTold) {
+  const auto info_of = [](const Options& options) {
+    const auto server = Server::Start(options);
+    EXPECT_TRUE(server.ok()) << server.status();
+    v1::ServerInfo info;
+    if (!server.ok()) return info;
+    grpc::ClientContext context;
+    const auto channel =
+        grpc::CreateChannel((*server)->listen(), grpc::InsecureChannelCredentials());
+    EXPECT_TRUE(v1::ServerService::NewStub(channel)->GetServerInfo(&context, {}, &info).ok());
+    return info;
+  };
+  options_.serving_threads = options_.training_threads = 0;
+  v1::ServerInfo info = info_of(options_);
+  EXPECT_NE(KernelsNamed(info.serving_kernels()), nullptr);
+  EXPECT_EQ(info.training_kernels(), info.serving_kernels()) << "both are of fp32";
+  EXPECT_GE(info.serving_threads(), 1);
+  EXPECT_GE(info.training_threads(), 1);
+
+  options_.kernels = "portable";
+  options_.serving_threads = 3;
+  info = info_of(options_);
+  EXPECT_EQ(info.serving_kernels(), "portable");
+  EXPECT_EQ(info.training_kernels(), "portable");
+  EXPECT_EQ(info.serving_threads(), 3);
+  EXPECT_STREQ(BestKernels().name, "portable");
+
+  options_.serving_precision = "int8";
+  const auto refused = Server::Start(options_);
+  EXPECT_TRUE(absl::IsInvalidArgument(refused.status()));
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("portable"));
 }
 
 TEST_F(ServerTest, StopsAtOnceWhenNothingIsUnderWay) {

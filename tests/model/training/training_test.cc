@@ -18,6 +18,7 @@
 #include "model/files/safetensors.h"
 #include "model/recipe/recipe.h"
 #include "model/t5/adapter.h"
+#include "model/t5/kernels.h"
 #include "tests/model/training/tiny_base.h"
 
 namespace tasuki {
@@ -399,16 +400,37 @@ TEST_F(TrainTest, PretrainsToTheSameBytesAfterAStop) {
   EXPECT_TRUE(Bytes("result/model.safetensors") == bytes);
 }
 
-TEST_F(TrainTest, ResumesWithTheThreadsItBeganWith) {
+TEST_F(TrainTest, ResumesWithTheThreadsAndKernelsItBeganWith) {
   v1::TrainingJob job = Job();
   recorder_.on_checkpoint = [this](int64_t) { stop_.request = StopSignal::kStop; };
-  ASSERT_TRUE(Train(job, places_, {.threads = 1}, stop_, recorder_).ok());
+  ASSERT_TRUE(Train(job, places_, {.threads = 1, .kernels = "portable"}, stop_, recorder_).ok());
   recorder_ = Recorder();
   stop_.request = StopSignal::kNone;
   ASSERT_TRUE(Train(job, places_, {.threads = 2}, stop_, recorder_).ok());
   internal::CheckpointManifest manifest;
   ASSERT_TRUE(ReadJson(folder_ / "checkpoints/step-30/checkpoint.json", manifest).ok());
   EXPECT_EQ(manifest.state().threads(), 1);
+  EXPECT_EQ(manifest.state().kernels(), "portable");
+  EXPECT_STREQ(BestKernels().name, "portable");
+  EXPECT_THAT(recorder_.messages, Not(Contains(HasSubstr("kernels"))));
+}
+
+TEST_F(TrainTest, SaysThatItsKernelsAreNotThoseItBeganWith) {
+  v1::TrainingJob job = Job();
+  recorder_.on_checkpoint = [this](int64_t) { stop_.request = StopSignal::kStop; };
+  ASSERT_TRUE(Train(job, places_, {.threads = 1}, stop_, recorder_).ok());
+  const std::string best = AvailableKernels().front()->name;
+  for (const auto& step : std::filesystem::directory_iterator(folder_ / "checkpoints")) {
+    internal::CheckpointManifest manifest;
+    ASSERT_TRUE(ReadJson(step.path() / "checkpoint.json", manifest).ok());
+    EXPECT_EQ(manifest.state().kernels(), best);
+    manifest.mutable_state()->set_kernels("those of another machine");
+    ASSERT_TRUE(WriteJson(step.path() / "checkpoint.json", manifest).ok());
+  }
+  recorder_ = Recorder();
+  stop_.request = StopSignal::kNone;
+  ASSERT_TRUE(Train(job, places_, {.threads = 1}, stop_, recorder_).ok());
+  EXPECT_THAT(recorder_.messages, Contains(HasSubstr("kernels those of another machine")));
 }
 
 TEST_F(TrainTest, MakesUpForAnEvaluationThatAStopCutShort) {

@@ -383,6 +383,7 @@ TEST_F(JobsTest, TellsATrainerThatMemoryRanOutBeforeIt) {
   internal::TrainerSpec spec;
   ASSERT_TRUE(ReadJson(data_->job_spec(name), spec).ok());
   EXPECT_TRUE(spec.out_of_memory());
+  EXPECT_TRUE(spec.idle_priority());
   EXPECT_THAT(LastReason(name), IsEmpty());
   ASSERT_TRUE(jobs_->Pause(name).ok());
   AwaitState(name, Job::PAUSED);

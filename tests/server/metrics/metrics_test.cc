@@ -37,6 +37,7 @@ ServedModel Sentiment() {
 std::string TextOfEverything() {
   Metrics metrics;
   metrics.SetBuildInfo("0.1.0", "2.11.0");
+  metrics.SetCompute("serving", "int8", "avx512", 2);
   metrics.WatchVolume("data", "/");
   metrics.Method("unary", "tasuki.v1.TrainingService", "GetTrainingJob");
   auto model = metrics.ForModel(Sentiment());
@@ -103,6 +104,8 @@ TEST(Metrics, ChildrenWithAClosedListAreThereFromTheStart) {
   EXPECT_THAT(text, HasSubstr("tasuki_admission_rejections_total{reason=\"queue_full\"} 0"));
   EXPECT_THAT(text, HasSubstr("grpc_code=\"DeadlineExceeded\""));
   EXPECT_THAT(text, HasSubstr("tasuki_draining 0"));
+  EXPECT_THAT(text, HasSubstr("tasuki_compute_threads{kernels=\"avx512\",precision=\"int8\","
+                              "use=\"serving\"} 2"));
 }
 
 TEST(Metrics, ReadsTheProcessAndTheVolume) {

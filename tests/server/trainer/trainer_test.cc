@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -163,6 +164,20 @@ TEST_F(TrainerTest, IsTheFirstToGoWhenMemoryRunsOut) {
               return score();
             }),
             1);
+}
+
+TEST_F(TrainerTest, TakesTheTimeThatOthersLeaveIfItIsToldSo) {
+  for (const bool idle : {true, false}) {
+    spec_.set_idle_priority(idle);
+    ASSERT_TRUE(WriteJson(directory_ + "/spec.json", spec_).ok());
+    for (int (*program)(const std::string&) : {TrainJob, EstimateJob}) {
+      EXPECT_EQ(Run([&] {
+                  program(directory_ + "/spec.json");
+                  return sched_getscheduler(0);
+                }),
+                idle ? SCHED_IDLE : SCHED_OTHER);
+    }
+  }
 }
 
 }  // namespace

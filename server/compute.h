@@ -1,0 +1,21 @@
+// What serving and training compute with: what the flags say, and else what a short measurement at
+// the start finds fastest on this machine. Constant afterwards.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "server/options.h"
+
+namespace tasuki {
+
+struct Compute {
+  std::string serving_kernels, training_kernels;
+  int serving_threads = 1, training_threads = 1;
+};
+
+// Takes a few tenths of a second at most. INVALID_ARGUMENT: this CPU has not the kernels, or they
+// cannot do the precision.
+absl::StatusOr<Compute> PickCompute(const Options& options);
+
+}  // namespace tasuki
