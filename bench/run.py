@@ -5,10 +5,13 @@ import datetime
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+from tasukid import Tasukid
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--quick", action="store_true")
@@ -34,6 +37,12 @@ PEERS = {
 }
 if options.quick:
     PEERS = {precision: ways[-1:] if precision == "bf16" else ways[:1] for precision, ways in PEERS.items()}
+# Callers and texts a call, through a server.
+LOADS = {"amcd": [(callers, texts) for texts in (1, 32) for callers in (1, 16, 64)], "marc": [(16, 32)]}
+if options.quick:
+    LOADS = {"amcd": [(16, 32)]}
+SERVED = ["int8"] if options.quick else list(PEERS)
+SERVER = Path("build/bench/served")
 TRAINING = ["longest-fp32"] if options.quick else ["longest-fp32", "grouped-fp32", "limit-fp32"]
 GLIBC = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.hugetlb=1"  # as tasukid sets it for trainers
 
@@ -59,14 +68,35 @@ def train(way):
     return run([sys.executable, "bench/peers/train.py", *arguments, way, "8", seconds])
 
 
+def serve(precision):
+    """Bulk in one process and through a server in turns; both are of the same texts."""
+    new = not SERVER.exists()
+    with Tasukid(SERVER, f"--serving_precision={precision}") as server:
+        if new:
+            server.tasuki("model", "import", model, "--model", "base")
+            server.tasuki("model", "load", "base@1")
+        server.await_loaded("base@1")
+        for task, loads in LOADS.items():
+            yield f"bulk {task} {precision}", classify(task, precision)
+            for callers, texts in loads:
+                arguments = [server.address, "models/base", task, work / f"{task}.txt", callers, texts, "--seconds", seconds]
+                yield f"serve {task} {precision} {callers}x{texts}", run(["build/release/bin/bench-serve", *arguments])
+
+
 results = {}
+shutil.rmtree(SERVER, ignore_errors=True)
 for _ in range(rounds):
     for task in TASKS:
         for precision, ways in PEERS.items():
             for way in [precision, *ways]:
                 results.setdefault(f"classify {task} {way}", []).append(classify(task, way))
+    for precision in SERVED:
+        for what, result in serve(precision):
+            results.setdefault(what, []).append(result)
     for way in ["ours", *TRAINING]:
         results.setdefault(f"train {way}", []).append(train(way))
+
+shutil.rmtree(SERVER)
 
 cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
 directory = Path("bench/results")
@@ -86,7 +116,7 @@ def spread(what, figure):
 
 print(f"{'WHAT':44}{'TEXTS/S':>9}  {'(SPREAD)':22}{'P50 MS':>8}{'P99 MS':>8}{'OF PEAK':>9}")
 for what in results:
-    if what.startswith("classify"):
+    if what.startswith(("classify", "bulk", "serve")):
         share = f"{median(what, 'share_of_peak'):.3f}" if "share_of_peak" in results[what][0] else ""
         print(f"{what:44}{median(what, 'texts_per_second'):9.1f}  ({spread(what, 'texts_per_second'):20}){median(what, 'p50_ms'):8.1f}"
               f"{median(what, 'p99_ms'):8.1f}{share:>9}")
@@ -101,6 +131,11 @@ for task in TASKS:
         bulk = max(median(f"classify {task} {way}", "texts_per_second") for way in ways)
         alone = min(median(f"classify {task} {way}", "p50_ms") for way in ways)
         print(f"  {task} {precision}: {median(ours, 'texts_per_second') / bulk:.2f}x in bulk, {alone / median(ours, 'p50_ms'):.2f}x one at a time (p50)")
+for what in results:
+    if what.startswith("serve"):
+        _, task, precision, load = what.split()
+        ratio = median(what, "texts_per_second") / median(f"bulk {task} {precision}", "texts_per_second")
+        print(f"  through a server, {task} {precision}, {load.replace('x', ' callers of ')} texts: {ratio:.2f}x of bulk in one process")
 for way in TRAINING:
     print(f"  training against {way}: {median('train ours', 'tokens_per_second') / median(f'train {way}', 'tokens_per_second'):.2f}x")
 print(f"\nwritten to {directory / name}")
