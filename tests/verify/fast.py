@@ -15,9 +15,12 @@ usage: fast.py RESULTS share PRECISION LEAST             bulk classification's s
 import json
 import statistics
 import sys
+from pathlib import Path
 
 file, what, *wanted = sys.argv[1:]
-results = json.load(open(file))["results"]
+if not Path(file).is_file():
+    sys.exit("not measured")
+results = json.loads(Path(file).read_text())["results"]
 good = True
 
 
@@ -73,8 +76,9 @@ elif what == "step-share":
 elif what == "memory":
     ours = values("train fp32", "memory_above_mib")
     for way, most in (("limit", wanted[0]), ("longest", None)):
-        say(f"against {way}", ratio([max(ours)] if ours else [], [max(values(f"train {way}-fp32", "memory_above_mib"), default=1)]), most=most)
-    said.append(f"{max(ours):.0f} MiB")
+        theirs = values(f"train {way}-fp32", "memory_above_mib")
+        say(f"against {way}", max(ours) / max(theirs) if ours and theirs else sys.exit("not measured"), most=most)
+    said.append(f"{max(ours)} MiB")
 else:
     sys.exit(__doc__)
 print(", ".join(said))
