@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <string>
 #include <vector>
 
 #include "model/t5/config.h"
@@ -14,6 +17,17 @@ namespace tasuki {
 inline double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
+
+// The most memory that this process has had, and forgetting it, so that the most from then on is
+// told; in bytes.
+inline double PeakMemory() {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("VmHWM:")) return 1024 * std::strtod(line.c_str() + 6, nullptr);
+  }
+  return 0;
+}
+inline void ForgetPeakMemory() { std::ofstream("/proc/self/clear_refs") << 5; }
 
 // FLOP a second of [512, 768] times [3072, 768], the best of many.
 inline double Peak(Precision precision, int threads) {

@@ -5,7 +5,8 @@
 // bench/peers/train.py takes too. Prints one line of JSON: seconds of a step, and of its part
 // without the optimizer; examples and real input tokens a second; the share of the machine's peak
 // (products of 512 rows) that the part without the optimizer reaches, with three times the FLOP of
-// a forward pass.
+// a forward pass; the most memory from the second step on, in MiB, above the 16 bytes a parameter
+// of weights, gradients and moments.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -75,7 +76,10 @@ int Run(int count, char** arguments) {
     optimizer->Step({.step = std::max<int64_t>(step, 0) + 1, .learning_rate = 1e-4});
     const double end = Now();
     if (!std::isfinite(loss)) return 1;
-    if (step < 0) continue;
+    if (step < 0) {
+      ForgetPeakMemory();
+      continue;
+    }
     all += end - begin;
     optimizing += end - middle;
     steps.push_back(end - begin);
@@ -83,6 +87,11 @@ int Run(int count, char** arguments) {
     tokens += static_cast<double>(batch.input_tokens());
     rows += static_cast<double>(batch.target_tokens());
   }
+  double parameters = 0;
+  for (const auto& [name, weight] : model.weights()) {
+    parameters += static_cast<double>(weight.numel());
+  }
+  const double memory = (PeakMemory() - 16 * parameters) / (1 << 20);
   std::sort(steps.begin(), steps.end());
   const double peak = Peak(*precision, threads);
   const double flop = 3 * (tokens * FlopOfToken(config) + rows * FlopOfRow(config));
@@ -91,10 +100,10 @@ int Run(int count, char** arguments) {
       "\"step_seconds\": %.3f, "
       "\"median_step_seconds\": %.3f, \"optimizer_seconds\": %.3f, \"examples_per_second\": %.2f, "
       "\"tokens_per_second\": %.1f, \"peak_gflops\": %.0f, \"share_of_peak_without_optimizer\": "
-      "%.3f}\n",
+      "%.3f, \"memory_above_mib\": %.0f}\n",
       name.c_str(), static_cast<long>(batch_size), threads, steps.size(), all / steps.size(),
       steps[steps.size() / 2], optimizing / steps.size(), examples / all, tokens / all, peak / 1e9,
-      flop / (all - optimizing) / peak);
+      flop / (all - optimizing) / peak, memory);
   return 0;
 }
 

@@ -3,13 +3,16 @@
 usage: train.py MODEL TEXTS WAY BATCH SECONDS [THREADS]
 
 WAY is longest (padded to the longest of the batch, in the order that bench-train takes), grouped (batches of texts of
-like length) or limit (padded to 512), followed by -fp32 or -bf16 (autocast). AdamW, dropout .1.
+like length) or limit (padded to 512), followed by -fp32 or -bf16 (autocast). AdamW, dropout .1. memory_above_mib is the most
+memory from the second step on, above the 16 bytes a parameter of weights, gradients and moments.
 """
 
 import itertools
 import json
+import re
 import sys
 import time
+from pathlib import Path
 
 import sentencepiece
 import torch
@@ -50,6 +53,7 @@ def step(batch):
 
 
 step(batches[0])
+Path("/proc/self/clear_refs").write_text("5")  # forgets the most memory so far
 took, times, tokens = 0.0, [], 0
 for batch in itertools.cycle(batches):
     begin = time.perf_counter()
@@ -60,6 +64,8 @@ for batch in itertools.cycle(batches):
     if took >= seconds:
         break
 times.sort()
+peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+memory = (peak - 16 * sum(p.numel() for p in model.parameters())) / 2**20
 print(json.dumps({"what": f"transformers {way}", "batch": batch_size, "steps": len(times), "step_seconds": round(took / len(times), 3),
                   "median_step_seconds": round(times[len(times) // 2], 3), "examples_per_second": round(len(times) * batch_size / took, 2),
-                  "tokens_per_second": round(tokens / took, 1)}))
+                  "tokens_per_second": round(tokens / took, 1), "memory_above_mib": round(memory)}))

@@ -75,6 +75,7 @@ int64_t DataOrder::TokensOf(const Example& example) const {
 
 void DataOrder::Arrange(int64_t epoch) {
   order_.clear();
+  order_.reserve(examples_per_epoch_);
   for (int64_t task = 0; task < static_cast<int64_t>(tasks_.size()); ++task) {
     const int64_t rows = tasks_[task]->size(), share = ShareOf(task);
     if (mixing_ != v1::Recipe::EQUAL) {
@@ -92,6 +93,7 @@ void DataOrder::Arrange(int64_t epoch) {
   arranged_epoch_ = epoch;
 
   ends_.clear();
+  ends_.reserve(steps_per_epoch_);
   if (by_tokens_) return CutByTokens();
   for (int64_t step = 1; step <= steps_per_epoch_; ++step) {
     ends_.push_back(std::min(step * batch_, examples_per_epoch_));

@@ -1,32 +1,14 @@
-// Tokenised rows in memory, and which of them an optimizer step sees.
+// Which tokenised rows an optimizer step sees.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "absl/types/span.h"
+#include "model/training/token_rows.h"
 #include "tasuki/v1/training.pb.h"
 
 namespace tasuki {
-
-// Token sequences, one after the other in one buffer.
-class TokenRows {
- public:
-  void Add(absl::Span<const int32_t> row) {
-    tokens_.insert(tokens_.end(), row.begin(), row.end());
-    ends_.push_back(static_cast<int64_t>(tokens_.size()));
-  }
-  int64_t size() const { return static_cast<int64_t>(ends_.size()); }
-  int64_t tokens() const { return static_cast<int64_t>(tokens_.size()); }
-  absl::Span<const int32_t> operator[](int64_t row) const {
-    const int64_t begin = row == 0 ? 0 : ends_[row - 1];
-    return absl::MakeConstSpan(tokens_).subspan(begin, ends_[row] - begin);
-  }
-
- private:
-  std::vector<int32_t> tokens_;
-  std::vector<int64_t> ends_;
-};
 
 // The order in which examples are learnt: a pure function of rows and recipe, so that the batch of
 // any step is known without the steps before it. Thread-compatible; keeps the order of one epoch.

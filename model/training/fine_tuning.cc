@@ -6,7 +6,7 @@
 #include <set>
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "model/t5/scorer.h"
@@ -244,16 +244,21 @@ void WarnOfRows(const TaskData& data, TrainingObserver& observer) {
     warn(absl::StrCat("every row of ", data.task.train_dataset(), " has the label \"",
                       data.task.labels(*labels.begin()).name(), "\"."));
   }
-  // Inputs as the model sees them: prefix, normalised, cut.
-  absl::flat_hash_set<absl::Span<const int32_t>> train;
-  for (int64_t row = 0; row < data.train.inputs.size(); ++row) {
-    train.insert(data.train.inputs[row]);
+  // Inputs as the model sees them: prefix, normalised, cut. Of the rows that are held back, which
+  // are few beside those that are learnt: whether they are among these.
+  absl::flat_hash_map<absl::Span<const int32_t>, bool> held_back;
+  for (const LabelledRows* rows : {&data.valid, &data.test}) {
+    for (int64_t row = 0; row < rows->inputs.size(); ++row) held_back[rows->inputs[row]] = false;
+  }
+  for (int64_t row = 0; !held_back.empty() && row < data.train.inputs.size(); ++row) {
+    const auto found = held_back.find(data.train.inputs[row]);
+    if (found != held_back.end()) found->second = true;
   }
   for (const auto& [dataset, rows] : {std::pair(data.task.valid_dataset(), &data.valid),
                                       std::pair(data.task.test_dataset(), &data.test)}) {
     int64_t shared = 0;
     for (int64_t row = 0; row < rows->inputs.size(); ++row) {
-      shared += train.contains(rows->inputs[row]) ? 1 : 0;
+      shared += held_back.at(rows->inputs[row]) ? 1 : 0;
     }
     if (shared == 0) continue;
     warn(absl::StrCat(shared, " of ", rows->inputs.size(), " inputs of ", dataset,

@@ -28,7 +28,7 @@ absl::Status UnknownLabel(const v1::Task& task, const std::string& dataset, int6
 
 absl::StatusOr<LabelledRows> LabelledRowsReader::Read(const v1::Task& task,
                                                       const std::string& dataset) const {
-  LabelledRows rows;
+  LabelledRows rows{.inputs = TokenRows(places_.checkpoints_directory)};
   const auto place = places_.datasets.find(dataset);
   if (place == places_.datasets.end()) {
     return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
@@ -70,7 +70,7 @@ absl::Status LabelledRowsReader::Add(const v1::Task& task, const std::string& da
   rows.inputs.Add(*tokens);
   rows.labels.push_back(label);
   rows.truncated.push_back(truncated);
-  return absl::OkStatus();
+  return rows.inputs.status();
 }
 
 }  // namespace tasuki

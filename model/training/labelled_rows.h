@@ -35,7 +35,7 @@ class LabelledRowsReader {
         observer_(observer) {}
 
   // Reads `dataset` for `task` and tells how many rows were cut. LABEL_UNKNOWN, naming row and
-  // label; DATASET_EMPTY; FILE_CHANGED; CANCELLED once `stop` is requested.
+  // label; DATASET_EMPTY; FILE_CHANGED; DISK_FULL; CANCELLED once `stop` is requested.
   absl::StatusOr<LabelledRows> Read(const v1::Task& task, const std::string& dataset) const;
 
  private:

@@ -177,10 +177,10 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerOf(const v1::Pretraining& jo
 
 // Cuts the texts into segments of at most max_input_tokens tokens, within texts, and holds some
 // back.
-absl::StatusOr<Segments> CutSegments(const v1::Pretraining& job,
+absl::StatusOr<Segments> CutSegments(const v1::Pretraining& job, const TrainingPlaces& places,
                                      const std::vector<std::string>& texts,
                                      const Tokenizer& tokenizer, const StopSignal& stop) {
-  TokenRows all;
+  TokenRows all(places.checkpoints_directory);
   const size_t most = static_cast<size_t>(job.recipe().max_input_tokens());
   for (const std::string& text : texts) {
     if (stop.requested()) return absl::CancelledError("stopped");
@@ -190,6 +190,7 @@ absl::StatusOr<Segments> CutSegments(const v1::Pretraining& job,
       all.Add(absl::MakeConstSpan(*tokens).subspan(begin, most));
     }
   }
+  if (!all.status().ok()) return all.status();
   if (all.size() == 0) {
     return MakeError(absl::StatusCode::kInvalidArgument, v1::DATASET_EMPTY,
                      "the datasets hold no text of two tokens or more");
@@ -200,10 +201,11 @@ absl::StatusOr<Segments> CutSegments(const v1::Pretraining& job,
   Random({job.recipe().seed(), kHeldOutEpoch}).Shuffle(order);
   std::sort(order.begin(), order.begin() + held_out);
   std::sort(order.begin() + held_out, order.end());
-  Segments segments;
+  Segments segments{TokenRows(places.checkpoints_directory), TokenRows()};
   for (int64_t i = 0; i < all.size(); ++i) {
     (i < held_out ? segments.held_out : segments.train).Add(all[order[i]]);
   }
+  if (!segments.train.status().ok()) return segments.train.status();
   return segments;
 }
 
@@ -219,7 +221,7 @@ absl::StatusOr<std::unique_ptr<Work>> PreparePretraining(const v1::Pretraining& 
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
       TokenizerOf(job, *texts, threads, directory);
   if (!tokenizer.ok()) return tokenizer.status();
-  absl::StatusOr<Segments> segments = CutSegments(job, *texts, **tokenizer, stop);
+  absl::StatusOr<Segments> segments = CutSegments(job, places, *texts, **tokenizer, stop);
   if (!segments.ok()) return segments.status();
   observer.OnMessage(
       v1::TrainingJobEvent::Message::INFO,

@@ -33,8 +33,8 @@ class WatchHub::Watcher : public grpc::ServerWriteReactor<v1::WatchTrainingJobRe
           int64_t from_sequence)
       : job(std::move(job)), next_sequence(from_sequence), hub_(hub), context_(context) {}
 
-  void Write(std::vector<v1::TrainingJobEvent> events) {
-    next_sequence = events.back().sequence() + 1;
+  void Write(std::shared_ptr<const std::vector<v1::TrainingJobEvent>> events) {
+    next_sequence = events->back().sequence() + 1;
     events_ = std::move(events);
     position_ = 0;
     WriteNext();
@@ -42,7 +42,7 @@ class WatchHub::Watcher : public grpc::ServerWriteReactor<v1::WatchTrainingJobRe
   // A write under way fails then.
   void Cancel() { context_.TryCancel(); }
   void OnWriteDone(bool ok) override {
-    if (ok && position_ < events_.size()) {
+    if (ok && position_ < events_->size()) {
       WriteNext();
     } else {
       hub_.Written(this, ok);
@@ -56,13 +56,13 @@ class WatchHub::Watcher : public grpc::ServerWriteReactor<v1::WatchTrainingJobRe
 
  private:
   void WriteNext() {
-    response_.mutable_event()->Swap(&events_[position_++]);
+    *response_.mutable_event() = (*events_)[position_++];
     StartWrite(&response_);
   }
 
   WatchHub& hub_;
   grpc::CallbackServerContext& context_;  // lives until OnDone
-  std::vector<v1::TrainingJobEvent> events_;
+  std::shared_ptr<const std::vector<v1::TrainingJobEvent>> events_;
   size_t position_ = 0;
   v1::WatchTrainingJobResponse response_;
 };
@@ -82,13 +82,14 @@ grpc::ServerWriteReactor<v1::WatchTrainingJobResponse>* WatchHub::Watch(
   auto* watcher = new Watcher(*this, context, job, std::max<int64_t>(1, from_sequence));
   absl::MutexLock lock(&mutex_);
   watchers_.emplace(watcher, State());
+  ready_.insert(watcher);
   return watcher;
 }
 
 void WatchHub::Wake(const std::string& job) {
   absl::MutexLock lock(&mutex_);
   for (auto& [watcher, state] : watchers_) {
-    if (watcher->job == job) state.news = true;
+    if (watcher->job == job && !state.writing) ready_.insert(watcher);
   }
 }
 
@@ -103,8 +104,8 @@ void WatchHub::Written(Watcher* watcher, bool ok) {
   absl::MutexLock lock(&mutex_);
   State& state = watchers_.at(watcher);  // it stays until this write is done
   state.writing = false;
-  state.news = true;
   state.gone |= !ok;
+  ready_.insert(watcher);
 }
 
 void WatchHub::Gone(Watcher* watcher) {
@@ -112,24 +113,15 @@ void WatchHub::Gone(Watcher* watcher) {
   // It may have ended already: gRPC reports a cancellation until OnDone.
   if (const auto found = watchers_.find(watcher); found != watchers_.end()) {
     found->second.gone = true;
+    if (!found->second.writing) ready_.insert(watcher);
   }
 }
 
-bool WatchHub::HasWork() const {
-  if (stopping_ || drain_begins_) return true;
-  for (const auto& [watcher, state] : watchers_) {
-    if (!state.writing && (state.news || state.gone || draining_)) return true;
-  }
-  return false;
-}
-
-std::vector<WatchHub::Watcher*> WatchHub::Ready() {
+std::vector<WatchHub::Watcher*> WatchHub::TakeReady() {
   std::vector<Watcher*> ready;
-  for (auto& [watcher, state] : watchers_) {
-    if (!state.writing && (state.news || state.gone || draining_)) {
-      state.news = false;
-      ready.push_back(watcher);
-    }
+  for (Watcher* watcher : std::exchange(ready_, {})) {
+    // Otherwise news came between its being taken and its being written to.
+    if (!watchers_.at(watcher).writing) ready.push_back(watcher);
   }
   return ready;
 }
@@ -140,14 +132,16 @@ void WatchHub::Run() {
     {
       absl::MutexLock lock(&mutex_);
       const absl::Time until = std::min(absl::Now() + kSafetyTick, cut_off_at_);
-      if (!mutex_.AwaitWithDeadline(absl::Condition(this, &WatchHub::HasWork), until)) {
-        for (auto& [watcher, state] : watchers_) state.news = true;
+      if (!mutex_.AwaitWithDeadline(absl::Condition(this, &WatchHub::HasWork), until) ||
+          drain_begins_) {
+        for (auto& [watcher, state] : watchers_) ready_.insert(watcher);
       }
       if (stopping_) return;
       drain_begins_ = false;
-      ready = Ready();
+      ready = TakeReady();
     }
-    for (Watcher* watcher : ready) Serve(*watcher);
+    Readings readings;  // of this round: what happens after one is news for the next round
+    for (Watcher* watcher : ready) Serve(*watcher, readings);
     CutOff();
   }
 }
@@ -166,7 +160,17 @@ void WatchHub::CutOff() {
   for (Watcher* watcher : stuck) watcher->Cancel();
 }
 
-void WatchHub::Serve(Watcher& watcher) {
+WatchHub::Reading WatchHub::Read(const std::string& name, int64_t from_sequence) {
+  // The job first: if it had ended by then, the events that follow are all there will ever be.
+  const auto job = jobs_.Get(name);
+  if (!job.ok()) return {job.status(), false, nullptr};
+  auto events = jobs_.ReadEvents(name, from_sequence, kEventsOfOneRead);
+  if (!events.ok()) return {events.status(), false, nullptr};
+  return {absl::OkStatus(), HasEnded(*job),
+          std::make_shared<const std::vector<v1::TrainingJobEvent>>(*std::move(events))};
+}
+
+void WatchHub::Serve(Watcher& watcher, Readings& readings) {
   absl::Status over;
   {
     absl::MutexLock lock(&mutex_);
@@ -177,26 +181,29 @@ void WatchHub::Serve(Watcher& watcher) {
     }
   }
   if (!over.ok()) return End(watcher, over);
-  // The job first: if it had ended by then, the events that follow are all there will ever be.
-  const auto job = jobs_.Get(watcher.job);
-  if (!job.ok()) return End(watcher, job.status());
-  auto events = jobs_.ReadEvents(watcher.job, watcher.next_sequence, kEventsOfOneRead);
-  if (!events.ok()) return End(watcher, events.status());
-  if (events->empty()) {
-    if (HasEnded(*job)) End(watcher, absl::OkStatus());
+  const std::pair<std::string, int64_t> place(watcher.job, watcher.next_sequence);
+  auto found = readings.find(place);
+  if (found == readings.end()) {
+    found = readings.emplace(place, Read(place.first, place.second)).first;
+  }
+  const Reading& reading = found->second;
+  if (!reading.status.ok()) return End(watcher, reading.status);
+  if (reading.events->empty()) {
+    if (reading.ended) End(watcher, absl::OkStatus());
     return;
   }
   {
     absl::MutexLock lock(&mutex_);
     watchers_.at(&watcher).writing = true;
   }
-  watcher.Write(*std::move(events));
+  watcher.Write(reading.events);
 }
 
 void WatchHub::End(Watcher& watcher, const absl::Status& status) {
   {
     absl::MutexLock lock(&mutex_);
     watchers_.erase(&watcher);
+    ready_.erase(&watcher);
   }
   watcher.Finish(ToGrpcStatus(status));
 }

@@ -49,17 +49,6 @@ TEST(Random, DrawsEveryNumberBelowTheBoundAboutEquallyOften) {
   for (const auto& [number, count] : counts) EXPECT_NEAR(count, 1000, 150) << number;
 }
 
-TEST(TokenRows, GivesBackWhatWasAdded) {
-  TokenRows rows;
-  rows.Add({5, 6});
-  rows.Add({});
-  rows.Add({7});
-  ASSERT_EQ(rows.size(), 3);
-  EXPECT_THAT(rows[0], ElementsAre(5, 6));
-  EXPECT_TRUE(rows[1].empty());
-  EXPECT_THAT(rows[2], ElementsAre(7));
-}
-
 // Tasks of so many rows of one token, or of rows of these lengths.
 TokenRows RowsOf(const std::vector<int64_t>& lengths) {
   TokenRows rows;
