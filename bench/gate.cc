@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "model/recipe/recipe.h"
 #include "model/t5/classifier.h"
 #include "model/text/examples.h"
@@ -66,12 +67,16 @@ double LargestDifference(const std::vector<float>& a, const std::vector<float>& 
   return largest;
 }
 
+// To four digits.
+double Short(double value) { return std::strtod(absl::StrFormat("%.4g", value).c_str(), nullptr); }
+
 // {"fp32": x, …}
 template <typename Values>
 nlohmann::ordered_json OfEach(const Values& values) {
   nlohmann::ordered_json result;
   for (size_t i = 0; i < values.size(); ++i) {
-    result[PrecisionName(kGates[i].precision)] = values[i];
+    nlohmann::ordered_json& value = result[PrecisionName(kGates[i].precision)] = values[i];
+    if (value.is_number_float()) value = Short(value.get<double>());
   }
   return result;
 }
@@ -151,11 +156,10 @@ int Labels(const std::string& directory, const std::string& task_name, const std
            std::abs(macro_f1[i] - macro_f1[0]) <= kGates[i].most_of_macro_f1;
   }
   kept = kept && macro_f1[0] > kLeastMacroF1;
-  std::cout << nlohmann::ordered_json{{"what", "labels"},
-                                      {"rows", rows->size()},
+  std::cout << nlohmann::ordered_json{{"rows", rows->size()},
                                       {"macro_f1", OfEach(macro_f1)},
                                       {"labels_changed", OfEach(changed)},
-                                      {"largest_difference_of_log_p", OfEach(difference)},
+                                      {"largest_change_of_log_p", OfEach(difference)},
                                       {"kept", kept}}
             << std::endl;
 
@@ -252,8 +256,7 @@ int Batches(const std::string& directory, const std::string& path, int count, ui
     }
   }
   const bool kept = *std::max_element(differing.begin(), differing.end()) == 0;
-  std::cout << nlohmann::ordered_json{{"what", "batches"},
-                                      {"batches", count},
+  std::cout << nlohmann::ordered_json{{"batches", count},
                                       {"answers_compared", compared},
                                       {"answers_that_differ", OfEach(differing)},
                                       {"largest_difference", OfEach(difference)},
