@@ -1,5 +1,5 @@
 # Numbers that can be trusted: what is computed here against what others compute. Sourced by script/verify.
-. tests/verify/amcd.bash
+. tests/verify/shared/amcd.bash
 
 built() { cmake --preset release >/dev/null && cmake --build build/release; }
 

@@ -1,5 +1,5 @@
 # The same answers in every precision and every batch. Sourced by script/verify.
-. tests/verify/amcd.bash
+. tests/verify/shared/amcd.bash
 
 amcd_mini() {  # leaves $out/amcd-mini: here (the version) and rows.jsonl, AMCD's 7,000 rows, those of the test first
   local work=$out/amcd-mini status=0

@@ -1,4 +1,4 @@
-# AMCD by a server of its own. Sourced by others; has no lines.
+# AMCD by a server of its own, for files of tests/verify to source.
 
 # amcd_version DIRECTORY SIZE BASE_STEPS STEPS: starts a server in DIRECTORY, uploads AMCD (exporting TRAIN,
 # VALID and TEST), trains a base from random weights (amcd-base@1) and fine-tunes it (amcd@1). Leaves them in
