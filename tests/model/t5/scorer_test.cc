@@ -258,7 +258,7 @@ std::vector<double> ByLogits(const Tensor& logits, const std::vector<int32_t>& t
 // logits: where these lie wide apart, the same rounding of activations moves them further. The
 // rounding of a single number is 2^-24, 2^-9 (bf16) and 1/254 of its row's largest (int8); some
 // dozens of products, one after the other, make the largest difference measured 3e-6, .027 and .14
-// at tiny size, and the least width has the largest. Twice that, more in fp32, is let pass.
+// at tiny size (those with an adapter, whose weights are large). Twice that is let pass.
 double ParityTolerance(Precision precision) {
   return precision == Precision::kFp32 ? 1e-5 : precision == Precision::kBf16 ? .05 : .25;
 }
