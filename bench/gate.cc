@@ -159,7 +159,7 @@ int Labels(const std::string& directory, const std::string& task_name, const std
   std::cout << nlohmann::ordered_json{{"rows", rows->size()},
                                       {"macro_f1", OfEach(macro_f1)},
                                       {"labels_changed", OfEach(changed)},
-                                      {"largest_change_of_log_p", OfEach(difference)},
+                                      {"change_of_log_p", OfEach(difference)},
                                       {"kept", kept}}
             << std::endl;
 
