@@ -34,9 +34,9 @@ seconds = "3" if options.quick else "4" if options.fast else "8"
 TASKS = ["amcd"] if options.quick else ["amcd", "marc"]
 # A peer competes in its own precision.
 PEERS = {
-    "fp32": ["transformers-generate-fp32", "transformers-step-fp32", "ct2-translate-float32", "ct2-score-float32"],
+    "fp32": ["transformers-generate-fp32", "transformers-step-fp32", "ct2-translate-float32", "ct2-score-float32", "onnx-step-fp32"],
     "bf16": ["transformers-generate-bf16", "transformers-step-bf16"],
-    "int8": ["ct2-translate-int8", "ct2-score-int8"],
+    "int8": ["ct2-translate-int8", "ct2-score-int8", "onnx-step-int8"],
 }
 if options.quick:
     PEERS = {precision: ways[-1:] if precision == "bf16" else ways[:1] for precision, ways in PEERS.items()}

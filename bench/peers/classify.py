@@ -4,6 +4,7 @@ usage: classify.py MODEL TASK TEXTS WAY [--batch N] [--seconds S] [--threads N] 
 
 WAY is transformers-generate-{fp32,bf16}: greedy generation of a label's tokens;
 transformers-step-{fp32,bf16}: one decoder step and the rows of the head that the labels begin with;
+onnx-step-{fp32,int8}: the same exported to ONNX Runtime, int8 by its dynamic quantisation;
 ct2-translate-{float32,int8}: CTranslate2's greedy search; ct2-score-{float32,int8}: its scores of every label.
 Texts in bulk are sorted by length, as each peer does best; a batch is padded to its longest.
 """
@@ -22,9 +23,10 @@ parser.add_argument("--batch", type=int, default=32)
 parser.add_argument("--seconds", type=float, default=10)
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--texts", dest="count", type=int, default=256)
-parser.add_argument("--work", type=Path, help="keeps CTranslate2's copies of the model")
+parser.add_argument("--work", type=Path, help="keeps the copies of the model in the forms of CTranslate2 and ONNX Runtime")
 options = parser.parse_args()
 
+import numpy
 import sentencepiece
 
 tokenizer = sentencepiece.SentencePieceProcessor(str(options.model / "spiece.model"))
@@ -33,31 +35,78 @@ targets = [tokenizer.encode(label["target_text"]) + [1] for label in task["label
 inputs = [tokenizer.encode(task["prefix"] + line)[:511] + [1] for line in options.file.read_text(encoding="utf-8").splitlines()[: options.count]]
 peer, how, precision = options.way.split("-")
 
-if peer == "transformers":
+longest_target = max(map(len, targets))
+
+
+def padded(batch):
+    """Ids and mask [texts, longest]."""
+    ids = numpy.zeros((len(batch), max(map(len, batch))), dtype=numpy.int64)
+    mask = numpy.zeros_like(ids)
+    for row, tokens in enumerate(batch):
+        ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
+    return ids, mask
+
+
+def one_step(dtype):
+    """transformers' model, and a module of it: ids, mask → log p of the first tokens of the labels, [texts, labels]."""
     import torch
     from transformers import T5ForConditionalGeneration
 
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     model = T5ForConditionalGeneration.from_pretrained(options.model, dtype=dtype).eval()
-    longest_target = max(map(len, targets))
     first = torch.tensor([target[0] for target in targets])
     rows = model.lm_head.weight[first] * model.model_dim ** -0.5
 
+    class Step(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids, mask):
+            encoded = model.encoder(input_ids=ids, attention_mask=mask)[0]
+            start = torch.zeros_like(ids[:, :1])
+            states = model.decoder(input_ids=start, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False)[0]
+            return torch.log_softmax((states[:, 0] @ rows.T).float(), -1)
+
+    return model, Step().eval()
+
+
+if peer == "transformers":
+    import torch
+
+    model, step = one_step({"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
+
     def classify(batch):
-        longest = max(map(len, batch))
-        ids = torch.zeros(len(batch), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, tokens in enumerate(batch):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            mask[row, : len(tokens)] = 1
+        ids, mask = map(torch.from_numpy, padded(batch))
         if how == "generate":
             return model.generate(input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, max_new_tokens=longest_target)
-        encoded = model.encoder(input_ids=ids, attention_mask=mask)[0]
-        start = torch.zeros(len(batch), 1, dtype=torch.long)
-        states = model.decoder(input_ids=start, encoder_hidden_states=encoded, encoder_attention_mask=mask)[0]
-        return torch.log_softmax((states[:, 0] @ rows.T).float(), -1)
+        return step(ids, mask)
+elif peer == "onnx":
+    import onnxruntime
+
+    exported = (options.work or options.model.parent) / f"onnx-{options.task}"
+    file = exported / f"{precision}.onnx"
+    if not (exported / "fp32.onnx").is_file():
+        import torch
+
+        exported.mkdir(exist_ok=True)
+        ids, mask = map(torch.from_numpy, padded(inputs[:2]))
+        axes = {name: {0: "texts", 1: "tokens"} for name in ("ids", "mask")}
+        torch.onnx.export(one_step(torch.float32)[1], (ids, mask), str(exported / "fp32.onnx"), input_names=["ids", "mask"],
+                          output_names=["scores"], dynamic_axes=axes, opset_version=17, dynamo=False)
+    if not file.is_file():
+        from onnxruntime.quantization import quantize_dynamic
+
+        quantize_dynamic(exported / "fp32.onnx", file, per_channel=True)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
+
+    def classify(batch):
+        ids, mask = padded(batch)
+        return session.run(None, {"ids": ids, "mask": mask})[0]
 else:
     import ctranslate2
 
@@ -68,7 +117,6 @@ else:
         TransformersConverter(str(options.model)).convert(str(converted), quantization=precision)
     translator = ctranslate2.Translator(str(converted), device="cpu", compute_type=precision, inter_threads=1, intra_threads=options.threads)
     pieces = lambda ids: [tokenizer.id_to_piece(i) for i in ids]
-    longest_target = max(map(len, targets))
 
     def classify(batch):
         sources = [pieces(tokens) for tokens in batch]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes what transformers computes from random T5s, for tests/model/training/parity_test.cc.
+"""Writes what transformers computes from random T5s, for tests/model/training/parity_test.cc and tests/model/t5/scorer_test.cc.
 
 usage: parity.py --out DIR [--size tiny|base]
 

@@ -1,15 +1,19 @@
 #!/usr/bin/env python3
 """Labels by transformers' logits, to compare with Tasuki's answers.
 
-usage: scores.py MODEL_DIR TASKS.json ROWS.tsv PREDICTIONS.jsonl --task NAME --text COLUMN
+usage: scores.py MODEL_DIR TASKS.json ROWS PREDICTIONS.jsonl --task NAME --text COLUMN [--rows N]
 
 MODEL_DIR is an exported version or what save_pretrained wrote; TASKS.json holds {"tasks": [...]} with
-prefix and target texts (an exported tasuki.json does). A label's score is the sum, over the nodes of
-the labels' token trie that branch, of log-softmax over the node's children. Predictions are one JSON
-object a line, with `row` (from 1) and `predicted` or `label`. Rows whose two best scores differ by
+prefix and target texts (an exported tasuki.json does). ROWS is .tsv or .jsonl; the first N count. A label's
+score is the sum, over the nodes of the labels' token trie that branch, of log-softmax over the node's
+children. Predictions are one JSON object a line, with `row` (from 1) and `predicted` or `label`. Rows whose two best scores differ by
 less than 1e-3 are listed, not counted. The last line also says how many labels change under the
 log-likelihood over the full vocabulary. Exits with 1 if a label differs, or if all that agree are one
 label: such a model shows nothing.
+
+Predictions may also hold `scores`, a list of log p of the task's labels for each precision, as bench-gate
+writes them. Then a line for each precision says how far they are off, and it exits with 1 if one is off by
+more than its TOLERANCES.
 """
 import argparse
 import collections
@@ -21,6 +25,11 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, T5Tokenizer
 
 TIE = 1e-3
+# Largest |Δ log p| of a row: in fp32 itself, in bf16 and int8 as a share of the spread (standard deviation) of
+# log p over all rows and labels. Rounding grows with what is rounded, and a label is lost where a row's margin is
+# within it, so the spread is the scale that matters. A mini after 350 steps on AMCD is off by 8e-6,
+# .006 and .036 of it.
+TOLERANCES = {"fp32": 1e-4, "bf16": 0.03, "int8": 0.1}
 
 
 def trie_scores(log_probabilities, logits, targets):
@@ -49,6 +58,7 @@ def main():
     parser.add_argument("--task", required=True)
     parser.add_argument("--text", required=True)
     parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--rows", type=int, dest="count")
     arguments = parser.parse_args()
 
     model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model).float().eval()
@@ -62,12 +72,14 @@ def main():
     decoder = torch.tensor([([model.config.decoder_start_token_id] + t[:-1] + [0] * longest)[:longest] for t in targets])
 
     with open(arguments.rows, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    answers = {}
+        rows = list(map(json.loads, file) if arguments.rows.endswith(".jsonl") else csv.DictReader(file, delimiter="\t"))[: arguments.count]
+    answers, ours, theirs = {}, collections.defaultdict(list), []
     with open(arguments.predictions, encoding="utf-8") as file:
-        for line in file:
+        for line in list(file)[: arguments.count]:
             answer = json.loads(line)
             answers[int(answer["row"])] = answer.get("predicted") or answer["label"]
+            for precision, of_labels in answer.get("scores", {}).items():
+                ours[precision].append(of_labels)
     if len(answers) != len(rows):
         sys.exit(f"{len(answers)} predictions for {len(rows)} rows")
 
@@ -78,6 +90,7 @@ def main():
             encoded = model.encoder(input_ids=torch.tensor([ids])).last_hidden_state
             logits = model(encoder_outputs=(encoded.expand(len(targets), -1, -1),), decoder_input_ids=decoder).logits
             scores = trie_scores(torch.log_softmax(logits, -1), logits, targets)
+            theirs.append([score for score, _ in scores])
             best = max(range(len(names)), key=lambda i: scores[i][0])
             first, second = sorted((s[0] for s in scores), reverse=True)[:2]
             changed += best != max(range(len(names)), key=lambda i: scores[i][1])
@@ -89,9 +102,16 @@ def main():
             else:
                 different += 1
                 print(f"row {number}: here {names[best]}, there {answers[number]} ({first - second:.4f} apart)")
+    theirs = torch.tensor(theirs, dtype=torch.float64)
+    spread, far = theirs.std().item(), False
+    for precision, of_rows in ours.items():
+        off = (torch.tensor(of_rows, dtype=torch.float64) - theirs).abs().max().item()
+        most = TOLERANCES[precision] * (1 if precision == "fp32" else spread)
+        far |= not off <= most
+        print(f"{precision}: log p differs by {off:.2g}, {off / spread:.2g} of its spread of {spread:.3g} (limit {most:.2g})")
     print(f"{len(rows)} rows: {same.total()} the same ({', '.join(f'{name}: {same[name]}' for name in names)}), "
           f"{different} different, {ties} too close to count; {changed} change under the full-vocabulary log-likelihood")
-    return different > 0 or len(same) < 2
+    return different > 0 or len(same) < 2 or far
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 # Numbers that can be trusted: what is computed here against what others compute. Sourced by script/verify.
+. tests/verify/shared/amcd.bash
 
 built() { cmake --preset release >/dev/null && cmake --build build/release; }
 
@@ -38,17 +39,9 @@ resumes() {
 # transformers; with their answers to AMCD's test rows. Left in $out/amcd-SIZE for the lines below.
 amcd_models() {
   local work=$out/amcd-$1 status=1
-  export SIZE=${1^^} BASE_STEPS=$2 STEPS=$3
-  mkdir -p "$work"
-  start_server "$work" || return 1
-  local column=(--text-column sentence --label-column is_counterfactual)
-  upload TRAIN "$data/amcd_train.tsv" "${column[@]}" && upload VALID "$data/amcd_valid.tsv" "${column[@]}" &&
-    upload TEST "$data/amcd_test.tsv" "${column[@]}" &&
-    tasuki job submit --file tests/verify/amcd-base.yaml --id base --wait &&
-    tasuki job submit --file tests/verify/amcd.yaml --id amcd --wait &&
+  amcd_version "$work" "$@" &&
     tasuki job submit --file tests/verify/amcd-lora.yaml --id lora --wait &&
     tasuki --output json job get amcd >"$work/job.json" &&
-    tasuki model export amcd-base@1 "$work/base" && tasuki model export amcd@1 "$work/here" &&
     tasuki model export amcd-lora@1 "$work/lora" && tasuki model export amcd-lora@1 --adapter "$work/adapter" &&
     tasuki model evaluate amcd@1 --task amcd --dataset "$TEST" --id here --predictions "$work/here.jsonl" &&
     "$python" tests/oracles/fine_tune.py "$work/base" "$data/amcd_train.tsv" "$work/there" --text sentence --label is_counterfactual --steps "$STEPS" &&

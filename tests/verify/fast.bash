@@ -6,10 +6,7 @@ measure() { script/bench --fast --rounds 3 --data "$data" --only "$1" --out "$ou
 
 of() { local part=$1; shift; "$python" tests/verify/fast.py "$out/$part.json" "$@"; }
 
-not_measured() { echo "not measured: there is no $1"; return 1; }
-
 calm() {  # p99 of one-text calls beside a job that trains, over that of an idle server
-  [ -x build/release/bin/bench-latency ] || { not_measured bench-latency; return; }
   build/release/bin/bench-latency build/bench/base/model "$data/amcd_train.tsv" build/bench/base/amcd.txt --rounds 3 >"$out/latency.json" || return 1
   python3 - "$out/latency.json" <<'PY'
 import json, sys
@@ -18,8 +15,6 @@ print(f"p99 {figures['p99_ratio']:.2f}, p50 {figures['p50_ratio']:.2f} of the id
 sys.exit(figures["p99_ratio"] > 1.5)
 PY
 }
-
-precisions() { tests_named '^(Transformers/)?T5ScorerParityTest' 1; }
 
 growth() {  # growth rows|jobs|watchers: says itself what must hold
   "$python" bench/growth.py --only "$1" --check >"$out/growth-$1.jsonl"
@@ -58,7 +53,5 @@ check "one text a call while a job trains: p99 within 1.5 times the idle server'
 check "growth with rows: a row costs the same of a thousand and of a million, in bounded memory" growth rows
 check "growth with jobs: a page of 100,000 jobs within 50 ms" growth jobs
 check "growth with watchers: 1,000 of one job lose nothing" growth watchers
-check "parity of each precision" precisions
-check "labels in bf16 and int8 on a model that learnt" not_measured "gate for mini"
-check "an answer does not depend on its batch, in any precision" not_measured "run of random batches"
+. tests/verify/gate.bash
 check "bench/README.md says how to repeat it and how to read it" readme

@@ -4,79 +4,24 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
-#include <cstring>
-#include <filesystem>
 #include <iostream>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "model/files/safetensors.h"
 #include "model/t5/t5.h"
 #include "model/t5/weights.h"
 #include "model/training/loss.h"
 #include "model/training/optimizer.h"
+#include "tests/model/t5/golden.h"
 
 namespace tasuki {
 namespace {
-
-class Golden {
- public:
-  explicit Golden(const std::string& path) : file_(*SafetensorsFile::Open(path)) {}
-
-  at::Tensor Floats(const std::string& name) const { return Read(name, at::kFloat); }
-  // Tensors whose names begin so, by what follows.
-  WeightMap Map(const std::string& prefix) const {
-    WeightMap map;
-    for (const auto& [name, entry] : file_->tensors()) {
-      if (name.starts_with(prefix)) map[name.substr(prefix.size())] = Floats(name);
-    }
-    return map;
-  }
-  double Number(const std::string& name) const { return Floats(name).item<double>(); }
-  std::vector<std::vector<int32_t>> Sequences(const std::string& name) const {
-    const at::Tensor ids = Read(name + "_ids", at::kLong);
-    const at::Tensor lengths = Read(name + "_lengths", at::kLong);
-    std::vector<std::vector<int32_t>> sequences;
-    const int64_t* next = ids.const_data_ptr<int64_t>();
-    for (int64_t i = 0; i < lengths.numel(); ++i) {
-      const int64_t length = lengths[i].item<int64_t>();
-      sequences.emplace_back(next, next + length);
-      next += length;
-    }
-    return sequences;
-  }
-
- private:
-  at::Tensor Read(const std::string& name, at::ScalarType type) const {
-    const TensorEntry& entry = file_->tensors().at(name);
-    at::Tensor tensor = at::empty(entry.shape, type);
-    EXPECT_EQ(tensor.nbytes(), entry.size_bytes) << name;
-    std::memcpy(tensor.data_ptr(), entry.data, entry.size_bytes);
-    return tensor;
-  }
-
-  std::unique_ptr<SafetensorsFile> file_;
-};
-
-std::string ParityDirectory() {
-  const char* other = std::getenv("TASUKI_PARITY_DIR");
-  return other != nullptr ? other : TASUKI_SOURCE_DIR "/tests/model/training/golden";
-}
-
-std::vector<std::string> Variants() {
-  std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(ParityDirectory())) {
-    names.push_back(entry.path().filename());
-  }
-  std::sort(names.begin(), names.end());
-  return names;
-}
 
 double Largest(const at::Tensor& tensor) { return tensor.abs().max().item<double>(); }
 
 class ParityTest : public testing::TestWithParam<std::string> {
  protected:
-  const std::string directory_ = ParityDirectory() + "/" + GetParam();
+  const std::string directory_ = GoldenDirectory() + "/" + GetParam();
   const T5Config config_ = *T5Config::Read(directory_ + "/config.json");
   const Golden golden_{directory_ + "/golden.safetensors"};
   const T5 model_ = [&] {
@@ -144,14 +89,8 @@ TEST_P(ParityTest, TenStepsOfAdamW) {
             << worst << " of what they moved\n";
 }
 
-INSTANTIATE_TEST_SUITE_P(Transformers, ParityTest, testing::ValuesIn(Variants()),
-                         [](const auto& variant) {
-                           std::string name = variant.param;
-                           std::replace_if(
-                               name.begin(), name.end(), [](char c) { return !std::isalnum(c); },
-                               '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Transformers, ParityTest, testing::ValuesIn(GoldenVariants()),
+                         [](const auto& variant) { return TestName(variant.param); });
 
 }  // namespace
 }  // namespace tasuki
