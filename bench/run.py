@@ -41,7 +41,7 @@ PEERS = {
 if options.quick:
     PEERS = {precision: ways[-1:] if precision == "bf16" else ways[:1] for precision, ways in PEERS.items()}
 if options.fast:  # generation and scoring each label do more work than these for the same answer: never the best of a precision
-    PEERS = {"fp32": ["transformers-step-fp32", "ct2-translate-float32"], "bf16": ["transformers-step-bf16"], "int8": ["ct2-translate-int8"]}
+    PEERS = {"fp32": ["transformers-step-fp32", "ct2-translate-float32", "onnx-step-fp32"], "bf16": ["transformers-step-bf16"], "int8": ["ct2-translate-int8", "onnx-step-int8"]}
 # Callers and texts a call, through a server.
 LOADS = {"amcd": [(callers, texts) for texts in (1, 32) for callers in (1, 16, 64)], "marc": [(16, 32)]}
 if options.quick:

@@ -1,8 +1,9 @@
 // Measures training steps in one process: forward, backward and AdamW on batches of real texts.
 //
 // usage: bench-train MODEL TEXTS BATCH SECONDS [fp32|bf16] [THREADS]
-// TEXTS has one text a line; targets are "0" and "1" in turn, batches are taken in an order that
-// bench/peers/train.py takes too. Prints one line of JSON: seconds of a step, and of its part
+// TEXTS has one text a line; targets are "0" and "1" in turn. Six batches, of the examples that
+// bench/peers/train.py takes too, are gone through as a whole, again and again until SECONDS are
+// over. Prints one line of JSON: seconds of a step, and of its part
 // without the optimizer; examples and real input tokens a second; the share of the machine's peak
 // (products of 512 rows) that the part without the optimizer reaches, with three times the FLOP of
 // a forward pass; the most memory from the second step on, in MiB, above the 16 bytes a parameter
@@ -25,6 +26,8 @@
 
 namespace tasuki {
 namespace {
+
+constexpr int64_t kBatches = 6;
 
 int Run(int count, char** arguments) {
   if (count < 5) {
@@ -60,11 +63,12 @@ int Run(int count, char** arguments) {
 
   double all = 0, optimizing = 0, examples = 0, tokens = 0, rows = 0;
   std::vector<double> steps;
-  for (int64_t step = -1; all < seconds; ++step) {  // one to warm up
+  for (int64_t step = -1; all < seconds || step % kBatches != 0; ++step) {  // one to warm up
     Batch batch;
     for (int64_t i = 0; i < batch_size; ++i) {
       // A step through the texts that is coprime to most counts: lengths are mixed.
-      const size_t at = (std::max<int64_t>(step, 0) * batch_size + i) * 7919 % inputs.size();
+      const int64_t place = std::max<int64_t>(step, 0) % kBatches * batch_size + i;
+      const size_t at = place * 7919 % inputs.size();
       batch.inputs.push_back(inputs[at]);
       batch.targets.push_back(targets[at]);
       batch.weights.push_back(1);

@@ -2,12 +2,12 @@
 
 usage: train.py MODEL TEXTS WAY BATCH SECONDS [THREADS]
 
-WAY is longest (padded to the longest of the batch, in the order that bench-train takes), grouped (batches of texts of
-like length) or limit (padded to 512), followed by -fp32 or -bf16 (autocast). AdamW, dropout .1. memory_above_mib is the most
+WAY is longest (padded to the longest of the batch), grouped (batches of texts of like length) or limit (padded to 512), followed
+by -fp32 or -bf16 (autocast). AdamW, dropout .1. The examples are those of bench-train, six batches that are gone through as a
+whole, again and again until SECONDS are over; of limit, whose steps are all alike, a step at a time. memory_above_mib is the most
 memory from the second step on, above the 16 bytes a parameter of weights, gradients and moments.
 """
 
-import itertools
 import json
 import re
 import sys
@@ -25,13 +25,10 @@ torch.set_num_threads(int(sys.argv[6]) if len(sys.argv) > 6 else 2)
 tokenizer = sentencepiece.SentencePieceProcessor(f"{directory}/spiece.model")
 inputs = [tokenizer.encode("amcd: " + line.rstrip("\n"))[:511] + [1] for line in open(texts, encoding="utf-8")]
 targets = [tokenizer.encode(str(i % 2)) + [1] for i in range(len(inputs))]
-order = [i * 7919 % len(inputs) for i in range(len(inputs))]
+order = [i * 7919 % len(inputs) for i in range(6 * batch_size)]
 if padding == "grouped":
     order.sort(key=lambda i: len(inputs[i]))
-batches = [order[i : i + batch_size] for i in range(0, len(order) - batch_size + 1, batch_size)]
-if padding == "grouped":
-    torch.manual_seed(0)
-    batches = [batches[i] for i in torch.randperm(len(batches))]
+batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 model = T5ForConditionalGeneration.from_pretrained(directory).train()
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -54,18 +51,16 @@ def step(batch):
 
 step(batches[0])
 Path("/proc/self/clear_refs").write_text("5")  # forgets the most memory so far
-took, times, tokens = 0.0, [], 0
-for batch in itertools.cycle(batches):
-    begin = time.perf_counter()
-    step(batch)
-    times.append(time.perf_counter() - begin)
-    took += times[-1]
-    tokens += sum(len(inputs[i]) for i in batch)
-    if took >= seconds:
-        break
+took, times, tokens = 0.0, [], sum(len(inputs[i]) for i in order) / len(batches)  # tokens of a step
+while took < seconds:
+    for batch in batches if padding != "limit" else batches[:1]:
+        begin = time.perf_counter()
+        step(batch)
+        times.append(time.perf_counter() - begin)
+        took += times[-1]
 times.sort()
 peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 memory = (peak - 16 * sum(p.numel() for p in model.parameters())) / 2**20
 print(json.dumps({"what": f"transformers {way}", "batch": batch_size, "steps": len(times), "step_seconds": round(took / len(times), 3),
                   "median_step_seconds": round(times[len(times) // 2], 3), "examples_per_second": round(len(times) * batch_size / took, 2),
-                  "tokens_per_second": round(tokens / took, 1), "memory_above_mib": round(memory)}))
+                  "tokens_per_second": round(tokens * len(times) / took, 1), "memory_above_mib": round(memory)}))
