@@ -26,7 +26,7 @@ class Metrics;
 struct JobsOptions {
   std::string trainer_path;  // of tasuki-trainer
   int training_threads = 2;
-  std::string kernels;  // of trainers; empty: the best of this machine
+  std::string kernels;        // of trainers; empty: the best of this machine
   bool idle_priority = true;  // of trainers: serving goes first
   std::string device = "cpu";
   bool trains_in_bf16 = false;  // whether a recipe may ask for it
