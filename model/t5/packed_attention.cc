@@ -1,7 +1,6 @@
 #include "model/t5/packed_attention.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
@@ -45,6 +44,13 @@ In PartOf(const Tensor& rows, int64_t part, int64_t parts, int64_t heads) {
 Out OutPartOf(const Tensor& rows, int64_t part, int64_t parts, int64_t heads) {
   const int64_t stride = rows.size(1);
   return {rows.mutable_data_ptr<float>() + part * stride / parts, stride, stride / parts / heads};
+}
+
+// The first row of each sequence, and the number of rows.
+std::vector<int64_t> Begins(const std::vector<int64_t>& lengths) {
+  std::vector<int64_t> begins = {0};
+  for (const int64_t length : lengths) begins.push_back(begins.back() + length);
+  return begins;
 }
 
 // Who attends to whom, and what is dropped.
@@ -114,15 +120,19 @@ struct Operands {
   const float* biases = nullptr;  // [heads, 2 longest - 1], or none
   int64_t longest = 0;
 
-  const float* BiasesOf(int64_t head, int64_t query) const {
-    return biases == nullptr ? nullptr : biases + head * (2 * longest - 1) + longest - 1 - query;
+  // Where the biases of a query for keys 0, 1, … begin.
+  int64_t BiasesOf(int64_t head, int64_t query) const {
+    return head * (2 * longest - 1) + longest - 1 - query;
   }
   // softmax(Q Kᵀ + biases) of a head of a sequence.
   void Weights(const Plan& plan, int64_t sequence, int64_t head, float* weights) const {
     const int64_t rows = plan.query_count(sequence), count = plan.key_count(sequence);
     Multiply(queries.Rows(plan.queries[sequence], head), keys.Turned(plan.keys[sequence], head),
              rows, queries.width, count, {weights, count});
-    for (int64_t i = 0; i < rows; ++i) Normalised(weights + i * count, BiasesOf(head, i), count);
+    for (int64_t i = 0; i < rows; ++i) {
+      Normalised(weights + i * count, biases == nullptr ? nullptr : biases + BiasesOf(head, i),
+                 count);
+    }
   }
 };
 
@@ -173,7 +183,7 @@ void AttendBackward(const Plan& plan, const Operands& from, const In& gradient, 
       for (int64_t row = 0; row < rows; ++row) {
         SoftmaxBackward(weights + row * count, scores + row * count, count);
         if (biases == nullptr) continue;
-        float* sums = biases + head * (2 * from.longest - 1) + from.longest - 1 - row;
+        float* sums = biases + from.BiasesOf(head, row);
         for (int64_t k = 0; k < count; ++k) sums[k] += scores[row * count + k];
       }
       Multiply({scores, count, 1}, from.keys.Rows(key, head), rows, count, width,
@@ -253,14 +263,12 @@ struct OthersFunction : torch::autograd::Function<OthersFunction> {
 // The rows of a sequence with all their heads are a matrix [queries * heads, d_model].
 class States {
  public:
-  States(const Plan& plan, const Tensor& encoded, const Tensor& key_weight,
-         const Tensor& value_weight)
+  // `inner`: heads * d_kv.
+  States(const Plan& plan, const Tensor& encoded, int64_t inner)
       : plan_(plan),
         encoded_(encoded.const_data_ptr<float>()),
-        key_weight_(key_weight.const_data_ptr<float>()),
-        value_weight_(value_weight.const_data_ptr<float>()),
         d_(encoded.size(1)),
-        inner_(key_weight.size(0)),
+        inner_(inner),
         d_kv_(inner_ / plan.heads),
         rows_(plan.queries.back()) {
     int64_t weights = 0;
@@ -350,13 +358,9 @@ class States {
   }
 
   const Plan& plan_;
-  const float *encoded_, *key_weight_, *value_weight_;
+  const float* const encoded_;
   const int64_t d_, inner_, d_kv_, rows_;
   std::vector<int64_t> weights_begin_;  // of each sequence
-
- public:
-  const float* key_weight() const { return key_weight_; }
-  const float* value_weight() const { return value_weight_; }
 };
 
 // `work` on each of a team, with so many floats for each.
@@ -373,7 +377,7 @@ struct StatesFunction : torch::autograd::Function<StatesFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& queries, const Tensor& encoded,
                         const Tensor& key_weight, const Tensor& value_weight,
                         const PlanPointer& plan) {
-    const States states(*plan, encoded, key_weight, value_weight);
+    const States states(*plan, encoded, queries.size(1));
     const auto options = queries.options().requires_grad(false);
     const Tensor looks = at::empty({states.wide()}, options), mixed = at::empty_like(looks);
     const Tensor weights = at::empty({states.weights()}, options);
@@ -383,14 +387,16 @@ struct StatesFunction : torch::autograd::Function<StatesFunction> {
       float* const wide = looks.mutable_data_ptr<float>();
       float* const answers = mixed.mutable_data_ptr<float>();
       float* const shares = weights.mutable_data_ptr<float>();
-      states.Widen(member, queries.const_data_ptr<float>(), states.key_weight(), wide);
+      states.Widen(member, queries.const_data_ptr<float>(), key_weight.const_data_ptr<float>(),
+                   wide);
       member.Meet();
       for (int64_t i = next++; i < plan->sequences(); i = next++) {
         states.Weigh(i, wide, shares);
         states.Mix(i, states.Used(i, shares, dropped), answers);
       }
       member.Meet();
-      states.Narrow(member, answers, states.value_weight(), result.mutable_data_ptr<float>());
+      states.Narrow(member, answers, value_weight.const_data_ptr<float>(),
+                    result.mutable_data_ptr<float>());
     });
     context->save_for_backward({queries, encoded, key_weight, value_weight, looks, mixed, weights});
     Save(context, plan);
@@ -400,7 +406,7 @@ struct StatesFunction : torch::autograd::Function<StatesFunction> {
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const PlanPointer plan = SavedPlan(context);
     const variable_list saved = context->get_saved_variables();
-    const States states(*plan, saved[1], saved[2], saved[3]);
+    const States states(*plan, saved[1], saved[0].size(1));
     const Tensor gradient = gradients[0].contiguous();
     const Tensor of_mixed = at::empty_like(saved[4]), of_looks = at::empty_like(saved[4]);
     Tensor of_queries = at::empty_like(saved[0]), of_encoded = at::empty_like(saved[1]);
@@ -413,7 +419,8 @@ struct StatesFunction : torch::autograd::Function<StatesFunction> {
       const float* const of_answer = gradient.const_data_ptr<float>();
       const float* const looks = saved[4].const_data_ptr<float>();
       float* const looks_gradient = of_looks.mutable_data_ptr<float>();
-      states.Widen(member, of_answer, states.value_weight(), of_mixed.mutable_data_ptr<float>());
+      states.Widen(member, of_answer, saved[3].const_data_ptr<float>(),
+                   of_mixed.mutable_data_ptr<float>());
       if (of_values.defined()) {
         states.OfWeight(member, of_answer, saved[5].const_data_ptr<float>(),
                         of_values.mutable_data_ptr<float>());
@@ -425,7 +432,7 @@ struct StatesFunction : torch::autograd::Function<StatesFunction> {
                            of_encoded.mutable_data_ptr<float>(), dropped, dropped + most);
       }
       member.Meet();
-      states.Narrow(member, looks_gradient, states.key_weight(),
+      states.Narrow(member, looks_gradient, saved[2].const_data_ptr<float>(),
                     of_queries.mutable_data_ptr<float>());
       if (of_keys.defined()) {
         states.OfWeight(member, saved[0].const_data_ptr<float>(), looks_gradient,
@@ -437,12 +444,6 @@ struct StatesFunction : torch::autograd::Function<StatesFunction> {
 };
 
 }  // namespace
-
-std::vector<int64_t> Begins(const std::vector<int64_t>& lengths) {
-  std::vector<int64_t> begins = {0};
-  for (const int64_t length : lengths) begins.push_back(begins.back() + length);
-  return begins;
-}
 
 Tensor AttendToSelf(const Tensor& rows, const std::vector<int64_t>& lengths, const Tensor& biases,
                     double dropout) {

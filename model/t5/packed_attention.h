@@ -9,9 +9,6 @@
 
 namespace tasuki {
 
-// The first row of each sequence, and the number of rows.
-std::vector<int64_t> Begins(const std::vector<int64_t>& lengths);
-
 // From [tokens, 3 * heads * d_kv] (queries, keys, values) to [tokens, heads * d_kv]: each token
 // attends to those of its own sequence. `biases` [heads, 2 * longest - 1] by the distance from
 // query to key, plus longest - 1; differentiable.
