@@ -18,6 +18,7 @@
 #include "server/datasets/datasets.h"
 #include "server/jobs/jobs.h"
 #include "server/metrics/metrics.h"
+#include "server/rpc/classification_path.h"
 #include "server/rpc/classification_service.h"
 #include "server/rpc/datasets_service.h"
 #include "server/rpc/endpoint.h"
@@ -112,6 +113,7 @@ struct Server::Rooms {
   std::unique_ptr<DatasetsService> datasets_service;
   std::unique_ptr<TrainingService> training_service;
   std::unique_ptr<ModelsService> models_service;
+  std::unique_ptr<ClassificationPath> classification_path;
   std::unique_ptr<ClassificationService> classification_service;
   std::unique_ptr<ServerService> server_service;
   std::unique_ptr<Endpoint> endpoint;
@@ -154,7 +156,8 @@ absl::Status Server::Rooms::Serve() {
   datasets_service = std::make_unique<DatasetsService>(*datasets, store->datasets());
   training_service = std::make_unique<TrainingService>(*jobs, store->jobs(), *watchers);
   models_service = std::make_unique<ModelsService>(*registry, store->models(), data);
-  classification_service = std::make_unique<ClassificationService>(*registry);
+  classification_path = std::make_unique<ClassificationPath>(*registry);
+  classification_service = std::make_unique<ClassificationService>(*classification_path);
   server_service = std::make_unique<ServerService>(InfoOf(options, compute), *registry);
 
   // Addresses before anything runs: a server that cannot be reached must not start trainers.

@@ -18,6 +18,7 @@
 #include "server/datasets/datasets.h"
 #include "server/jobs/jobs.h"
 #include "server/metrics/metrics.h"
+#include "server/rpc/classification_path.h"
 #include "server/rpc/classification_service.h"
 #include "server/rpc/datasets_service.h"
 #include "server/rpc/endpoint.h"
@@ -49,7 +50,8 @@ class ServerFixture : public testing::Test {
     datasets_service_ = std::make_unique<DatasetsService>(*datasets_, store_->datasets());
     training_service_ = std::make_unique<TrainingService>(*jobs_, store_->jobs(), *watchers_);
     models_service_ = std::make_unique<ModelsService>(*registry_, store_->models(), *data_);
-    classification_service_ = std::make_unique<ClassificationService>(*registry_);
+    classification_path_ = std::make_unique<ClassificationPath>(*registry_);
+    classification_service_ = std::make_unique<ClassificationService>(*classification_path_);
     v1::ServerInfo info;
     info.set_version("1.2.3");
     server_service_ = std::make_unique<ServerService>(info, *registry_);
@@ -127,6 +129,7 @@ class ServerFixture : public testing::Test {
   std::unique_ptr<DatasetsService> datasets_service_;
   std::unique_ptr<TrainingService> training_service_;
   std::unique_ptr<ModelsService> models_service_;
+  std::unique_ptr<ClassificationPath> classification_path_;
   std::unique_ptr<ClassificationService> classification_service_;
   std::unique_ptr<ServerService> server_service_;
   std::unique_ptr<Endpoint> endpoint_;

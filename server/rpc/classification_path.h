@@ -1,0 +1,43 @@
+// A classification from request to response, for every service that answers one: the fast path.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "server/rpc/work_thread.h"
+#include "server/serving/model_registry.h"
+#include "tasuki/v1/classification.pb.h"
+
+namespace tasuki {
+
+// Thread-safe.
+class ClassificationPath {
+ public:
+  // A call, as its service knows it.
+  struct Call {
+    const v1::ClassifyRequest* request = nullptr;  // lives until `done`
+    v1::ClassifyResponse* response = nullptr;      // lives until `done`
+    absl::Time deadline = absl::InfiniteFuture();
+    std::string caller;  // callers get equal shares when requests wait
+    std::shared_ptr<const std::atomic<bool>> cancelled;  // may be null
+    // Called once, with OK if the response is complete: on the thread of Run, or later on one of
+    // the rooms'. Must not block. Holds no model any more: who unloads one waits for its last
+    // handle.
+    std::function<void(const absl::Status&)> done;
+  };
+
+  explicit ClassificationPath(ModelRegistry& registry);
+  // Never blocks. Errors are those of Classify.
+  void Run(Call call);
+
+ private:
+  ModelRegistry& registry_;
+  // Tokenises the requests that are too large for a reaction: gRPC has few threads for those.
+  WorkThread large_requests_;
+};
+
+}  // namespace tasuki
