@@ -20,12 +20,13 @@ using Method = grpc::Status (Stub::*)(grpc::ClientContext*, const Request&, Answ
 template <typename Connection, typename Stub, typename Base, typename Request, typename Answer>
 absl::StatusOr<Answer> Ask(const Connection& connection, absl::Duration timeout,
                            const std::unique_ptr<Stub>& stub, Method<Base, Request, Answer> method,
-                           const Request& request) {
+                           const Request& request, bool repeatable = true) {
   Answer answer;
-  const absl::Status status = connection.Call(timeout, [&](grpc::ClientContext& context) {
+  const auto attempt = [&](grpc::ClientContext& context) {
     answer.Clear();
     return (stub.get()->*method)(&context, request, &answer);
-  });
+  };
+  const absl::Status status = connection.Call(timeout, attempt, repeatable);
   if (!status.ok()) return status;
   return answer;
 }
@@ -241,6 +242,55 @@ absl::Status Client::DeleteModelVersion(const std::string& name) {
   google::protobuf::Empty answer;
   return connection_->Delete([&](grpc::ClientContext& context) {
     return connection_->models->DeleteModelVersion(&context, request, &answer);
+  });
+}
+
+absl::StatusOr<v1::ModelAlias> Client::SetModelAlias(const std::string& name,
+                                                     const std::string& model_version) {
+  auto request = Named<v1::SetModelAliasRequest>(name);
+  request.set_model_version(model_version);
+  return Ask(*connection_, connection_->options.load_timeout, connection_->models,
+             &v1::ModelService::Stub::SetModelAlias, request);
+}
+
+absl::StatusOr<v1::ModelAlias> Client::RollbackModelAlias(const std::string& name) {
+  // Done twice, it would be back where it was.
+  return Ask(*connection_, connection_->options.load_timeout, connection_->models,
+             &v1::ModelService::Stub::RollbackModelAlias,
+             Named<v1::RollbackModelAliasRequest>(name), /*repeatable=*/false);
+}
+
+absl::StatusOr<v1::ModelAlias> Client::ShadowModelAlias(const std::string& name,
+                                                        const std::string& model_version) {
+  auto request = Named<v1::ShadowModelAliasRequest>(name);
+  request.set_model_version(model_version);
+  return Ask(*connection_, connection_->options.load_timeout, connection_->models,
+             &v1::ModelService::Stub::ShadowModelAlias, request);
+}
+
+absl::StatusOr<v1::ModelAlias> Client::GetModelAlias(const std::string& name) {
+  return Ask(*connection_, connection_->options.timeout, connection_->models,
+             &v1::ModelService::Stub::GetModelAlias, Named<v1::GetModelAliasRequest>(name));
+}
+
+absl::StatusOr<std::vector<v1::ModelAlias>> Client::ListModelAliases(const std::string& model,
+                                                                     size_t limit) {
+  v1::ListModelAliasesRequest request;
+  request.set_parent(model);
+  return AllPages<v1::ModelAlias>(
+      request, limit,
+      [&](const v1::ListModelAliasesRequest& page) {
+        return Ask(*connection_, connection_->options.timeout, connection_->models,
+                   &v1::ModelService::Stub::ListModelAliases, page);
+      },
+      [](auto& page) { return page.mutable_model_aliases(); });
+}
+
+absl::Status Client::DeleteModelAlias(const std::string& name) {
+  const auto request = Named<v1::DeleteModelAliasRequest>(name);
+  google::protobuf::Empty answer;
+  return connection_->Delete([&](grpc::ClientContext& context) {
+    return connection_->models->DeleteModelAlias(&context, request, &answer);
   });
 }
 

@@ -180,6 +180,19 @@ class Client {
   absl::StatusOr<v1::ModelVersion> UnloadModelVersion(const std::string& name);
   absl::Status DeleteModelVersion(const std::string& name);
 
+  // ---- Aliases of models ----
+  // Those that load a version first may take up to `load_timeout`.
+  absl::StatusOr<v1::ModelAlias> SetModelAlias(const std::string& name,
+                                               const std::string& model_version);
+  absl::StatusOr<v1::ModelAlias> RollbackModelAlias(const std::string& name);
+  // An empty version ends the shadow.
+  absl::StatusOr<v1::ModelAlias> ShadowModelAlias(const std::string& name,
+                                                  const std::string& model_version);
+  absl::StatusOr<v1::ModelAlias> GetModelAlias(const std::string& name);
+  absl::StatusOr<std::vector<v1::ModelAlias>> ListModelAliases(const std::string& model,
+                                                               size_t limit = kAll);
+  absl::Status DeleteModelAlias(const std::string& name);
+
   // ---- Server ----
   absl::StatusOr<v1::ServerInfo> GetServerInfo();
 

@@ -64,8 +64,8 @@ int Run(const Options& options) {
   }
   int signal = 0;
   sigwait(&signals, &signal);
-  spdlog::info("{}: no new calls; those under way have {} s", strsignal(signal),
-               options.drain_seconds);
+  spdlog::info("{}: no new calls in {} s; those under way then have {} s", strsignal(signal),
+               options.drain_delay_seconds, options.drain_seconds);
   std::thread([signals] {
     int second = 0;
     sigwait(&signals, &second);

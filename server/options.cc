@@ -91,11 +91,24 @@ void Declare(CLI::App& app, Options& options) {
   add("max_queue_tokens", options.max_queue_tokens,
       "Tokens that may wait for one model version; more is refused with RESOURCE_EXHAUSTED")
       ->check(CLI::Range(1, 1 << 28));
+  add("model_memory_mb", options.model_memory_mb,
+      "Megabytes that the weights of all model versions in memory may take; the version that was "
+      "asked longest ago makes room, and the next request to it brings it back. 0 for no limit")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
+  add("keep_versions", options.keep_versions,
+      "Versions of each model that are kept, besides those that an alias names or would roll back "
+      "to; older ones are unloaded and deleted when a new one is published. 0 keeps all")
+      ->check(CLI::Range(0, 1'000'000));
   add("max_rpc_threads", options.max_rpc_threads,
       "Threads for calls that read or write the disk; more calls are refused")
       ->check(CLI::Range(4, 10'000));
+  add("drain_delay_seconds", options.drain_delay_seconds,
+      "Seconds after SIGTERM in which health says NOT_SERVING already and calls are answered as "
+      "before, so that callers find other servers; then no new calls are taken")
+      ->check(CLI::Range(0, 3600));
   add("drain_seconds", options.drain_seconds,
-      "Seconds that calls may take to end after SIGTERM, and then trainers to save")
+      "Seconds that calls may take to end after SIGTERM and the delay, and then trainers to save; the "
+      "server ends within the delay and twice these")
       ->check(CLI::Range(0, 86'400));
   add("trainer", options.trainer, "Path of tasuki-trainer; default: beside this program");
   add("ready_file", options.ready_file,

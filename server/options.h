@@ -1,6 +1,7 @@
 // Every flag of tasukid, with its default and limits. The only place that names one.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -27,7 +28,10 @@ struct Options {
   std::string training_priority = "idle";
   int max_batch_tokens = 4096;
   int max_queue_tokens = 65536;
+  int64_t model_memory_mb = 0;  // 0: no limit
+  int keep_versions = 0;        // 0: all
   int max_rpc_threads = 64;
+  int drain_delay_seconds = 0;
   int drain_seconds = 30;
   std::string trainer;  // an absolute path once parsed
   std::string ready_file;

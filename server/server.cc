@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
 #include "google/protobuf/util/time_util.h"
 #include "model/files/durable.h"
 #include "model/t5/kernels.h"
@@ -42,6 +43,8 @@ ServingOptions ServingOptionsOf(const Options& options, const Compute& compute) 
   serving.max_batch_tokens = options.max_batch_tokens;
   serving.max_queue_tokens = options.max_queue_tokens;
   serving.trainer_path = options.trainer;
+  serving.memory_limit_bytes = options.model_memory_mb * 1'000'000;
+  serving.keep_versions = options.keep_versions;
   return serving;
 }
 
@@ -70,6 +73,7 @@ v1::ServerInfo InfoOf(const Options& options, const Compute& compute) {
   info.set_serving_precision(options.serving_precision);
   info.set_serving_kernels(compute.serving_kernels);
   info.set_training_kernels(compute.training_kernels);
+  info.set_model_memory_limit_bytes(options.model_memory_mb * 1'000'000);
   return info;
 }
 
@@ -81,10 +85,21 @@ Jobs::Publish PublishInto(ModelRegistry& registry) {
     publication.model = job.model();
     publication.directory = result_directory;
     publication.key = job.name();
-    publication.load = job.has_fine_tuning();
+    // An alias loads what it is pointed to.
+    publication.load = job.has_fine_tuning() && !job.has_deploy_on_success();
     const auto version = registry.Publish(publication);
     if (!version.ok()) return version.status();
     return version->name();
+  };
+}
+
+Jobs::Deploy DeployBy(ModelRegistry& registry) {
+  return [&registry](const std::string& alias, const std::string& version, const std::string& job) {
+    v1::ModelAlias::Change change;
+    change.set_model_version(version);
+    change.set_cause(v1::ModelAlias::Change::JOB);
+    change.set_training_job(job);
+    return registry.SetAlias(alias, change).status();
   };
 }
 
@@ -149,13 +164,14 @@ absl::Status Server::Rooms::Serve() {
   registry =
       std::make_unique<ModelRegistry>(*store, data, ServingOptionsOf(options, compute), metrics);
   jobs = std::make_unique<Jobs>(*store, data, JobsOptionsOf(options, compute), metrics,
-                                PublishInto(*registry));
+                                PublishInto(*registry), DeployBy(*registry));
   watchers = std::make_unique<WatchHub>(store->jobs());
   jobs->SetListener([hub = watchers.get()](const std::string& job) { hub->Wake(job); });
 
   datasets_service = std::make_unique<DatasetsService>(*datasets, store->datasets());
   training_service = std::make_unique<TrainingService>(*jobs, store->jobs(), *watchers);
-  models_service = std::make_unique<ModelsService>(*registry, store->models(), data);
+  models_service =
+      std::make_unique<ModelsService>(*registry, store->models(), store->aliases(), data);
   classification_path = std::make_unique<ClassificationPath>(*registry);
   classification_service = std::make_unique<ClassificationService>(*classification_path);
   server_service = std::make_unique<ServerService>(InfoOf(options, compute), *registry);
@@ -184,6 +200,11 @@ absl::Status Server::Rooms::Serve() {
   if (absl::Status status = jobs->Start(); !status.ok()) return status;
   endpoint->SetServing(true);
   if (health_endpoint != nullptr) health_endpoint->SetServing(true);
+  registry->SetServingListener([this](const std::string& name, bool serving) {
+    for (Endpoint* each : {endpoint.get(), health_endpoint.get()}) {
+      if (each != nullptr) each->SetModelServing(name, serving);
+    }
+  });
   return WriteReadyFile();
 }
 
@@ -241,9 +262,12 @@ void Server::Stop() {
   Rooms& rooms = *rooms_;
   if (std::exchange(rooms.stopped, true)) return;
   rooms.metrics.SetDraining(true);
+  if (rooms.registry != nullptr) rooms.registry->SetServingListener(nullptr);
   if (rooms.health_endpoint != nullptr) rooms.health_endpoint->SetServing(false);
   if (rooms.endpoint != nullptr) {
     rooms.endpoint->SetServing(false);
+    // Who looks at health goes elsewhere; who does not yet is answered as before.
+    absl::SleepFor(absl::Seconds(rooms.options.drain_delay_seconds));
     rooms.watchers->Drain();
     rooms.registry->Drain();
     rooms.endpoint->Shutdown(absl::Now() + absl::Seconds(rooms.options.drain_seconds));

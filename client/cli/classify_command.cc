@@ -272,7 +272,7 @@ void AddClassifyCommand(CLI::App& app, Session& session) {
                       "The texts; put -- before them if one begins with a dash");
   command->add_option("--model", what->model, "The version, or a model for its newest loaded one")
       ->required()
-      ->transform(Typed(ModelOrVersionName));
+      ->transform(Typed(ServedName));
   command->add_option("--task", what->tasks, "Only this task; repeatable")->allow_extra_args(false);
   auto* file = command->add_option(
       "--file", what->file,

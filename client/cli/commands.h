@@ -10,6 +10,7 @@ namespace tasuki::cli {
 void AddDatasetCommands(CLI::App& app, Session& session);
 void AddJobCommands(CLI::App& app, Session& session);
 void AddModelCommands(CLI::App& app, Session& session);
+void AddAliasCommands(CLI::App& app, Session& session);
 void AddClassifyCommand(CLI::App& app, Session& session);
 void AddServerCommands(CLI::App& app, Session& session);
 

@@ -70,6 +70,15 @@ std::string StateOf(const v1::TrainingJob& job) {
   return state;
 }
 
+std::string DeploymentOf(const v1::TrainingJob& job) {
+  if (!job.has_deploy_on_success()) return "";
+  const std::string alias =
+      absl::StrCat(ShortName(job.model()), "@", job.deploy_on_success().alias());
+  if (!job.has_deployment()) return absl::StrCat("to ", alias, ", once it succeeded");
+  if (job.deployment().deployed()) return absl::StrCat("to ", alias);
+  return absl::StrCat("not to ", alias, ": ", job.deployment().reason());
+}
+
 }  // namespace
 
 void PrintJob(const v1::TrainingJob& job) {
@@ -83,6 +92,7 @@ void PrintJob(const v1::TrainingJob& job) {
        {"recipe",
         FieldsOf(job.has_pretraining() ? job.pretraining().recipe() : job.fine_tuning().recipe())},
        {"model", ShortName(job.model_version().empty() ? job.model() : job.model_version())},
+       {"deployment", DeploymentOf(job)},
        {"best step", job.best_step() > 0 ? Count(job.best_step()) : ""},
        {"created", DateTime(job.create_time())},
        {"started", job.has_start_time() ? DateTime(job.start_time()) : ""},

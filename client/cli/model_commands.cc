@@ -34,6 +34,12 @@ std::string AdapterOf(const v1::ModelVersion& version) {
                       absl::StrJoin(version.lora().target_modules(), ", "));
 }
 
+std::string AliasesOf(const v1::ModelVersion& version) {
+  return absl::StrJoin(version.aliases(), ", ", [](std::string* out, const std::string& alias) {
+    absl::StrAppend(out, ShortName(alias));
+  });
+}
+
 void PrintVersion(const v1::ModelVersion& version) {
   std::cout << Details(
       {{"name", version.name()},
@@ -46,6 +52,10 @@ void PrintVersion(const v1::ModelVersion& version) {
        {"made by", OriginOf(version)},
        {"made from", ShortName(version.base_model_version())},
        {"adapter", AdapterOf(version)},
+       {"memory", version.memory_bytes() > 0 ? Bytes(version.memory_bytes()) : ""},
+       {"shares weights", ShortName(version.shared_base_model_version())},
+       {"aliases", AliasesOf(version)},
+       {"last asked", version.has_last_use_time() ? DateTime(version.last_use_time()) : ""},
        {"created", DateTime(version.create_time())}});
   for (const std::string& table :
        {EvaluationTable(version.evaluations()), CalibrationTable(version.calibrations())}) {
@@ -154,9 +164,10 @@ absl::Status ListVersions(Client& client, const Session& session, const std::str
     for (const auto& row : *answer) *all.add_model_versions() = row;
     return PrintJson(all);
   }
-  Table table({"VERSION", "STATE", "TASKS", "PARAMETERS>", "SIZE>", "MADE BY", "CREATED"});
+  Table table(
+      {"VERSION", "STATE", "ALIASES", "TASKS", "PARAMETERS>", "SIZE>", "MADE BY", "CREATED"});
   for (const auto& row : *answer) {
-    table.Add({ShortName(row.name()), v1::ModelVersion::State_Name(row.state()),
+    table.Add({ShortName(row.name()), v1::ModelVersion::State_Name(row.state()), AliasesOf(row),
                Shorten(TasksOf(row), 40), Count(row.parameter_count()), Bytes(row.size_bytes()),
                OriginOf(row), DateTime(row.create_time())});
   }

@@ -65,6 +65,26 @@ absl::StatusOr<std::string> VersionName(absl::string_view typed) {
   return absl::StrCat("models/", model, "/versions/", number);
 }
 
+absl::StatusOr<std::string> AliasName(absl::string_view typed) {
+  absl::string_view rest = typed;
+  std::pair<absl::string_view, absl::string_view> parts;
+  if (absl::ConsumePrefix(&rest, "models/")) {
+    parts = absl::StrSplit(rest, absl::MaxSplits("/aliases/", 1));
+  } else {
+    parts = absl::StrSplit(rest, absl::MaxSplits('@', 1));
+  }
+  if (!IsId(parts.first) || !IsId(parts.second) || absl::ascii_isdigit(parts.second[0])) {
+    return NotA(typed, "model's alias",
+                "sentiment@production or models/sentiment/aliases/production");
+  }
+  return absl::StrCat("models/", parts.first, "/aliases/", parts.second);
+}
+
+absl::StatusOr<std::string> ServedName(absl::string_view typed) {
+  if (auto alias = AliasName(typed); alias.ok()) return alias;
+  return ModelOrVersionName(typed);
+}
+
 absl::StatusOr<std::string> ModelOrVersionName(absl::string_view typed) {
   const bool has_version = absl::StrContains(typed, '@') || absl::StrContains(typed, "/versions/");
   return has_version ? VersionName(typed) : ModelName(typed);
@@ -72,6 +92,10 @@ absl::StatusOr<std::string> ModelOrVersionName(absl::string_view typed) {
 
 std::string ShortName(absl::string_view name) {
   if (absl::StartsWith(name, "models/")) {
+    const size_t aliases = name.find("/aliases/");
+    if (aliases != absl::string_view::npos) {
+      return absl::StrCat(name.substr(7, aliases - 7), "@", name.substr(aliases + 9));
+    }
     const auto [model, version] = SplitModel(name);
     return version.empty() ? std::string(model) : absl::StrCat(model, "@", version);
   }

@@ -70,13 +70,15 @@ int RunCommandLine(int argc, char** argv, std::stop_token stop) {
       ->check(CLI::IsMember({"table", "json"}));
   app.footer(
       "Names may be short: nightly for trainingJobs/nightly, reviews@3 for "
-      "models/reviews/versions/3.\n"
+      "models/reviews/versions/3,\n"
+      "reviews@production for models/reviews/aliases/production.\n"
       "Exit code: 0 if what was asked for happened, 1 if not, 2 for a wrong command line, 130 if "
       "interrupted.\n"
       "Example: tasuki job submit --file job.yaml --wait");
   AddDatasetCommands(app, session);
   AddJobCommands(app, session);
   AddModelCommands(app, session);
+  AddAliasCommands(app, session);
   AddClassifyCommand(app, session);
   AddServerCommands(app, session);
   try {

@@ -514,6 +514,19 @@ void ResolveJob(v1::TrainingJob& job, Faults& faults) {
   } else if (!IsName(job.model(), "models/")) {
     check.Add("model", absl::StrCat(Quote(job.model()), " is not of the form models/{id}"));
   }
+  if (job.has_deploy_on_success()) {
+    const FieldChecker deploy = check.At("deploy_on_success");
+    if (!job.has_fine_tuning()) {
+      check.Add("deploy_on_success", "is of fine-tuning only: nothing else makes what can answer");
+    }
+    const std::string& alias = job.deploy_on_success().alias();
+    if (!IsResourceId(alias)) {
+      deploy.Add("alias", absl::StrCat(Quote(alias), " is no id, such as production"));
+    }
+    if (job.deploy_on_success().has_max_regression()) {
+      deploy.Real("max_regression", job.deploy_on_success().max_regression(), 0, 1);
+    }
+  }
   switch (job.work_case()) {
     case v1::TrainingJob::kFineTuning:
       return ResolveFineTuning(*job.mutable_fine_tuning(), check.At("fine_tuning"));

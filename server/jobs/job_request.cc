@@ -35,6 +35,7 @@ Job InputOf(const Job& given) {
   if (given.has_fine_tuning()) *job.mutable_fine_tuning() = given.fine_tuning();
   if (given.has_pretraining()) *job.mutable_pretraining() = given.pretraining();
   if (given.has_evaluation()) *job.mutable_evaluation() = given.evaluation();
+  if (given.has_deploy_on_success()) *job.mutable_deploy_on_success() = given.deploy_on_success();
   return job;
 }
 

@@ -98,6 +98,7 @@ void JobRun::Ask(Request request) {
     kill_at_ = std::min(kill_at_, absl::Now() + context_.options.stop_grace);
   }
   if (process_ != nullptr) process_->Send(ActionOf(request));
+  if (comparison_ != nullptr && request != kFinish) comparison_->Ask(kStop);
 }
 
 bool JobRun::Asked(int requests) const {
@@ -236,8 +237,10 @@ void JobRun::TakeEvent(const internal::TrainerEvent& event) {
   absl::Status status;
   switch (event.event_case()) {
     case internal::TrainerEvent::kProgress:
-      return TakeProgress(event.progress());
+      if (recorded_) TakeProgress(event.progress());
+      return;
     case internal::TrainerEvent::kEvaluation: {
+      if (!recorded_) return;
       const v1::Evaluation& evaluation = event.evaluation();
       *stored.mutable_evaluation() = evaluation;
       status = Append(stored);
@@ -254,6 +257,7 @@ void JobRun::TakeEvent(const internal::TrainerEvent& event) {
       metrics_->CountCheckpoint();
       break;
     case internal::TrainerEvent::kMessage:
+      if (!recorded_) return;
       *stored.mutable_message() = event.message();
       status = Append(stored);
       break;

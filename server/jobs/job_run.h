@@ -41,6 +41,7 @@ struct JobContext {
   const JobsOptions& options;
   Metrics& metrics;
   Jobs::Publish publish;
+  Jobs::Deploy deploy;
   Jobs::Listener notify;
 };
 
@@ -57,6 +58,9 @@ class JobRun {
   // Instead of Run(): what the job, which is none of the store's, would need. `directory` is
   // scratch. See tasuki.v1.TrainingService. Blocks; Ask(kStop) ends it, UNAVAILABLE.
   absl::StatusOr<v1::EstimateTrainingJobResponse> Estimate(const std::string& directory);
+  // Instead of Run(): evaluates as the job, which is none of the store's, says. `directory` is
+  // scratch. Blocks; Ask(kStop or kCancel) ends it, UNAVAILABLE.
+  absl::StatusOr<std::vector<v1::Evaluation>> Evaluate(const std::string& directory);
   // Passes the wish on; a trainer that does not follow within stop_grace is killed, unless it was
   // asked to finish only. Never blocks.
   void Ask(Request request);
@@ -89,6 +93,11 @@ class JobRun {
   // The last lines of the job's log, for the end of a message; empty if there are none.
   std::string LastLines() const;
   void PublishResult();
+  // What becomes of `version`, the job's, by its deploy_on_success (job_run_deploy.cc).
+  // UNAVAILABLE: the server stops before that is known.
+  absl::StatusOr<v1::Deployment> Deploy(const std::string& version);
+  // Both versions on the job's test rows, task by task.
+  absl::StatusOr<std::vector<v1::Deployment::Comparison>> Compare(const v1::ModelVersion& current);
   void Fail(const google::rpc::Status& error, const Apply& apply = nullptr);
 
   // One change of the job by this attempt. A store that cannot write is tried again until it can or
@@ -114,7 +123,8 @@ class JobRun {
   const JobContext& context_;
 
   // Of the thread that runs, or of the reader while that lives.
-  v1::TrainingJob job_;  // as it was when this attempt began
+  v1::TrainingJob job_;   // as it was when this attempt began
+  bool recorded_ = true;  // its events are the job's history
   std::unique_ptr<JobMetrics> metrics_;
   internal::TrainerEvent last_event_;  // finished, stopped, failed or estimate, if it came
   absl::Status stream_status_;         // of the event channel
@@ -126,6 +136,7 @@ class JobRun {
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;   // the process, and all that it said is stored
   bool killed_ ABSL_GUARDED_BY(mutex_) = false;  // by us
   TrainerProcess* process_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  JobRun* comparison_ ABSL_GUARDED_BY(mutex_) = nullptr;  // evaluates for Compare
 };
 
 }  // namespace tasuki

@@ -133,6 +133,11 @@ void JobRun::PublishResult() {
   if (!version.ok()) {
     return Fail(StatusProto(Annotate(version.status(), "The result cannot be published: ")));
   }
+  absl::StatusOr<v1::Deployment> deployment = v1::Deployment();
+  if (job_.has_deploy_on_success() && !Asked(kCancel)) deployment = Deploy(*version);
+  if (!deployment.ok()) {
+    return Leave(Job::QUEUED, "The server stopped; the result is deployed when it is back.");
+  }
   Leave(Job::SUCCEEDED, "", [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
     if (job.state() == Job::CANCELLING) {
       events.push_back(MessageEvent(
@@ -142,6 +147,15 @@ void JobRun::PublishResult() {
     }
     job.set_model_version(*version);
     job.mutable_progress()->clear_remaining();
+    if (!job.has_deploy_on_success()) return;
+    *job.mutable_deployment() = *deployment;
+    const auto severity = deployment->deployed() ? v1::TrainingJobEvent::Message::INFO
+                                                 : v1::TrainingJobEvent::Message::WARNING;
+    events.push_back(
+        MessageEvent(job, severity,
+                     deployment->deployed()
+                         ? absl::StrCat(AliasOf(job), " is ", *version, ".")
+                         : absl::StrCat(*version, " is not deployed: ", deployment->reason())));
   });
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 
+#include "absl/strings/str_cat.h"
 #include "spdlog/spdlog.h"
 
 namespace tasuki {
@@ -28,6 +29,10 @@ bool MayBecome(Job::State from, Job::State to) {
 
 bool HasEnded(Job::State state) {
   return state == Job::SUCCEEDED || state == Job::FAILED || state == Job::CANCELLED;
+}
+
+std::string AliasOf(const v1::TrainingJob& job) {
+  return absl::StrCat(job.model(), "/aliases/", job.deploy_on_success().alias());
 }
 
 v1::TrainingJobEvent StateEvent(const Job& job, Job::State state, absl::string_view reason) {

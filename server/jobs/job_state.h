@@ -30,6 +30,9 @@ bool MayBecome(v1::TrainingJob::State from, v1::TrainingJob::State to);
 // Whether a job in that state has ended.
 bool HasEnded(v1::TrainingJob::State state);
 
+// `models/{model}/aliases/{alias}` of its deploy_on_success.
+std::string AliasOf(const v1::TrainingJob& job);
+
 // An event that says that the job is in `state` now, of the job's present attempt.
 v1::TrainingJobEvent StateEvent(const v1::TrainingJob& job, v1::TrainingJob::State state,
                                 absl::string_view reason);

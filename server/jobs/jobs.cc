@@ -37,10 +37,14 @@ constexpr int64_t kPieceBytes = int64_t{1} << 20;  // of predictions
 class Jobs::Impl {
  public:
   Impl(Store& store, const DataDirectory& data, const JobsOptions& options, Metrics& metrics,
-       Publish publish)
-      : data_(data),
-        options_(options),
-        context_{store, data_, options_, metrics, std::move(publish), [](const std::string&) {}} {}
+       Publish publish, Deploy deploy)
+      : data_(data), options_(options), context_{store,
+                                                 data_,
+                                                 options_,
+                                                 metrics,
+                                                 std::move(publish),
+                                                 std::move(deploy),
+                                                 [](const std::string&) {}} {}
 
   absl::Status Start();
   void Stop();
@@ -393,8 +397,9 @@ absl::Status Jobs::Impl::ReadPredictions(const std::string& name, const UsePredi
 }
 
 Jobs::Jobs(Store& store, const DataDirectory& data, const JobsOptions& options, Metrics& metrics,
-           Publish publish)
-    : impl_(std::make_unique<Impl>(store, data, options, metrics, std::move(publish))) {}
+           Publish publish, Deploy deploy)
+    : impl_(std::make_unique<Impl>(store, data, options, metrics, std::move(publish),
+                                   std::move(deploy))) {}
 
 Jobs::~Jobs() { Stop(); }
 

@@ -45,11 +45,15 @@ class Jobs {
   // name. Idempotent for a job. Called on a thread of this class with no lock held.
   using Publish = std::function<absl::StatusOr<std::string>(const v1::TrainingJob& job,
                                                             const std::string& result_directory)>;
+  // Points `models/{model}/aliases/{alias}` to the version of a job. Idempotent. Called on a thread
+  // of this class with no lock held.
+  using Deploy = std::function<absl::Status(const std::string& alias, const std::string& version,
+                                            const std::string& job)>;
   // Told the name of a job each time it has new events, or was deleted. Must not block.
   using Listener = std::function<void(const std::string& job)>;
 
   Jobs(Store& store, const DataDirectory& data, const JobsOptions& options, Metrics& metrics,
-       Publish publish);
+       Publish publish, Deploy deploy);
   ~Jobs();
 
   // Takes up what an earlier server left (RUNNING → QUEUED, CANCELLING → CANCELLED), then

@@ -138,6 +138,10 @@ void Metrics::CountModelLoad(bool ok, absl::Duration duration) {
   series_->model_load_seconds.Observe(absl::ToDoubleSeconds(duration));
 }
 
+void Metrics::CountModelEviction() { series_->model_evictions.Increment(); }
+
+void Metrics::CountAliasChange() { series_->alias_changes.Increment(); }
+
 void Metrics::CountRejection(Rejection rejection) {
   series_->rejections[static_cast<size_t>(rejection)]->Increment();
 }

@@ -77,6 +77,8 @@ class ModelMetrics {
   void ObserveBatch(int64_t inputs, int64_t tokens);
   // Tokens that wait now.
   void SetQueue(int64_t tokens);
+  // Answers of this version as a shadow: as the version that was asked, otherwise, or none.
+  void CountShadow(int64_t same, int64_t different, int64_t skipped);
   // One answer; indices into ServedModel::tasks and its labels; probability of the answered label.
   void CountPrediction(int task, int label, double probability);
 
@@ -160,6 +162,8 @@ class Metrics {
   // Serving.
   std::unique_ptr<ModelMetrics> ForModel(const ServedModel& model);
   void CountModelLoad(bool ok, absl::Duration duration);
+  void CountModelEviction();
+  void CountAliasChange();
   void CountRejection(Rejection rejection);
 
   // Jobs. `job` is `trainingJobs/{id}`; `steps_done` is where its progress stood before this

@@ -12,6 +12,7 @@ struct ModelMetrics::Series {
   prometheus::Counter* tokens;
   prometheus::Counter* truncated;
   prometheus::Gauge* queue;
+  std::array<prometheus::Counter*, 3> shadow;  // same, different, skipped
   struct Task {
     std::vector<prometheus::Counter*> labels;
     prometheus::Histogram* confidence;
@@ -39,6 +40,11 @@ std::unique_ptr<ModelMetrics> Metrics::ForModel(const ServedModel& model) {
   const std::array kResults = {"ok", "rejected", "expired", "cancelled", "error"};
   for (size_t i = 0; i < kResults.size(); ++i) {
     series->results[i] = &series_->Hold(series_->texts, with({{"result", kResults[i]}}), releases);
+  }
+  const std::array kShadow = {"same", "different", "skipped"};
+  for (size_t i = 0; i < kShadow.size(); ++i) {
+    series->shadow[i] =
+        &series_->Hold(series_->shadow_predictions, with({{"result", kShadow[i]}}), releases);
   }
   series->batch_size = &series_->Hold(series_->batch_size, labels, releases, kInputBuckets);
   series->input_tokens = &series_->Hold(series_->input_tokens, labels, releases, kTokenBuckets);
@@ -89,6 +95,12 @@ void ModelMetrics::ObserveBatch(int64_t inputs, int64_t tokens) {
 }
 
 void ModelMetrics::SetQueue(int64_t tokens) { series_->queue->Set(static_cast<double>(tokens)); }
+
+void ModelMetrics::CountShadow(int64_t same, int64_t different, int64_t skipped) {
+  series_->shadow[0]->Increment(static_cast<double>(same));
+  series_->shadow[1]->Increment(static_cast<double>(different));
+  series_->shadow[2]->Increment(static_cast<double>(skipped));
+}
 
 void ModelMetrics::CountPrediction(int task, int label, double probability) {
   const Series::Task& children = series_->tasks[task];

@@ -66,6 +66,10 @@ Metrics::Series::Series(Registry& r)
           Histograms(r, "tasuki_inference_confidence_ratio", "Probability of the answered label.")),
       model_info(Gauges(r, "tasuki_model_info", "1 for each version in memory.")),
       model_memory(Gauges(r, "tasuki_model_memory_bytes", "Memory of a version's weights.")),
+      shadow_predictions(
+          Counters(r, "tasuki_shadow_predictions_total",
+                   "Answers of a version in the shadow of another one, by whether "
+                   "both chose the same label; skipped: it had no time, or failed.")),
 
       model_loads(Children<2>(
           Counters(r, "tasuki_model_loads_total", "Loads of model versions, by how they ended."),
@@ -73,6 +77,12 @@ Metrics::Series::Series(Registry& r)
       model_load_seconds(
           Histograms(r, "tasuki_model_load_seconds", "Time to load a model version in seconds.")
               .Add({}, kLoadBuckets)),
+      model_evictions(Counters(r, "tasuki_model_evictions_total",
+                               "Versions that made room in memory for others.")
+                          .Add({})),
+      alias_changes(
+          Counters(r, "tasuki_alias_changes_total", "Times that an alias was pointed to a version.")
+              .Add({})),
       rejections(Children<3>(Counters(r, "tasuki_admission_rejections_total",
                                       "Classifications that were refused without being executed."),
                              "reason", {"queue_full", "deadline", "draining"})),

@@ -61,9 +61,12 @@ struct Metrics::Series {
   HistogramFamily& confidence;
   GaugeFamily& model_info;
   GaugeFamily& model_memory;
+  CounterFamily& shadow_predictions;
   // Serving as a whole.
   std::array<prometheus::Counter*, 2> model_loads;  // error, ok
   prometheus::Histogram& model_load_seconds;
+  prometheus::Counter& model_evictions;
+  prometheus::Counter& alias_changes;
   std::array<prometheus::Counter*, 3> rejections;
   // Running jobs.
   GaugeFamily& loss;

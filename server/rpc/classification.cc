@@ -23,7 +23,7 @@ absl::Status LimitExceeded(absl::string_view message) {
 }  // namespace
 
 absl::Status CheckClassifyRequest(const v1::ClassifyRequest& request) {
-  if (absl::Status status = CheckModelOrVersionName(request.model(), "model"); !status.ok()) {
+  if (absl::Status status = CheckServedName(request.model(), "model"); !status.ok()) {
     return status;
   }
   if (request.texts().empty()) {

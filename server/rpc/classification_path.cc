@@ -81,22 +81,26 @@ ClassificationPath::ClassificationPath(ModelRegistry& registry)
     : registry_(registry), large_requests_(kMaxLargeRequestsWaiting) {}
 
 void ClassificationPath::Run(Call call) {
-  std::shared_ptr<const LoadedModel> model;
+  const absl::Status status = Catching([&] { return CheckClassifyRequest(*call.request); });
+  if (!status.ok()) return call.done(status);
+  const std::string& name = call.request->model();
+  registry_.Acquire(name, [this, call = std::move(call)](absl::StatusOr<AcquiredModel> model) {
+    Continue(call, std::move(model));
+  });
+}
+
+void ClassificationPath::Continue(const Call& call, absl::StatusOr<AcquiredModel> model) {
   std::vector<int> tasks;
   const absl::Status status = Catching([&]() -> absl::Status {
-    const v1::ClassifyRequest& request = *call.request;
-    if (absl::Status fault = CheckClassifyRequest(request); !fault.ok()) return fault;
-    absl::Status fault = Assign(registry_.Acquire(request.model()), &model);
-    if (!fault.ok()) return fault;
-    fault = Assign(WantedTasks(request, *model), &tasks);
-    return fault.ok() ? CheckAnswerSize(request, *model, tasks) : fault;
+    if (!model.ok()) return model.status();
+    absl::Status fault = Assign(WantedTasks(*call.request, *model->model), &tasks);
+    return fault.ok() ? CheckAnswerSize(*call.request, *model->model, tasks) : fault;
   });
   if (!status.ok()) {
-    model.reset();
-    call.done(status);
-    return;
+    model = status;  // lets go of it before the caller hears
+    return call.done(status);
   }
-  auto acquired = std::make_shared<Acquired>(std::move(call), std::move(model), std::move(tasks));
+  auto acquired = std::make_shared<Acquired>(call, std::move(model->model), std::move(tasks));
   if (acquired->BytesToTokenize() <= kLargeRequestBytes) {
     acquired->PrepareAndSubmit(registry_.batcher());
   } else if (!large_requests_.TryRun(

@@ -35,6 +35,8 @@ class ClassificationPath {
   void Run(Call call);
 
  private:
+  void Continue(const Call& call, absl::StatusOr<AcquiredModel> model);
+
   ModelRegistry& registry_;
   // Tokenises the requests that are too large for a reaction: gRPC has few threads for those.
   WorkThread large_requests_;

@@ -94,8 +94,13 @@ Endpoint::~Endpoint() {
   if (server_ != nullptr) Shutdown(absl::Now());
 }
 
+void Endpoint::SetModelServing(const std::string& name, bool serving) {
+  server_->GetHealthCheckService()->SetServingStatus(name, serving);
+}
+
 void Endpoint::SetServing(bool serving) {
   grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
+  if (!serving) health->SetServingStatus(false);
   for (const char* service : {"", "tasuki.v1.ClassificationService"}) {
     health->SetServingStatus(service, serving);
   }

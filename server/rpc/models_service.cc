@@ -14,6 +14,7 @@
 #include "server/rpc/random_id.h"
 #include "server/rpc/status.h"
 #include "server/serving/model_transfer.h"
+#include "server/serving/version_name.h"
 
 namespace tasuki {
 namespace {
@@ -44,10 +45,24 @@ std::vector<v1::ModelFile> AdapterFiles(const v1::ModelVersion& version) {
   return files;
 }
 
+// Name of an alias, and of a version of its model (or "", where that is allowed).
+absl::Status CheckAliasAndVersion(const std::string& alias, const std::string& version,
+                                  bool may_be_empty = false) {
+  if (absl::Status status = CheckAliasName(alias); !status.ok()) return status;
+  if (version.empty() && may_be_empty) return absl::OkStatus();
+  if (absl::Status status = CheckVersionName(version, "model_version"); !status.ok()) return status;
+  if (VersionName::Parse(version)->model == AliasName::Parse(alias)->model) return absl::OkStatus();
+  Faults faults;
+  faults.Add("model_version",
+             absl::StrCat("\"", version, "\" is a version of another model than ", alias));
+  return faults.ToStatus();
+}
+
 }  // namespace
 
-ModelsService::ModelsService(ModelRegistry& registry, ModelTable& table, const DataDirectory& data)
-    : registry_(registry), table_(table), data_(data) {}
+ModelsService::ModelsService(ModelRegistry& registry, ModelTable& table, AliasTable& aliases,
+                             const DataDirectory& data)
+    : registry_(registry), table_(table), aliases_(aliases), data_(data) {}
 
 absl::Status ModelsService::Import(grpc::ServerContext& context,
                                    grpc::ServerReader<v1::ImportModelVersionRequest>& reader,
@@ -178,6 +193,77 @@ grpc::Status ModelsService::DeleteModelVersion(grpc::ServerContext*,
   return Answer([&] {
     if (absl::Status status = CheckVersionName(request->name()); !status.ok()) return status;
     return registry_.Delete(request->name());
+  });
+}
+
+grpc::Status ModelsService::SetModelAlias(grpc::ServerContext* context,
+                                          const v1::SetModelAliasRequest* request,
+                                          v1::ModelAlias* response) {
+  return Answer([&] {
+    absl::Status status = CheckAliasAndVersion(request->name(), request->model_version());
+    if (!status.ok()) return status;
+    v1::ModelAlias::Change change;
+    change.set_model_version(request->model_version());
+    change.set_cause(v1::ModelAlias::Change::SET);
+    return Assign(
+        registry_.SetAlias(request->name(), change, absl::FromChrono(context->deadline())),
+        response);
+  });
+}
+
+grpc::Status ModelsService::RollbackModelAlias(grpc::ServerContext* context,
+                                               const v1::RollbackModelAliasRequest* request,
+                                               v1::ModelAlias* response) {
+  return Answer([&] {
+    if (absl::Status status = CheckAliasName(request->name()); !status.ok()) return status;
+    return Assign(registry_.RollbackAlias(request->name(), absl::FromChrono(context->deadline())),
+                  response);
+  });
+}
+
+grpc::Status ModelsService::ShadowModelAlias(grpc::ServerContext* context,
+                                             const v1::ShadowModelAliasRequest* request,
+                                             v1::ModelAlias* response) {
+  return Answer([&] {
+    absl::Status status = CheckAliasAndVersion(request->name(), request->model_version(),
+                                               /*may_be_empty=*/true);
+    if (!status.ok()) return status;
+    return Assign(registry_.SetShadow(request->name(), request->model_version(),
+                                      absl::FromChrono(context->deadline())),
+                  response);
+  });
+}
+
+grpc::Status ModelsService::GetModelAlias(grpc::ServerContext*,
+                                          const v1::GetModelAliasRequest* request,
+                                          v1::ModelAlias* response) {
+  return Answer([&] {
+    if (absl::Status status = CheckAliasName(request->name()); !status.ok()) return status;
+    return Assign(aliases_.Get(request->name()), response);
+  });
+}
+
+grpc::Status ModelsService::ListModelAliases(grpc::ServerContext*,
+                                             const v1::ListModelAliasesRequest* request,
+                                             v1::ListModelAliasesResponse* response) {
+  return Answer([&] {
+    if (absl::Status status = CheckModelName(request->parent(), "parent"); !status.ok()) {
+      return status;
+    }
+    auto page = aliases_.List(request->parent(), request->page_size(), request->page_token());
+    if (!page.ok()) return page.status();
+    response->mutable_model_aliases()->Assign(page->rows.begin(), page->rows.end());
+    response->set_next_page_token(page->next_page_token);
+    return absl::OkStatus();
+  });
+}
+
+grpc::Status ModelsService::DeleteModelAlias(grpc::ServerContext*,
+                                             const v1::DeleteModelAliasRequest* request,
+                                             google::protobuf::Empty*) {
+  return Answer([&] {
+    if (absl::Status status = CheckAliasName(request->name()); !status.ok()) return status;
+    return registry_.DeleteAlias(request->name());
   });
 }
 

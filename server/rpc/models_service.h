@@ -2,6 +2,7 @@
 #pragma once
 
 #include "server/serving/model_registry.h"
+#include "server/store/alias_table.h"
 #include "server/store/data_directory.h"
 #include "server/store/model_table.h"
 #include "tasuki/v1/models.grpc.pb.h"
@@ -11,7 +12,8 @@ namespace tasuki {
 // Synchronous. Thread-safe.
 class ModelsService final : public v1::ModelService::Service {
  public:
-  ModelsService(ModelRegistry& registry, ModelTable& table, const DataDirectory& data);
+  ModelsService(ModelRegistry& registry, ModelTable& table, AliasTable& aliases,
+                const DataDirectory& data);
 
   grpc::Status ImportModelVersion(grpc::ServerContext* context,
                                   grpc::ServerReader<v1::ImportModelVersionRequest>* reader,
@@ -38,6 +40,22 @@ class ModelsService final : public v1::ModelService::Service {
   grpc::Status DeleteModelVersion(grpc::ServerContext* context,
                                   const v1::DeleteModelVersionRequest* request,
                                   google::protobuf::Empty* response) override;
+  grpc::Status SetModelAlias(grpc::ServerContext* context, const v1::SetModelAliasRequest* request,
+                             v1::ModelAlias* response) override;
+  grpc::Status RollbackModelAlias(grpc::ServerContext* context,
+                                  const v1::RollbackModelAliasRequest* request,
+                                  v1::ModelAlias* response) override;
+  grpc::Status ShadowModelAlias(grpc::ServerContext* context,
+                                const v1::ShadowModelAliasRequest* request,
+                                v1::ModelAlias* response) override;
+  grpc::Status GetModelAlias(grpc::ServerContext* context, const v1::GetModelAliasRequest* request,
+                             v1::ModelAlias* response) override;
+  grpc::Status ListModelAliases(grpc::ServerContext* context,
+                                const v1::ListModelAliasesRequest* request,
+                                v1::ListModelAliasesResponse* response) override;
+  grpc::Status DeleteModelAlias(grpc::ServerContext* context,
+                                const v1::DeleteModelAliasRequest* request,
+                                google::protobuf::Empty* response) override;
 
  private:
   absl::Status Import(grpc::ServerContext& context,
@@ -46,6 +64,7 @@ class ModelsService final : public v1::ModelService::Service {
 
   ModelRegistry& registry_;
   ModelTable& table_;
+  AliasTable& aliases_;
   const DataDirectory& data_;
 };
 

@@ -53,6 +53,17 @@ absl::Status CheckVersionName(absl::string_view name, absl::string_view field) {
   return Check(IsVersionName(name), name, field, "models/{model}/versions/{version}");
 }
 
+absl::Status CheckAliasName(absl::string_view name, absl::string_view field) {
+  return Check(AliasName::Parse(name).has_value(), name, field,
+               absl::StrCat("models/{model}/aliases/{alias}, ", kIdForm));
+}
+
+absl::Status CheckServedName(absl::string_view name, absl::string_view field) {
+  return Check(
+      IsModelName(name) || IsVersionName(name) || AliasName::Parse(name).has_value(), name, field,
+      "models/{model}, models/{model}/versions/{version} or models/{model}/aliases/{alias}");
+}
+
 absl::Status CheckModelOrVersionName(absl::string_view name, absl::string_view field) {
   return Check(IsModelName(name) || IsVersionName(name), name, field,
                "models/{model} or models/{model}/versions/{version}");

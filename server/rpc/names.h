@@ -11,7 +11,10 @@ absl::Status CheckDatasetName(absl::string_view name, absl::string_view field = 
 absl::Status CheckJobName(absl::string_view name, absl::string_view field = "name");
 absl::Status CheckModelName(absl::string_view name, absl::string_view field = "name");
 absl::Status CheckVersionName(absl::string_view name, absl::string_view field = "name");
+absl::Status CheckAliasName(absl::string_view name, absl::string_view field = "name");
 // `models/{model}` or `models/{model}/versions/{version}`.
 absl::Status CheckModelOrVersionName(absl::string_view name, absl::string_view field = "name");
+// One of these, or `models/{model}/aliases/{alias}`.
+absl::Status CheckServedName(absl::string_view name, absl::string_view field = "name");
 
 }  // namespace tasuki

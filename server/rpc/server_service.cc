@@ -16,6 +16,7 @@ grpc::Status ServerService::GetServerInfo(grpc::ServerContext*, const v1::GetSer
     for (const std::string& name : registry_.LoadedVersions()) {
       response->add_loaded_model_versions(name);
     }
+    response->set_model_memory_bytes(registry_.MemoryBytes());
     return absl::OkStatus();
   });
 }

@@ -13,6 +13,7 @@ namespace tasuki {
 struct LoadedModel {
   std::string name;  // `models/{model}/versions/{version}`
   std::unique_ptr<const Classifier> classifier;
+  int64_t memory_bytes = 0;               // of its weights
   std::unique_ptr<ModelMetrics> metrics;  // never null
 };
 

@@ -1,5 +1,8 @@
 #include "server/serving/model_registry.h"
 
+#include <malloc.h>
+
+#include <set>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -11,10 +14,30 @@
 #include "spdlog/spdlog.h"
 
 namespace tasuki {
+namespace {
+
+// Waits until the last request has its answer, and gives the memory back to the system. False if
+// there is nothing to free.
+bool Free(ServedVersion served) {
+  if (served.model == nullptr) return false;
+  served.model.reset();
+  served.freed->WaitForNotification();
+  malloc_trim(0);
+  return true;
+}
+
+// About what the weights of a version take in memory. The embedding and the head stay fp32.
+int64_t ExpectedBytes(const v1::ModelVersion& version, Precision precision) {
+  const int64_t bytes = precision == Precision::kFp32 ? 4 : precision == Precision::kBf16 ? 3 : 2;
+  return version.parameter_count() * bytes;
+}
+
+}  // namespace
 
 ModelRegistry::ModelRegistry(Store& store, const DataDirectory& data, const ServingOptions& options,
                              Metrics& metrics)
     : table_(store.models()),
+      aliases_(store.aliases()),
       data_(data),
       options_(options),
       metrics_(metrics),
@@ -42,11 +65,43 @@ absl::Status ModelRegistry::Start() {
 
   const auto wanted = table_.ToLoad();
   if (!wanted.ok()) return wanted.status();
+  const auto aliases = aliases_.All();
+  if (!aliases.ok()) return aliases.status();
+  // Where not all fit, those that aliases name come first.
+  for (const v1::ModelAlias& alias : *aliases) {
+    states_.SetAlias(alias);
+    if (const auto name = VersionName::Parse(alias.model_version())) {
+      states_.BeginLoad(*name, VersionStates::Cause::kAtStart);
+    }
+  }
   for (const v1::ModelVersion& version : *wanted) {
-    if (const auto name = VersionName::Parse(version.name())) states_.BeginLoad(*name);
+    if (const auto name = VersionName::Parse(version.name())) {
+      states_.BeginLoad(*name, VersionStates::Cause::kAtStart);
+    }
   }
   loader_ = std::thread([this] { RunLoads(); });
   return absl::OkStatus();
+}
+
+void ModelRegistry::SetServingListener(ServingListener listener) {
+  {
+    absl::MutexLock lock(&serving_mutex_);
+    serving_listener_ = std::move(listener);
+    told_.clear();
+  }
+  TellServing();
+}
+
+void ModelRegistry::TellServing() {
+  absl::MutexLock lock(&serving_mutex_);
+  if (!serving_listener_) return;
+  std::map<std::string, bool> names = states_.InService();
+  for (const auto& [name, serving] : told_) names.emplace(name, false);  // those that are gone
+  for (const auto& [name, serving] : names) {
+    const auto told = told_.find(name);
+    if (told == told_.end() || told->second != serving) serving_listener_(name, serving);
+  }
+  told_ = std::move(names);
 }
 
 void ModelRegistry::Drain() {
@@ -85,58 +140,208 @@ void ModelRegistry::EndTurn(const std::string& key) {
 }
 
 absl::StatusOr<v1::ModelVersion> ModelRegistry::Publish(const Publication& publication) {
-  if (absl::Status status = TakeTurn(publication.key); !status.ok()) return status;
-  const auto end = absl::MakeCleanup([&] { EndTurn(publication.key); });
-  const auto version = PublishVersion(table_, data_, options_.trainer_path, publication);
-  if (!version.ok()) return version.status();
-  states_.Learn(*version);
-  spdlog::info("{} is published", version->name());
-  if (publication.load && !version->tasks().empty()) {
-    // A failure is the version's state; it is in the log and in what Get answers.
-    Load(version->name()).IgnoreError();
+  absl::StatusOr<v1::ModelVersion> version;
+  {
+    if (absl::Status status = TakeTurn(publication.key); !status.ok()) return status;
+    const auto end = absl::MakeCleanup([&] { EndTurn(publication.key); });
+    version = PublishVersion(table_, data_, options_.trainer_path, publication);
+    if (!version.ok()) return version.status();
+    states_.Learn(*version);
+    spdlog::info("{} is published", version->name());
+    if (publication.load && !version->tasks().empty()) {
+      // A failure is the version's state; it is in the log and in what Get answers.
+      Load(version->name()).IgnoreError();
+    }
   }
+  DeleteOldVersions(publication.model);
   return Get(version->name());
 }
 
-absl::StatusOr<std::shared_ptr<const LoadedModel>> ModelRegistry::Acquire(const std::string& name) {
-  return states_.Acquire(name);
+void ModelRegistry::DeleteOldVersions(const std::string& model) {
+  if (options_.keep_versions == 0) return;
+  std::set<std::string> kept;
+  const auto aliases = aliases_.All();
+  if (!aliases.ok()) return;
+  for (const v1::ModelAlias& alias : *aliases) {
+    kept.insert({alias.model_version(), alias.shadow_model_version()});
+    if (alias.history_size() > 1) kept.insert(alias.history(1).model_version());  // to roll back to
+  }
+  int newer = 0;
+  std::string token;
+  do {
+    const auto page = table_.ListVersions(model, 1000, token);
+    if (!page.ok()) return;
+    for (const v1::ModelVersion& version : page->rows) {
+      if (newer++ < options_.keep_versions || kept.contains(version.name())) continue;
+      absl::Status status = Unload(version.name()).status();
+      if (status.ok()) status = Delete(version.name());
+      // One that a job works with stays until a later publication.
+      if (!status.ok())
+        spdlog::info("{} is kept: {}", version.name(), std::string(status.message()));
+    }
+    token = page->next_page_token;
+  } while (!token.empty());
+}
+
+void ModelRegistry::Acquire(const std::string& name, VersionStates::AcquireDone done) {
+  states_.Acquire(name, std::move(done));
+}
+
+absl::Status ModelRegistry::LoadInTurn(const v1::ModelVersion& version, absl::Time deadline) {
+  const VersionName exact = *VersionName::Parse(version.name());
+  if (absl::Status status = table_.SetLoad(version.name(), true); !status.ok()) return status;
+  states_.Learn(version);  // a publication may be just about to say so
+  states_.BeginLoad(exact);
+  const absl::Status loaded = states_.AwaitLoaded(exact, deadline);
+  TellServing();
+  return loaded;
 }
 
 absl::StatusOr<v1::ModelVersion> ModelRegistry::Load(const std::string& name, absl::Time deadline) {
   const auto version = table_.GetVersion(name);
   if (!version.ok()) return version.status();
-  const VersionName exact = *VersionName::Parse(version->name());
-  if (version->tasks().empty()) return VersionStates::HasNoTask(exact);
+  if (version->tasks().empty())
+    return VersionStates::HasNoTask(*VersionName::Parse(version->name()));
   absl::Status status = TakeTurn(version->name(), deadline);
   if (!status.ok()) return status;
   const auto end = absl::MakeCleanup([&] { EndTurn(version->name()); });
-  status = table_.SetLoad(version->name(), true);
-  if (!status.ok()) return status;
-  states_.Learn(*version);  // a publication may be just about to say so
-  states_.BeginLoad(exact);
-  status = states_.AwaitLoaded(exact, deadline);
+  status = LoadInTurn(*version, deadline);
   if (!status.ok()) return status;
   return Get(version->name());
+}
+
+absl::Status ModelRegistry::UnloadInTurn(const std::string& version) {
+  const VersionName exact = *VersionName::Parse(version);
+  absl::Status status = table_.SetLoad(version, false);
+  if (!status.ok()) return status;
+  status = states_.AwaitLoaded(exact, absl::InfiniteFuture());
+  if (ReasonOf(status) == v1::DRAINING) return status;
+  ServedVersion served = states_.Withdraw(exact);
+  TellServing();
+  if (Free(std::move(served))) spdlog::info("{} is unloaded", version);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<v1::ModelVersion> ModelRegistry::Unload(const std::string& name) {
   const auto version = table_.GetVersion(name);
   if (!version.ok()) return version.status();
-  const VersionName exact = *VersionName::Parse(version->name());
   absl::Status status = TakeTurn(version->name());
   if (!status.ok()) return status;
   const auto end = absl::MakeCleanup([&] { EndTurn(version->name()); });
-  status = table_.SetLoad(version->name(), false);
-  if (!status.ok()) return status;
-  status = states_.AwaitLoaded(exact, absl::InfiniteFuture());
-  if (ReasonOf(status) == v1::DRAINING) return status;
-  ServedVersion served = states_.Withdraw(exact);
-  if (served.model != nullptr) {
-    served.model.reset();
-    served.freed->WaitForNotification();
-    spdlog::info("{} is unloaded", version->name());
+  const auto aliases = aliases_.Of(version->name());
+  if (!aliases.ok()) return aliases.status();
+  if (!aliases->empty()) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, v1::RESOURCE_IN_USE,
+                     absl::StrCat(version->name(), " is named by ", aliases->front(),
+                                  ": point that to another version first"),
+                     {{"resource", version->name()}, {"used_by", aliases->front()}});
   }
+  status = UnloadInTurn(version->name());
+  if (!status.ok()) return status;
   return Get(version->name());
+}
+
+void ModelRegistry::Release(const std::string& version) {
+  if (version.empty() || !TakeTurn(version).ok()) return;
+  const auto end = absl::MakeCleanup([&] { EndTurn(version); });
+  const auto aliases = aliases_.Of(version);
+  if (!aliases.ok() || !aliases->empty()) return;
+  const absl::Status status = UnloadInTurn(version);
+  if (!status.ok() && !absl::IsNotFound(status)) {
+    spdlog::warn("{} could not be unloaded: {}", version, status.ToString());
+  }
+}
+
+absl::StatusOr<v1::ModelAlias> ModelRegistry::SetAlias(const std::string& name,
+                                                       const v1::ModelAlias::Change& change,
+                                                       absl::Time deadline) {
+  const std::string& wanted = change.model_version();
+  absl::Status status = TakeTurn(name, deadline);
+  if (!status.ok()) return status;
+  const auto end = absl::MakeCleanup([&] { EndTurn(name); });
+  const auto before = aliases_.Get(name);
+  if (!before.ok() && !absl::IsNotFound(before.status())) return before.status();
+  absl::StatusOr<v1::ModelAlias> alias;
+  {
+    // Nobody unloads or deletes it until the alias names it.
+    if (status = TakeTurn(wanted, deadline); !status.ok()) return status;
+    const auto end_version = absl::MakeCleanup([&] { EndTurn(wanted); });
+    const auto version = table_.GetVersion(wanted);
+    if (!version.ok()) return version.status();
+    if (version->tasks().empty()) return VersionStates::HasNoTask(*VersionName::Parse(wanted));
+    if (status = LoadInTurn(*version, deadline); !status.ok()) {
+      // Not again at the next start, unless somebody else wants it.
+      if (const auto others = aliases_.Of(wanted); others.ok() && others->empty()) {
+        table_.SetLoad(wanted, false).IgnoreError();
+      }
+      return Annotate(status, absl::StrCat(name, " stays as it is: "));
+    }
+    alias = aliases_.Set(name, change);
+    if (!alias.ok()) return alias.status();
+    states_.SetAlias(*alias);
+  }
+  TellServing();
+  metrics_.CountAliasChange();
+  spdlog::info("{} is {}", name, wanted);
+  if (before.ok() && before->model_version() != wanted) Release(before->model_version());
+  return alias;
+}
+
+absl::StatusOr<v1::ModelAlias> ModelRegistry::RollbackAlias(const std::string& name,
+                                                            absl::Time deadline) {
+  const auto alias = aliases_.Get(name);
+  if (!alias.ok()) return alias.status();
+  if (alias->history_size() < 2) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, v1::NO_EARLIER_VERSION,
+                     absl::StrCat(name, " named no other version before."));
+  }
+  v1::ModelAlias::Change change;
+  change.set_model_version(alias->history(1).model_version());
+  change.set_cause(v1::ModelAlias::Change::ROLLBACK);
+  absl::StatusOr<v1::ModelAlias> changed = SetAlias(name, change, deadline);
+  if (absl::IsNotFound(changed.status())) {
+    return MakeError(
+        absl::StatusCode::kFailedPrecondition, v1::NO_EARLIER_VERSION,
+        absl::StrCat(change.model_version(), ", which ", name, " named before, was deleted."));
+  }
+  return changed;
+}
+
+absl::StatusOr<v1::ModelAlias> ModelRegistry::SetShadow(const std::string& name,
+                                                        const std::string& version,
+                                                        absl::Time deadline) {
+  absl::Status status = TakeTurn(name, deadline);
+  if (!status.ok()) return status;
+  const auto end = absl::MakeCleanup([&] { EndTurn(name); });
+  const auto before = aliases_.Get(name);
+  if (!before.ok()) return before.status();
+  absl::StatusOr<v1::ModelAlias> alias;
+  if (version.empty()) {
+    alias = aliases_.SetShadow(name, "");
+    if (!alias.ok()) return alias.status();
+    states_.SetAlias(*alias);
+  } else {
+    if (status = TakeTurn(version, deadline); !status.ok()) return status;
+    const auto end_version = absl::MakeCleanup([&] { EndTurn(version); });
+    const auto shadow = table_.GetVersion(version);
+    if (!shadow.ok()) return shadow.status();
+    if (shadow->tasks().empty()) return VersionStates::HasNoTask(*VersionName::Parse(version));
+    if (status = LoadInTurn(*shadow, deadline); !status.ok()) return status;
+    alias = aliases_.SetShadow(name, version);
+    if (!alias.ok()) return alias.status();
+    states_.SetAlias(*alias);
+  }
+  if (before->shadow_model_version() != version) Release(before->shadow_model_version());
+  return alias;
+}
+
+absl::Status ModelRegistry::DeleteAlias(const std::string& name) {
+  if (absl::Status status = TakeTurn(name); !status.ok()) return status;
+  const auto end = absl::MakeCleanup([&] { EndTurn(name); });
+  if (absl::Status status = aliases_.Delete(name); !status.ok()) return status;
+  states_.RemoveAlias(name);
+  TellServing();
+  return absl::OkStatus();
 }
 
 absl::Status ModelRegistry::Delete(const std::string& name) {
@@ -144,6 +349,7 @@ absl::Status ModelRegistry::Delete(const std::string& name) {
   const auto end = absl::MakeCleanup([&] { EndTurn(name); });
   if (absl::Status status = table_.DeleteVersion(name); !status.ok()) return status;
   if (const auto exact = VersionName::Parse(name)) states_.Forget(*exact);
+  TellServing();
   spdlog::info("{} is deleted", name);
   return RemoveAll(data_.model_version(name));
 }
@@ -167,26 +373,60 @@ absl::StatusOr<Page<v1::ModelVersion>> ModelRegistry::ListVersions(const std::st
 std::vector<std::string> ModelRegistry::LoadedVersions() const { return states_.Loaded(); }
 
 void ModelRegistry::RunLoads() {
-  while (const std::optional<VersionName> name = states_.NextToLoad()) {
-    const absl::Time start = absl::Now();
-    absl::StatusOr<ServedVersion> served = Open(*name);
-    const absl::Duration duration = absl::Now() - start;
-    metrics_.CountModelLoad(served.ok(), duration);
-    if (served.ok()) {
-      spdlog::info("{} is loaded ({:.1f} MB, {:.2f} s)", name->ToString(),
-                   static_cast<double>(served->model->classifier->memory_bytes()) / 1e6,
-                   absl::ToDoubleSeconds(duration));
-    } else {
-      spdlog::error("{} could not be loaded: {}", name->ToString(), served.status().ToString());
-    }
-    states_.EndLoad(*name, std::move(served));
-  }
+  while (const std::optional<VersionStates::ToLoad> load = states_.NextToLoad()) RunLoad(*load);
 }
 
-absl::StatusOr<ServedVersion> ModelRegistry::Open(const VersionName& name) {
+void ModelRegistry::RunLoad(const VersionStates::ToLoad& load) {
+  const VersionName& name = load.name;
+  const absl::Time start = absl::Now();
   const auto version = table_.GetVersion(name.ToString());
-  if (!version.ok()) return version.status();
-  auto loaded = LoadVersion(*version, data_.model_version(version->name()),
+  if (version.ok() && !MakeRoom(ExpectedBytes(*version, options_.precision),
+                                load.cause != VersionStates::Cause::kAtStart)) {
+    spdlog::info("{} is not loaded at the start: there is no room for it", name.ToString());
+    if (states_.Defer(name)) return TellServing();
+  }
+  absl::StatusOr<ServedVersion> served = version.ok() ? Open(*version) : version.status();
+  const absl::Duration duration = absl::Now() - start;
+  // What was expected is not always what it takes.
+  if (served.ok()) {
+    const int64_t bytes = served->model->memory_bytes;
+    MakeRoom(bytes, /*may_evict=*/true);
+    if (options_.memory_limit_bytes > 0 && bytes > options_.memory_limit_bytes) {
+      Free(*std::move(served));
+      served = MakeError(
+          absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,
+          absl::StrCat(name.ToString(), " takes ", bytes / 1'000'000,
+                       " MB of memory, more than the ", options_.memory_limit_bytes / 1'000'000,
+                       " MB that the server gives to all models."));
+    }
+  }
+  metrics_.CountModelLoad(served.ok(), duration);
+  if (served.ok()) {
+    spdlog::info("{} is loaded ({:.1f} MB, {:.2f} s)", name.ToString(),
+                 static_cast<double>(served->model->memory_bytes) / 1e6,
+                 absl::ToDoubleSeconds(duration));
+  } else {
+    spdlog::error("{} could not be loaded: {}", name.ToString(), served.status().ToString());
+  }
+  states_.EndLoad(name, std::move(served));
+  TellServing();
+}
+
+bool ModelRegistry::MakeRoom(int64_t bytes, bool may_evict) {
+  if (options_.memory_limit_bytes == 0) return true;
+  while (states_.MemoryBytes() + bytes > options_.memory_limit_bytes) {
+    if (!may_evict) return false;
+    auto evicted = states_.EvictLeastRecentlyUsed();
+    if (!evicted.has_value()) break;  // alone it may be larger than the limit
+    metrics_.CountModelEviction();
+    spdlog::info("{} makes room in memory; a request brings it back", evicted->first.ToString());
+    Free(std::move(evicted->second));
+  }
+  return true;
+}
+
+absl::StatusOr<ServedVersion> ModelRegistry::Open(const v1::ModelVersion& version) {
+  auto loaded = LoadVersion(version, data_.model_version(version.name()),
                             {options_.threads, options_.device, options_.precision},
                             options_.max_queue_tokens, metrics_);
   if (!loaded.ok()) return loaded.status();

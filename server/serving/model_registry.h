@@ -1,11 +1,14 @@
-// Model versions: publishing, loading, answering. The fast path begins at Acquire.
+// Model versions and aliases: publishing, loading, answering. The fast path begins at Acquire.
 //
 // A version is loaded aside by the registry's own thread, verified (hashes of its manifest), warmed
 // with one batch, and only then given out. Its handle keeps it in memory until the last request has
-// been answered. Which versions exist and which are to be loaded is in the store; what is loaded is
-// in memory only, so Acquire never reads a disk.
+// been answered. Which versions exist, which are to be loaded and what aliases name is in the
+// store; what is loaded is in memory only, so Acquire never reads a disk. Where memory for models
+// is limited, the version that was asked longest ago makes room for one that is asked for.
 #pragma once
 
+#include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -22,6 +25,7 @@
 #include "server/serving/loaded_model.h"
 #include "server/serving/publication.h"
 #include "server/serving/version_states.h"
+#include "server/store/alias_table.h"
 #include "server/store/data_directory.h"
 #include "server/store/model_table.h"
 #include "tasuki/v1/models.pb.h"
@@ -34,7 +38,9 @@ struct ServingOptions {
   Precision precision = Precision::kFp32;
   int max_batch_tokens = 4096;   // of one forward pass
   int max_queue_tokens = 65536;  // waiting for one version; more is RESOURCE_EXHAUSTED, QUEUE_FULL
-  std::string trainer_path;      // `tasuki-trainer --check` opens strangers' files
+  int64_t memory_limit_bytes = 0;  // of the weights of all versions in memory; 0: none
+  int keep_versions = 0;           // of each model, besides those that aliases name; 0: all
+  std::string trainer_path;        // `tasuki-trainer --check` opens strangers' files
 };
 
 // Thread-safe. Names of models are `models/{model}`, of versions
@@ -48,6 +54,10 @@ class ModelRegistry {
   // Removes what a crash left of versions, learns from the store which exist, and loads in the
   // background those that are to be loaded. REQUIRES: called once, before everything else.
   absl::Status Start();
+  // Has `listener` told of every name (of a version with tasks, a model or an alias) whether it is in
+  // service, now and whenever that changes. It must not block, and outlives the registry's use.
+  using ServingListener = std::function<void(const std::string& name, bool serving)>;
+  void SetServingListener(ServingListener listener);
   // Ends calls that wait for a load with UNAVAILABLE (DRAINING), now and later; what is loaded goes
   // on answering.
   void Drain();
@@ -58,10 +68,11 @@ class ModelRegistry {
   // failure to load is the version's state, not an error. INVALID_ARGUMENT, MODEL_INVALID.
   absl::StatusOr<v1::ModelVersion> Publish(const Publication& publication);
 
-  // What `models/{m}` (its newest loaded version) or a version answers with now. Never blocks.
-  // NOT_FOUND; FAILED_PRECONDITION, MODEL_NOT_LOADED (naming the call that loads); UNAVAILABLE,
-  // MODEL_LOADING.
-  absl::StatusOr<std::shared_ptr<const LoadedModel>> Acquire(const std::string& name);
+  // What `models/{m}` (its newest version in service), a version or an alias answers with. Never
+  // blocks: `done` is called at once, or, for a version in STANDBY, by the loader's thread once it
+  // is in memory. It must not block. NOT_FOUND; FAILED_PRECONDITION, MODEL_NOT_LOADED (naming the
+  // call that loads); UNAVAILABLE, MODEL_LOADING or DRAINING.
+  void Acquire(const std::string& name, VersionStates::AcquireDone done);
   // The batcher of the device.
   Batcher& batcher() { return batcher_; }
 
@@ -72,7 +83,19 @@ class ModelRegistry {
   absl::StatusOr<v1::ModelVersion> Load(const std::string& name,
                                         absl::Time deadline = absl::InfiniteFuture());
   // Gives a version out no more and answers after its last request, when its memory is free.
+  // FAILED_PRECONDITION, RESOURCE_IN_USE while an alias names it.
   absl::StatusOr<v1::ModelVersion> Unload(const std::string& name);
+
+  // See tasuki.v1.ModelService. Setting loads first; after `deadline` DEADLINE_EXCEEDED, and the
+  // alias stays. The version that no alias names any more is unloaded after its last request.
+  absl::StatusOr<v1::ModelAlias> SetAlias(const std::string& name,
+                                          const v1::ModelAlias::Change& change,
+                                          absl::Time deadline = absl::InfiniteFuture());
+  absl::StatusOr<v1::ModelAlias> RollbackAlias(const std::string& name,
+                                               absl::Time deadline = absl::InfiniteFuture());
+  absl::StatusOr<v1::ModelAlias> SetShadow(const std::string& name, const std::string& version,
+                                           absl::Time deadline = absl::InfiniteFuture());
+  absl::Status DeleteAlias(const std::string& name);
   // NOT_FOUND; FAILED_PRECONDITION, RESOURCE_IN_USE.
   absl::Status Delete(const std::string& name);
 
@@ -81,16 +104,33 @@ class ModelRegistry {
   absl::StatusOr<Page<v1::ModelVersion>> ListVersions(const std::string& model, int page_size,
                                                       const std::string& page_token);
   std::vector<std::string> LoadedVersions() const;
+  int64_t MemoryBytes() const { return states_.MemoryBytes(); }
 
  private:
   // Waits until nothing else is under way with `key`, a publication's or a version's name, until
   // EndTurn. UNAVAILABLE (DRAINING); DEADLINE_EXCEEDED.
   absl::Status TakeTurn(const std::string& key, absl::Time deadline = absl::InfiniteFuture());
   void EndTurn(const std::string& key);
+  // REQUIRES: the turn of the version. Answers once it is loaded, or why it is not.
+  absl::Status LoadInTurn(const v1::ModelVersion& version, absl::Time deadline);
+  // REQUIRES: the turn of the version.
+  absl::Status UnloadInTurn(const std::string& version);
+  // Unloads a version that an alias named, unless one still does. Best effort.
+  void Release(const std::string& version);
+  // Deletes what is beyond keep_versions. Best effort.
+  void DeleteOldVersions(const std::string& model);
+
+  // Tells the listener what changed.
+  void TellServing();
+
   void RunLoads();
-  absl::StatusOr<ServedVersion> Open(const VersionName& name);
+  void RunLoad(const VersionStates::ToLoad& load);
+  // Evicts until `bytes` more fit into memory. False where none may be evicted and they do not.
+  bool MakeRoom(int64_t bytes, bool may_evict);
+  absl::StatusOr<ServedVersion> Open(const v1::ModelVersion& version);
 
   ModelTable& table_;
+  AliasTable& aliases_;
   const DataDirectory& data_;
   const ServingOptions options_;
   Metrics& metrics_;
@@ -101,6 +141,10 @@ class ModelRegistry {
   absl::Mutex mutex_;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   std::set<std::string> under_way_ ABSL_GUARDED_BY(mutex_);  // see TakeTurn
+
+  absl::Mutex serving_mutex_;  // held while the listener is told
+  ServingListener serving_listener_ ABSL_GUARDED_BY(serving_mutex_);
+  std::map<std::string, bool> told_ ABSL_GUARDED_BY(serving_mutex_);
 
   std::once_flag stopped_;
   std::thread loader_;

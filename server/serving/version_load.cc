@@ -32,6 +32,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadVersion(const v1::ModelVersion&
   auto model = std::make_unique<LoadedModel>();
   model->name = version.name();
   model->classifier = *std::move(classifier);
+  model->memory_bytes = model->classifier->memory_bytes();
   model->metrics = metrics.ForModel(served);
   return model;
 }

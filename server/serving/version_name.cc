@@ -30,4 +30,15 @@ std::string VersionName::Short() const {
   return absl::StrCat(absl::StripPrefix(model, "models/"), "@", version);
 }
 
+std::optional<AliasName> AliasName::Parse(absl::string_view name) {
+  const size_t at = name.find("/aliases/");
+  if (at == absl::string_view::npos || !IsModelName(name.substr(0, at)) ||
+      !IsResourceId(name.substr(at + 9))) {
+    return std::nullopt;
+  }
+  return AliasName{std::string(name.substr(0, at)), std::string(name.substr(at + 9))};
+}
+
+std::string AliasName::ToString() const { return absl::StrCat(model, "/aliases/", alias); }
+
 }  // namespace tasuki

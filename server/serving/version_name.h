@@ -1,4 +1,5 @@
-// Names of models and versions: `models/{model}` and `models/{model}/versions/{version}`.
+// Names of models, versions and aliases: `models/{model}`, `models/{model}/versions/{version}` and
+// `models/{model}/aliases/{alias}`.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +22,15 @@ struct VersionName {
   std::string ToString() const;
   // "sentiment@3", as the command line spells it.
   std::string Short() const;
+};
+
+struct AliasName {
+  std::string model;  // `models/{model}`
+  std::string alias;
+
+  // nullopt if `name` is not exactly of the form `models/{model}/aliases/{alias}`.
+  static std::optional<AliasName> Parse(absl::string_view name);
+  std::string ToString() const;
 };
 
 }  // namespace tasuki

@@ -1,13 +1,17 @@
 #include "server/serving/version_states.h"
 
-#include <utility>
+#include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "google/protobuf/util/time_util.h"
 #include "model/errors/errors.h"
 #include "server/serving/batcher.h"
 
 namespace tasuki {
 namespace {
+
+// Requests that may wait for loads; each is held in memory meanwhile.
+constexpr size_t kMaxWaiting = 1024;
 
 absl::Status NotFound(const std::string& name) {
   return MakeError(absl::StatusCode::kNotFound, v1::RESOURCE_NOT_FOUND,
@@ -44,37 +48,93 @@ void VersionStates::Forget(const VersionName& name) {
   if (model->second.empty()) models_.erase(model);
 }
 
-bool VersionStates::BeginLoad(const VersionName& name) {
+void VersionStates::SetAlias(const v1::ModelAlias& alias) {
+  const auto name = AliasName::Parse(alias.name());
+  const auto version = VersionName::Parse(alias.model_version());
+  const auto shadow = VersionName::Parse(alias.shadow_model_version());
+  if (!name.has_value() || !version.has_value()) return;
+  absl::MutexLock lock(&mutex_);
+  aliases_[name->model][name->alias] = {version->version, shadow.has_value() ? shadow->version : 0};
+}
+
+void VersionStates::RemoveAlias(const std::string& name) {
+  const auto parsed = AliasName::Parse(name);
+  if (!parsed.has_value()) return;
+  absl::MutexLock lock(&mutex_);
+  const auto model = aliases_.find(parsed->model);
+  if (model == aliases_.end()) return;
+  model->second.erase(parsed->alias);
+  if (model->second.empty()) aliases_.erase(model);
+}
+
+void VersionStates::Queue(const VersionName& name, Entry& entry, Cause cause) {
+  entry.state = v1::ModelVersion::LOADING;
+  entry.error = absl::OkStatus();
+  entry.awaited = cause == Cause::kRequest;
+  const auto first_at_start =
+      std::find_if(to_load_.begin(), to_load_.end(),
+                   [](const ToLoad& load) { return load.cause == Cause::kAtStart; });
+  to_load_.insert(cause == Cause::kAtStart ? to_load_.end() : first_at_start, {name, cause});
+}
+
+bool VersionStates::BeginLoad(const VersionName& name, Cause cause) {
   absl::MutexLock lock(&mutex_);
   Entry* entry = Find(name);
   if (entry == nullptr) return false;
-  if (entry->state == v1::ModelVersion::UNLOADED || entry->state == v1::ModelVersion::FAILED) {
-    entry->state = v1::ModelVersion::LOADING;
-    entry->error = absl::OkStatus();
-    to_load_.push_back(name);
+  if (entry->state != v1::ModelVersion::LOADING && entry->state != v1::ModelVersion::LOADED) {
+    Queue(name, *entry, cause);
   }
   return true;
 }
 
-std::optional<VersionName> VersionStates::NextToLoad() {
+std::optional<VersionStates::ToLoad> VersionStates::NextToLoad() {
   absl::MutexLock lock(&mutex_);
   const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return stopping_ || !to_load_.empty();
   };
   mutex_.Await(absl::Condition(&ready));
   if (stopping_) return std::nullopt;
-  VersionName name = std::move(to_load_.front());
+  ToLoad load = std::move(to_load_.front());
   to_load_.pop_front();
-  return name;
+  return load;
 }
 
 void VersionStates::EndLoad(const VersionName& name, absl::StatusOr<ServedVersion> result) {
+  decltype(Entry::waiting) waiting;
+  absl::StatusOr<std::shared_ptr<const LoadedModel>> model;
+  {
+    absl::MutexLock lock(&mutex_);
+    Entry* entry = Find(name);
+    if (entry == nullptr) return;  // deleted meanwhile
+    entry->state = result.ok() ? v1::ModelVersion::LOADED : v1::ModelVersion::FAILED;
+    entry->error = result.status();
+    if (result.ok()) {
+      entry->served = *std::move(result);
+      entry->last_use = absl::Now();
+      model = entry->served.model;
+    } else {
+      model = WhyNot(name, *entry);
+    }
+    entry->awaited = false;
+    waiting = std::exchange(entry->waiting, {});
+    waiting_ -= waiting.size();
+  }
+  for (auto& [done, shadow] : waiting) {
+    if (model.ok()) {
+      done(AcquiredModel{*model, std::move(shadow)});
+    } else {
+      done(model.status());
+    }
+  }
+}
+
+bool VersionStates::Defer(const VersionName& name) {
   absl::MutexLock lock(&mutex_);
   Entry* entry = Find(name);
-  if (entry == nullptr) return;  // deleted meanwhile
-  entry->state = result.ok() ? v1::ModelVersion::LOADED : v1::ModelVersion::FAILED;
-  entry->error = result.status();
-  if (result.ok()) entry->served = *std::move(result);
+  if (entry == nullptr) return true;
+  if (entry->awaited) return false;
+  entry->state = v1::ModelVersion::STANDBY;
+  return true;
 }
 
 absl::Status VersionStates::AwaitLoaded(const VersionName& name, absl::Time deadline) {
@@ -103,6 +163,34 @@ ServedVersion VersionStates::Withdraw(const VersionName& name) {
   return std::exchange(entry->served, {});
 }
 
+std::optional<std::pair<VersionName, ServedVersion>> VersionStates::EvictLeastRecentlyUsed() {
+  absl::MutexLock lock(&mutex_);
+  VersionName name;
+  Entry* oldest = nullptr;
+  for (auto& [model, versions] : models_) {
+    for (auto& [number, entry] : versions) {
+      if (entry.state != v1::ModelVersion::LOADED) continue;
+      if (oldest != nullptr && oldest->last_use <= entry.last_use) continue;
+      oldest = &entry;
+      name = {model, number};
+    }
+  }
+  if (oldest == nullptr) return std::nullopt;
+  oldest->state = v1::ModelVersion::STANDBY;
+  return std::make_pair(name, std::exchange(oldest->served, {}));
+}
+
+int64_t VersionStates::MemoryBytes() const {
+  absl::MutexLock lock(&mutex_);
+  int64_t bytes = 0;
+  for (const auto& [model, versions] : models_) {
+    for (const auto& [number, entry] : versions) {
+      if (entry.served.model != nullptr) bytes += entry.served.model->memory_bytes;
+    }
+  }
+  return bytes;
+}
+
 absl::Status VersionStates::HasNoTask(const VersionName& name) {
   return NotLoaded(name,
                    " is a base model without a task and cannot classify; fine-tune it first "
@@ -124,32 +212,90 @@ absl::Status VersionStates::WhyNot(const VersionName& name, const Entry& entry) 
   return NotLoaded(name, absl::StrCat(" is not loaded; load it with ", command, "."));
 }
 
-absl::StatusOr<std::shared_ptr<const LoadedModel>> VersionStates::Acquire(const std::string& name) {
-  const auto exact = VersionName::Parse(name);
-  absl::MutexLock lock(&mutex_);
-  if (exact.has_value()) {
-    const Entry* entry = Find(*exact);
+absl::StatusOr<VersionStates::Meant> VersionStates::Resolve(const std::string& name) {
+  if (const auto exact = VersionName::Parse(name)) {
+    Entry* entry = Find(*exact);
     if (entry == nullptr) return NotFound(name);
-    if (entry->served.model != nullptr) return entry->served.model;
-    return WhyNot(*exact, *entry);
+    return Meant{*exact, entry};
+  }
+  if (const auto parsed = AliasName::Parse(name)) {
+    const auto model = aliases_.find(parsed->model);
+    if (model == aliases_.end()) return NotFound(name);
+    const auto alias = model->second.find(parsed->alias);
+    if (alias == model->second.end()) return NotFound(name);
+    Meant meant{{parsed->model, alias->second.version}};
+    meant.entry = Find(meant.name);
+    if (meant.entry == nullptr) return NotFound(name);
+    if (Entry* shadow = Find({parsed->model, alias->second.shadow})) {
+      meant.shadow = shadow->served.model;
+      shadow->last_use = absl::Now();
+    }
+    return meant;
   }
   const auto model = models_.find(name);
   if (model == models_.end()) return NotFound(name);
-  // If none is loaded, one that is on its way explains it best, else the newest.
+  // If none is in service, one that is on its way explains it best, else the newest.
   auto best = model->second.rbegin();
   for (auto version = model->second.rbegin(); version != model->second.rend(); ++version) {
-    if (version->second.served.model != nullptr) return version->second.served.model;
-    if (version->second.state == v1::ModelVersion::LOADING) best = version;
+    const Entry& entry = version->second;
+    if (entry.state == v1::ModelVersion::LOADED || entry.state == v1::ModelVersion::STANDBY ||
+        entry.awaited) {
+      best = version;
+      break;
+    }
+    if (entry.state == v1::ModelVersion::LOADING) best = version;
   }
-  return WhyNot({name, best->first}, best->second);
+  return Meant{{name, best->first}, &best->second};
+}
+
+void VersionStates::Acquire(const std::string& name, AcquireDone done) {
+  absl::StatusOr<AcquiredModel> result;
+  {
+    absl::MutexLock lock(&mutex_);
+    absl::StatusOr<Meant> meant = Resolve(name);
+    if (!meant.ok()) {
+      result = meant.status();
+    } else if (Entry& entry = *meant->entry; entry.served.model != nullptr) {
+      entry.last_use = absl::Now();
+      result = AcquiredModel{entry.served.model, std::move(meant->shadow)};
+    } else if (stopping_) {
+      result = DrainingError();
+    } else if ((entry.state == v1::ModelVersion::STANDBY || entry.awaited) &&
+               waiting_ < kMaxWaiting) {
+      if (entry.state == v1::ModelVersion::STANDBY) Queue(meant->name, entry, Cause::kRequest);
+      entry.waiting.emplace_back(std::move(done), std::move(meant->shadow));
+      ++waiting_;
+      return;
+    } else {
+      // Of those that do not fit among the waiting, too: it is about to be loaded.
+      Entry loading;
+      loading.state = v1::ModelVersion::LOADING;
+      result =
+          WhyNot(meant->name, entry.state == v1::ModelVersion::STANDBY ? loading : *meant->entry);
+    }
+  }
+  done(std::move(result));
 }
 
 void VersionStates::FillIn(v1::ModelVersion& version) {
   const auto name = VersionName::Parse(version.name());
+  if (!name.has_value()) return;
   absl::MutexLock lock(&mutex_);
-  const Entry* entry = name.has_value() ? Find(*name) : nullptr;
+  const Entry* entry = Find(*name);
   version.set_state(entry != nullptr ? entry->state : v1::ModelVersion::UNLOADED);
   version.set_state_reason(entry != nullptr ? std::string(entry->error.message()) : "");
+  if (entry != nullptr && entry->served.model != nullptr) {
+    version.set_memory_bytes(entry->served.model->memory_bytes);
+    *version.mutable_last_use_time() = google::protobuf::util::TimeUtil::MicrosecondsToTimestamp(
+        absl::ToUnixMicros(entry->last_use));
+  }
+  const auto model = aliases_.find(name->model);
+  if (model == aliases_.end()) return;
+  for (const auto& [id, alias] : model->second) {
+    if (alias.version == name->version || alias.shadow == name->version) {
+      version.add_aliases(AliasName{name->model, id}.ToString());
+    }
+  }
 }
 
 std::vector<std::string> VersionStates::Loaded() const {
@@ -163,9 +309,42 @@ std::vector<std::string> VersionStates::Loaded() const {
   return names;
 }
 
-void VersionStates::Stop() {
+std::map<std::string, bool> VersionStates::InService() const {
   absl::MutexLock lock(&mutex_);
-  stopping_ = true;
+  std::map<std::string, bool> names;
+  const auto answers = [](const Entry& entry) {
+    return entry.state == v1::ModelVersion::LOADED || entry.state == v1::ModelVersion::STANDBY ||
+           entry.awaited;
+  };
+  for (const auto& [model, versions] : models_) {
+    for (const auto& [number, entry] : versions) {
+      if (!entry.has_tasks) continue;
+      names[VersionName{model, number}.ToString()] = answers(entry);
+      names[model] |= answers(entry);
+    }
+  }
+  for (const auto& [model, aliases] : aliases_) {
+    for (const auto& [id, alias] : aliases) {
+      names[AliasName{model, id}.ToString()] = names[VersionName{model, alias.version}.ToString()];
+    }
+  }
+  return names;
+}
+
+void VersionStates::Stop() {
+  decltype(Entry::waiting) waiting;
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+    for (auto& [model, versions] : models_) {
+      for (auto& [number, entry] : versions) {
+        std::move(entry.waiting.begin(), entry.waiting.end(), std::back_inserter(waiting));
+        entry.waiting.clear();
+      }
+    }
+    waiting_ = 0;
+  }
+  for (auto& [done, shadow] : waiting) done(DrainingError());
 }
 
 }  // namespace tasuki

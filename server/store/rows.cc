@@ -49,6 +49,18 @@ std::string NameOf(const VersionKey& key) {
   return absl::StrCat(key.model, "/versions/", key.number);
 }
 
+std::vector<std::string> AliasesOf(soci::session& sql, const std::string& version) {
+  VersionKey key;
+  std::vector<std::string> names;
+  if (!ParseVersionName(version, key)) return names;
+  soci::rowset<std::string> rows =
+      (sql.prepare << "SELECT name FROM model_aliases WHERE model = :model AND "
+                      "(number = :number OR shadow = :shadow) ORDER BY name",
+       soci::use(key.model), soci::use(key.number), soci::use(key.number));
+  for (const std::string& name : rows) names.push_back(name);
+  return names;
+}
+
 bool Exists(soci::session& sql, const std::string& name) {
   int count = 0;
   if (VersionKey key; ParseVersionName(name, key)) {

@@ -5,6 +5,7 @@
 #include <soci/soci.h>
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -33,6 +34,9 @@ struct VersionKey {
 // False if `name` is not `models/{model}/versions/{number}` in its one spelling.
 bool ParseVersionName(absl::string_view name, VersionKey& key);
 std::string NameOf(const VersionKey& key);
+
+// The aliases that name a version, as theirs or as their shadow.
+std::vector<std::string> AliasesOf(soci::session& sql, const std::string& version);
 
 // Whether the dataset, or the published model version, exists.
 bool Exists(soci::session& sql, const std::string& name);

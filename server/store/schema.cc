@@ -15,33 +15,43 @@ namespace {
 //
 // `seq` is the order of creation and the key of listings; `message` is protobuf JSON, and the other
 // columns repeat what has to be searched.
-const std::vector<std::vector<const char*>> kMigrations = {{
-    "CREATE TABLE counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)",
-    "INSERT INTO counters (name, value) VALUES ('datasets', 0)",
-    "INSERT INTO counters (name, value) VALUES ('jobs', 0)",
+const std::vector<std::vector<const char*>> kMigrations = {
+    {
+        "CREATE TABLE counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)",
+        "INSERT INTO counters (name, value) VALUES ('datasets', 0)",
+        "INSERT INTO counters (name, value) VALUES ('jobs', 0)",
 
-    "CREATE TABLE datasets (name TEXT PRIMARY KEY, seq BIGINT NOT NULL UNIQUE, "
-    "message TEXT NOT NULL)",
+        "CREATE TABLE datasets (name TEXT PRIMARY KEY, seq BIGINT NOT NULL UNIQUE, "
+        "message TEXT NOT NULL)",
 
-    "CREATE TABLE jobs (name TEXT PRIMARY KEY, seq BIGINT NOT NULL UNIQUE, state BIGINT NOT NULL, "
-    "request_id TEXT UNIQUE, request_digest TEXT, message TEXT NOT NULL)",
-    "CREATE INDEX jobs_by_state ON jobs (state, seq)",
+        "CREATE TABLE jobs (name TEXT PRIMARY KEY, seq BIGINT NOT NULL UNIQUE, state BIGINT NOT "
+        "NULL, "
+        "request_id TEXT UNIQUE, request_digest TEXT, message TEXT NOT NULL)",
+        "CREATE INDEX jobs_by_state ON jobs (state, seq)",
 
-    "CREATE TABLE job_events (job TEXT NOT NULL REFERENCES jobs (name) ON DELETE CASCADE, "
-    "sequence BIGINT NOT NULL, message TEXT NOT NULL, PRIMARY KEY (job, sequence))",
+        "CREATE TABLE job_events (job TEXT NOT NULL REFERENCES jobs (name) ON DELETE CASCADE, "
+        "sequence BIGINT NOT NULL, message TEXT NOT NULL, PRIMARY KEY (job, sequence))",
 
-    // The datasets and model versions that a job works with.
-    "CREATE TABLE job_references (job TEXT NOT NULL REFERENCES jobs (name) ON DELETE CASCADE, "
-    "name TEXT NOT NULL, PRIMARY KEY (job, name))",
-    "CREATE INDEX job_references_by_name ON job_references (name)",
+        // The datasets and model versions that a job works with.
+        "CREATE TABLE job_references (job TEXT NOT NULL REFERENCES jobs (name) ON DELETE CASCADE, "
+        "name TEXT NOT NULL, PRIMARY KEY (job, name))",
+        "CREATE INDEX job_references_by_name ON job_references (name)",
 
-    // A model stays when its versions are deleted, so that no number is given twice.
-    "CREATE TABLE models (name TEXT PRIMARY KEY, last_number BIGINT NOT NULL, create_time TEXT)",
-    "CREATE TABLE model_versions (model TEXT NOT NULL REFERENCES models (name), "
-    "number BIGINT NOT NULL, reservation_key TEXT UNIQUE, reservation_digest TEXT, "
-    "published BIGINT NOT NULL, to_load BIGINT NOT NULL, message TEXT NOT NULL, "
-    "PRIMARY KEY (model, number))",
-}};
+        // A model stays when its versions are deleted, so that no number is given twice.
+        "CREATE TABLE models (name TEXT PRIMARY KEY, last_number BIGINT NOT NULL, create_time "
+        "TEXT)",
+        "CREATE TABLE model_versions (model TEXT NOT NULL REFERENCES models (name), "
+        "number BIGINT NOT NULL, reservation_key TEXT UNIQUE, reservation_digest TEXT, "
+        "published BIGINT NOT NULL, to_load BIGINT NOT NULL, message TEXT NOT NULL, "
+        "PRIMARY KEY (model, number))",
+    },
+    {
+        // `shadow` is 0 where there is none.
+        "CREATE TABLE model_aliases (name TEXT PRIMARY KEY, model TEXT NOT NULL REFERENCES models "
+        "(name), "
+        "number BIGINT NOT NULL, shadow BIGINT NOT NULL, message TEXT NOT NULL)",
+        "CREATE INDEX model_aliases_by_model ON model_aliases (model, name)",
+    }};
 
 int64_t NewestVersion() { return static_cast<int64_t>(kMigrations.size()); }
 

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/util/json_util.h"
 #include "model/errors/errors.h"
+#include "server/store/alias_table.h"
 #include "server/store/dataset_table.h"
 #include "server/store/job_table.h"
 #include "server/store/model_table.h"
@@ -180,6 +181,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path, Metr
   store->datasets_ = std::make_unique<DatasetTable>(*store);
   store->jobs_ = std::make_unique<JobTable>(*store);
   store->models_ = std::make_unique<ModelTable>(*store);
+  store->aliases_ = std::make_unique<AliasTable>(*store);
   const auto counts = store->jobs_->CountByState();
   if (!counts.ok()) return counts.status();
   for (const auto& [state, count] : *counts) {

@@ -17,6 +17,7 @@
 namespace tasuki {
 
 class Metrics;
+class AliasTable;
 class DatasetTable;
 class JobTable;
 class ModelTable;
@@ -41,10 +42,12 @@ class Store {
   DatasetTable& datasets() { return *datasets_; }
   JobTable& jobs() { return *jobs_; }
   ModelTable& models() { return *models_; }
+  AliasTable& aliases() { return *aliases_; }
 
  private:
   Store();
   class Sessions;
+  friend class AliasTable;
   friend class DatasetTable;
   friend class JobTable;
   friend class ModelTable;
@@ -52,6 +55,7 @@ class Store {
   std::unique_ptr<DatasetTable> datasets_;
   std::unique_ptr<JobTable> jobs_;
   std::unique_ptr<ModelTable> models_;
+  std::unique_ptr<AliasTable> aliases_;
 };
 
 }  // namespace tasuki

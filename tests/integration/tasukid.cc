@@ -102,8 +102,8 @@ Tasukid::Tasukid(const Options& options) {
     throw;
   }
   metrics_address_ = Field(json, "metrics_listen");
-  const auto channel =
-      grpc::CreateChannel(Field(json, "listen"), grpc::InsecureChannelCredentials());
+  listen_ = Field(json, "listen");
+  const auto channel = grpc::CreateChannel(listen_, grpc::InsecureChannelCredentials());
   datasets = v1::DatasetService::NewStub(channel);
   training = v1::TrainingService::NewStub(channel);
   models = v1::ModelService::NewStub(channel);
@@ -123,13 +123,17 @@ int Tasukid::Wait() {
 }
 
 int Tasukid::Terminate() {
+  kill(pid_, SIGTERM);
+  return AwaitExit();
+}
+
+int Tasukid::AwaitExit() {
   // An idle client looks at its connection only every 5 s, and the server waits for it to be
   // closed.
   datasets.reset();
   training.reset();
   models.reset();
   classification.reset();
-  kill(pid_, SIGTERM);
   return Wait();
 }
 

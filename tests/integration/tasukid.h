@@ -45,6 +45,8 @@ class Tasukid {
 
   // Exit code after SIGTERM; -1 if a signal ended it.
   int Terminate();
+  // The same after a signal that was sent already.
+  int AwaitExit();
   // kill -9.
   void Kill();
   // The process id of its tasuki-trainer, once there is one.
@@ -53,6 +55,7 @@ class Tasukid {
   // What it answers to GET /metrics.
   std::string Metrics() const;
   pid_t pid() const { return pid_; }
+  const std::string& listen() const { return listen_; }
 
   // Uploads bytes in pieces, answers the status.
   grpc::Status Upload(const v1::UploadDatasetHeader& header, const std::string& bytes,
@@ -83,7 +86,7 @@ class Tasukid {
   int Wait();
 
   pid_t pid_ = 0;
-  std::string metrics_address_;
+  std::string listen_, metrics_address_;
 };
 
 // Waits until a process is gone, or a zombie that nobody has waited for.

@@ -8,12 +8,11 @@
 //   say:TEXT     prints a line                    bytes       prints bytes that are not UTF-8
 //   abort, kill  dies by that signal              exit:N      ends without a word
 //   finish       leaves a result and says so      fail        reports a failure; exits with 65
-//   answers      leaves predictions of three lines
-//   hungry       reports that memory ran out; exits with 65
-//   garbage      writes what is no event          linger      goes on after its last word
-//   wait         waits for a command and stops, or finishes if that is the command
-//   deaf         ignores every command
-//   facts        writes what it inherited to `facts` in the job's directory
+//   f1:C:E       a task "mood" has macro F1 C in the result of a fine-tuning, E in that of an
+//   evaluation answers      leaves predictions of three lines hungry       reports that memory ran
+//   out; exits with 65 garbage      writes what is no event          linger      goes on after its
+//   last word wait         waits for a command and stops, or finishes if that is the command deaf
+//   ignores every command facts        writes what it inherited to `facts` in the job's directory
 //   starve       counts an out-of-memory kill in `vmstat` of the job's directory and dies of it
 //   nap          does nothing for a moment
 //   estimate     sends an estimate of 7 steps
@@ -90,6 +89,8 @@ void WriteFacts(const std::string& path) {
   }
 }
 
+std::string macro_f1;  // of the result
+
 void Finish(const internal::TrainerSpec& spec) {
   const std::string result = spec.job_dir() + "/result";
   if (!MakeDirectories(result).ok()) _exit(1);
@@ -98,6 +99,13 @@ void Finish(const internal::TrainerSpec& spec) {
   event.mutable_finished()->set_best_step(7);
   event.mutable_finished()->add_evaluations()->set_accuracy(.75);
   event.mutable_finished()->add_calibrations()->set_temperature(1.5);
+  if (!macro_f1.empty()) {
+    v1::Evaluation& evaluation = *event.mutable_finished()->add_evaluations();
+    evaluation.set_task("mood");
+    evaluation.set_method(v1::Evaluation::LABEL);
+    evaluation.set_split(v1::Evaluation::TEST);
+    evaluation.set_macro_f1(std::stod(macro_f1));
+  }
   Write(event);
 }
 
@@ -163,6 +171,9 @@ void Do(const std::string& word, const internal::TrainerSpec& spec) {
     std::cout << "bad \xff byte" << std::endl;
   } else if (word.rfind("exit:", 0) == 0) {
     _exit(std::atoi(word.c_str() + 5));
+  } else if (word.rfind("f1:", 0) == 0) {
+    const std::vector<std::string> parts = absl::StrSplit(word, ':');
+    macro_f1 = parts.at(spec.job().has_evaluation() ? 2 : 1);
   } else if (word.rfind("say:", 0) == 0) {
     std::cout << word.substr(4) << std::endl;
   } else {

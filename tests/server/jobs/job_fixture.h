@@ -114,7 +114,10 @@ class JobFixture : public testing::Test {
     jobs_.reset();
     jobs_ = std::make_unique<Jobs>(
         *store_, *data_, options_, metrics_,
-        [this](const Job& job, const std::string& result) { return publish_(job, result); });
+        [this](const Job& job, const std::string& result) { return publish_(job, result); },
+        [this](const std::string& alias, const std::string& version, const std::string& job) {
+          return deploy_(alias, version, job);
+        });
     jobs_->SetListener([this](const std::string& job) {
       {
         absl::MutexLock lock(&mutex_);
@@ -182,6 +185,9 @@ class JobFixture : public testing::Test {
   std::unique_ptr<DataDirectory> data_;
   std::unique_ptr<Store> store_;
   JobsOptions options_;
+  Jobs::Deploy deploy_ = [](const std::string&, const std::string&, const std::string&) {
+    return absl::UnimplementedError("no alias is set here");
+  };
   std::function<absl::StatusOr<std::string>(const Job&, const std::string&)> publish_ =
       [](const Job&, const std::string&) { return "models/m/versions/1"; };
   std::function<void(const std::string& job)> listener_;

@@ -45,11 +45,11 @@ class ServerFixture : public testing::Test {
     registry_ = std::make_unique<ModelRegistry>(*store_, *data_, serving, metrics_);
     EXPECT_TRUE(registry_->Start().ok());
     // Not started: jobs stay QUEUED, and the tests write their events.
-    jobs_ = std::make_unique<Jobs>(*store_, *data_, JobsOptions(), metrics_, nullptr);
+    jobs_ = std::make_unique<Jobs>(*store_, *data_, JobsOptions(), metrics_, nullptr, nullptr);
     watchers_ = std::make_unique<WatchHub>(store_->jobs());
     datasets_service_ = std::make_unique<DatasetsService>(*datasets_, store_->datasets());
     training_service_ = std::make_unique<TrainingService>(*jobs_, store_->jobs(), *watchers_);
-    models_service_ = std::make_unique<ModelsService>(*registry_, store_->models(), *data_);
+    models_service_ = std::make_unique<ModelsService>(*registry_, store_->models(), store_->aliases(), *data_);
     classification_path_ = std::make_unique<ClassificationPath>(*registry_);
     classification_service_ = std::make_unique<ClassificationService>(*classification_path_);
     v1::ServerInfo info;

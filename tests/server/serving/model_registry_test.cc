@@ -87,8 +87,29 @@ class ModelRegistryTest : public testing::Test {
     EXPECT_TRUE(version.ok()) << version.status();
     return version.ok() ? version->name() : "";
   }
+  // Waits, if a version has to come back into memory.
+  absl::StatusOr<std::shared_ptr<const LoadedModel>> Acquire(const std::string& name) {
+    absl::StatusOr<AcquiredModel> acquired;
+    absl::Notification done;
+    registry_->Acquire(name, [&](auto model) {
+      acquired = std::move(model);
+      done.Notify();
+    });
+    done.WaitForNotification();
+    if (!acquired.ok()) return acquired.status();
+    return acquired->model;
+  }
+  v1::ModelAlias::Change To(const std::string& version) {
+    v1::ModelAlias::Change change;
+    change.set_model_version(version);
+    change.set_cause(v1::ModelAlias::Change::SET);
+    return change;
+  }
+  v1::ModelVersion::State StateOf(const std::string& version) {
+    return registry_->Get(version)->state();
+  }
   absl::StatusOr<std::vector<std::vector<float>>> Classify(const std::string& name) {
-    auto model = registry_->Acquire(name);
+    auto model = Acquire(name);
     if (!model.ok()) return model.status();
     absl::StatusOr<std::vector<std::vector<float>>> answer;
     absl::Notification done;
@@ -158,7 +179,7 @@ TEST_F(ModelRegistryTest, GoesOnWhereACrashEndedAPublication) {
   const auto reserved = store_->models().Reserve("models/m", "trainingJobs/a", "");
   ASSERT_TRUE(reserved.ok());
   Restart();
-  EXPECT_EQ(ReasonOf(registry_->Acquire("models/m").status()), v1::RESOURCE_NOT_FOUND);
+  EXPECT_EQ(ReasonOf(Acquire("models/m").status()), v1::RESOURCE_NOT_FOUND);
   EXPECT_EQ(Publish(JobPublication("trainingJobs/a")), reserved->name);
 
   // After the directory was moved into place: what is left of the call is its key.
@@ -271,21 +292,21 @@ TEST_F(ModelRegistryTest, AnImportWhoseManifestDoesNotFitIsRefused) {
 
 TEST_F(ModelRegistryTest, UnloadWaitsForTheLastRequestAndIsRemembered) {
   const std::string name = Publish(JobPublication("trainingJobs/a"));
-  auto held = registry_->Acquire(name);
+  auto held = Acquire(name);
   ASSERT_TRUE(held.ok());
   std::atomic<bool> unloaded = false;
   std::thread unload([&] {
     EXPECT_TRUE(registry_->Unload(name).ok());
     unloaded = true;
   });
-  while (registry_->Acquire(name).ok()) std::this_thread::yield();
+  while (Acquire(name).ok()) std::this_thread::yield();
   EXPECT_FALSE(unloaded);
   EXPECT_TRUE((*held)->classifier->Prepare(0, "still there").ok());
   held->reset();
   unload.join();
   EXPECT_EQ(registry_->Get(name)->state(), v1::ModelVersion::UNLOADED);
   Restart();
-  EXPECT_EQ(ReasonOf(registry_->Acquire(name).status()), v1::MODEL_NOT_LOADED);
+  EXPECT_EQ(ReasonOf(Acquire(name).status()), v1::MODEL_NOT_LOADED);
   ASSERT_TRUE(registry_->Load(name).ok());
   Restart();
   EXPECT_EQ(registry_->Load(name)->state(), v1::ModelVersion::LOADED);
@@ -333,8 +354,7 @@ TEST_F(ModelRegistryTest, AChangedFileIsNeverLoaded) {
   EXPECT_EQ(ReasonOf(status), v1::FILE_CHANGED);
   EXPECT_EQ(registry_->Get(name)->state(), v1::ModelVersion::FAILED);
   EXPECT_THAT(registry_->Get(name)->state_reason(), HasSubstr("model.safetensors"));
-  EXPECT_THAT(std::string(registry_->Acquire(name).status().message()),
-              HasSubstr("could not be loaded"));
+  EXPECT_THAT(std::string(Acquire(name).status().message()), HasSubstr("could not be loaded"));
 }
 
 TEST_F(ModelRegistryTest, AFailedLoadOfAPublishedVersionIsItsStateNotAnError) {
@@ -352,7 +372,7 @@ TEST_F(ModelRegistryTest, DeletesAVersionOnlyOnceItIsUnloaded) {
   ASSERT_TRUE(registry_->Unload(name).ok());
   EXPECT_TRUE(registry_->Delete(name).ok());
   EXPECT_FALSE(fs::exists(data_->model_version(name)));
-  EXPECT_EQ(ReasonOf(registry_->Acquire(name).status()), v1::RESOURCE_NOT_FOUND);
+  EXPECT_EQ(ReasonOf(Acquire(name).status()), v1::RESOURCE_NOT_FOUND);
   EXPECT_TRUE(absl::IsNotFound(registry_->Delete(name)));
   EXPECT_EQ(Publish(JobPublication("trainingJobs/b")), "models/m/versions/2")
       << "a number is never used again";
@@ -365,6 +385,137 @@ TEST_F(ModelRegistryTest, AfterStopItRefusesWork) {
   EXPECT_EQ(ReasonOf(registry_->Publish(JobPublication("trainingJobs/b")).status()), v1::DRAINING);
   registry_->Stop();
   EXPECT_EQ(ReasonOf(Classify(name).status()), v1::DRAINING);
+}
+
+TEST_F(ModelRegistryTest, AnAliasMovesOnlyToWhatCanAnswerAndFreesWhatItLeaves) {
+  const std::string one = Publish(JobPublication("trainingJobs/a"));
+  Publication unloaded = JobPublication("trainingJobs/b");
+  unloaded.load = false;
+  const std::string two = Publish(unloaded);
+  const std::string name = "models/m/aliases/production";
+  EXPECT_TRUE(absl::IsNotFound(registry_->SetAlias(name, To("models/m/versions/9")).status()));
+  EXPECT_EQ(ReasonOf(Acquire(name).status()), v1::RESOURCE_NOT_FOUND);
+  ASSERT_TRUE(registry_->SetAlias(name, To(one)).ok());
+  EXPECT_EQ((*Acquire(name))->name, one);
+  EXPECT_EQ(ReasonOf(registry_->Unload(one).status()), v1::RESOURCE_IN_USE);
+
+  auto alias = registry_->SetAlias(name, To(two));
+  ASSERT_TRUE(alias.ok()) << alias.status();
+  EXPECT_EQ((*Acquire(name))->name, two);
+  EXPECT_EQ(StateOf(one), v1::ModelVersion::UNLOADED);
+  ASSERT_EQ(alias->history_size(), 2);
+  EXPECT_EQ(alias->history(0).model_version(), two);
+  EXPECT_EQ(alias->history(1).model_version(), one);
+  EXPECT_EQ(ReasonOf(registry_->Delete(two)), v1::RESOURCE_IN_USE);
+
+  const std::string weights = data_->model_version(one) + "/model.safetensors";
+  std::string bytes = *ReadFile(weights);
+  bytes.back() ^= 1;
+  ASSERT_TRUE(WriteFile(weights, bytes).ok());
+  const absl::Status refused = registry_->RollbackAlias(name).status();
+  EXPECT_EQ(ReasonOf(refused), v1::FILE_CHANGED) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("stays as it is"));
+  EXPECT_EQ((*Acquire(name))->name, two);
+  bytes.back() ^= 1;
+  ASSERT_TRUE(WriteFile(weights, bytes).ok());
+  alias = registry_->RollbackAlias(name);
+  ASSERT_TRUE(alias.ok()) << alias.status();
+  EXPECT_EQ(alias->model_version(), one);
+  EXPECT_EQ(alias->history(0).cause(), v1::ModelAlias::Change::ROLLBACK);
+  EXPECT_EQ(StateOf(two), v1::ModelVersion::UNLOADED);
+
+  Restart();
+  EXPECT_TRUE(registry_->Load(one).ok());  // waits for the start's load
+  EXPECT_EQ((*Acquire(name))->name, one);
+  ASSERT_TRUE(registry_->DeleteAlias(name).ok());
+  EXPECT_EQ(StateOf(one), v1::ModelVersion::LOADED);
+  EXPECT_EQ(ReasonOf(Acquire(name).status()), v1::RESOURCE_NOT_FOUND);
+  EXPECT_TRUE(absl::IsNotFound(registry_->RollbackAlias(name).status()));
+}
+
+TEST_F(ModelRegistryTest, AnAliasWithoutAnEarlierVersionHasNoRollback) {
+  const std::string one = Publish(JobPublication("trainingJobs/a"));
+  const std::string two = Publish(JobPublication("trainingJobs/b"));
+  const std::string name = "models/m/aliases/production";
+  ASSERT_TRUE(registry_->SetAlias(name, To(one)).ok());
+  EXPECT_EQ(ReasonOf(registry_->RollbackAlias(name).status()), v1::NO_EARLIER_VERSION);
+  ASSERT_TRUE(registry_->SetAlias(name, To(two)).ok());
+  ASSERT_TRUE(registry_->Delete(one).ok());
+  EXPECT_EQ(ReasonOf(registry_->RollbackAlias(name).status()), v1::NO_EARLIER_VERSION);
+  EXPECT_EQ((*Acquire(name))->name, two);
+}
+
+TEST_F(ModelRegistryTest, AShadowIsLoadedGivenOutBesideTheAliasAndFreed) {
+  const std::string one = Publish(JobPublication("trainingJobs/a"));
+  const std::string two = Publish(JobPublication("trainingJobs/b"));
+  ASSERT_TRUE(registry_->Unload(two).ok());
+  const std::string name = "models/m/aliases/production";
+  EXPECT_TRUE(absl::IsNotFound(registry_->SetShadow(name, two).status()));
+  ASSERT_TRUE(registry_->SetAlias(name, To(one)).ok());
+  ASSERT_TRUE(registry_->SetShadow(name, two).ok());
+  std::string shadow;
+  registry_->Acquire(name, [&](auto model) { shadow = model->shadow->name; });
+  EXPECT_EQ(shadow, two);
+  EXPECT_EQ(ReasonOf(registry_->Unload(two).status()), v1::RESOURCE_IN_USE);
+  ASSERT_TRUE(registry_->SetShadow(name, "").ok());
+  EXPECT_EQ(StateOf(two), v1::ModelVersion::UNLOADED);
+  registry_->Acquire(name,
+                     [&](auto model) { shadow = model->shadow == nullptr ? "none" : "some"; });
+  EXPECT_EQ(shadow, "none");
+}
+
+TEST_F(ModelRegistryTest, ModelsShareTheMemoryThatThereIs) {
+  const std::string one = Publish(JobPublication("trainingJobs/a"));
+  const int64_t bytes = registry_->Get(one)->memory_bytes();
+  ASSERT_GT(bytes, 0);
+  EXPECT_EQ(registry_->MemoryBytes(), bytes);
+  options_.memory_limit_bytes = bytes * 5 / 2;
+  Restart();
+  ASSERT_TRUE(registry_->Load(one).ok());
+  const std::string two = Publish(JobPublication("trainingJobs/b"));
+  ASSERT_TRUE(Acquire(one).ok());
+  const std::string three = Publish(JobPublication("trainingJobs/c"));
+  EXPECT_EQ(StateOf(one), v1::ModelVersion::LOADED);
+  EXPECT_EQ(StateOf(two), v1::ModelVersion::STANDBY) << "it was asked longest ago";
+  EXPECT_EQ(StateOf(three), v1::ModelVersion::LOADED);
+  EXPECT_TRUE(Classify(two).ok()) << "a request brings it back";
+  EXPECT_EQ(StateOf(two), v1::ModelVersion::LOADED);
+  EXPECT_EQ(StateOf(one), v1::ModelVersion::STANDBY);
+  EXPECT_LE(registry_->MemoryBytes(), options_.memory_limit_bytes);
+
+  // At a start none makes room for another.
+  Restart();
+  int standby = 0;
+  for (const std::string& name : {one, two, three}) {
+    while (StateOf(name) == v1::ModelVersion::LOADING) std::this_thread::yield();
+    standby += StateOf(name) == v1::ModelVersion::STANDBY;
+  }
+  EXPECT_EQ(standby, 1);
+
+  options_.memory_limit_bytes = bytes / 2;
+  Restart();
+  const absl::Status status = registry_->Load(one).status();
+  EXPECT_EQ(ReasonOf(status), v1::OUT_OF_MEMORY) << status;
+}
+
+TEST_F(ModelRegistryTest, OldVersionsGoButThoseThatAliasesNeed) {
+  options_.keep_versions = 2;
+  Restart();
+  const std::string name = "models/m/aliases/production";
+  ASSERT_TRUE(registry_->SetAlias(name, To(Publish(JobPublication("trainingJobs/1")))).ok());
+  ASSERT_TRUE(registry_->SetAlias(name, To(Publish(JobPublication("trainingJobs/2")))).ok());
+  for (const char* key : {"trainingJobs/3", "trainingJobs/4", "trainingJobs/5"}) {
+    Publish(JobPublication(key));
+  }
+  std::vector<std::string> left;
+  const auto page = registry_->ListVersions("models/m", 0, "");
+  for (const auto& version : page->rows) {
+    left.push_back(version.name());
+  }
+  EXPECT_THAT(left, ElementsAre("models/m/versions/5", "models/m/versions/4", "models/m/versions/2",
+                                "models/m/versions/1"))
+      << "the newest two, the one in production, and the one to go back to";
+  EXPECT_FALSE(fs::exists(data_->model_version("models/m/versions/3")));
 }
 
 }  // namespace

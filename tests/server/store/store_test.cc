@@ -53,7 +53,7 @@ TEST_F(StoreTest, RefusesANewerSchemaAndLeavesTheFileAlone) {
   const absl::Status status = TryOpen();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(status.message(), HasSubstr("version 7"));
-  EXPECT_THAT(status.message(), HasSubstr("version 1"));
+  EXPECT_THAT(status.message(), HasSubstr("version 2"));
   EXPECT_EQ(Bytes(path()), before);
 }
 
