@@ -12,6 +12,7 @@ import pickle
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 PICKLE = "pytorch_model.bin"
 RESULT = "model.safetensors"
@@ -35,7 +36,7 @@ def pickled_files(directory: Path) -> tuple[list[Path], set[str]]:
     raise FileNotFoundError(f"{directory} has neither {PICKLE} nor {index.name}")
 
 
-def tensors_of(path: Path) -> dict:
+def tensors_of(path: Path) -> dict[str, Any]:
     import torch
 
     with open(path, "rb") as file:
