@@ -91,6 +91,10 @@ void Declare(CLI::App& app, Options& options) {
   add("max_queue_tokens", options.max_queue_tokens,
       "Tokens that may wait for one model version; more is refused with RESOURCE_EXHAUSTED")
       ->check(CLI::Range(1, 1 << 28));
+  add("max_batch_delay_ms", options.max_batch_delay_ms,
+      "Milliseconds that a forward pass of fewer than max_batch_tokens may wait for more texts; 0 "
+      "for none")
+      ->check(CLI::Range(0, 1000));
   add("max_rpc_threads", options.max_rpc_threads,
       "Threads for calls that read or write the disk; more calls are refused")
       ->check(CLI::Range(4, 10'000));

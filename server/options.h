@@ -27,6 +27,7 @@ struct Options {
   std::string training_priority = "idle";
   int max_batch_tokens = 4096;
   int max_queue_tokens = 65536;
+  int max_batch_delay_ms = 0;
   int max_rpc_threads = 64;
   int drain_seconds = 30;
   std::string trainer;  // an absolute path once parsed

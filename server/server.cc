@@ -41,6 +41,7 @@ ServingOptions ServingOptionsOf(const Options& options, const Compute& compute) 
   serving.precision = PrecisionNamed(options.serving_precision).value();  // the flag was checked
   serving.max_batch_tokens = options.max_batch_tokens;
   serving.max_queue_tokens = options.max_queue_tokens;
+  serving.max_batch_delay = absl::Milliseconds(options.max_batch_delay_ms);
   serving.trainer_path = options.trainer;
   return serving;
 }
@@ -245,6 +246,7 @@ void Server::Stop() {
   if (rooms.endpoint != nullptr) {
     rooms.endpoint->SetServing(false);
     rooms.watchers->Drain();
+    rooms.classification_service->Drain();
     rooms.registry->Drain();
     rooms.endpoint->Shutdown(absl::Now() + absl::Seconds(rooms.options.drain_seconds));
   }

@@ -138,8 +138,12 @@ void Metrics::CountModelLoad(bool ok, absl::Duration duration) {
   series_->model_load_seconds.Observe(absl::ToDoubleSeconds(duration));
 }
 
-void Metrics::CountRejection(Rejection rejection) {
-  series_->rejections[static_cast<size_t>(rejection)]->Increment();
+void Metrics::CountRejection(Rejection rejection, Priority priority) {
+  series_->rejections[static_cast<size_t>(priority)][static_cast<size_t>(rejection)]->Increment();
+}
+
+void Metrics::CountExpiredExecutions(int64_t requests) {
+  series_->expired_executions.Increment(static_cast<double>(requests));
 }
 
 void Metrics::CountAttempt(AttemptCause cause) {

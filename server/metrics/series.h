@@ -64,7 +64,8 @@ struct Metrics::Series {
   // Serving as a whole.
   std::array<prometheus::Counter*, 2> model_loads;  // error, ok
   prometheus::Histogram& model_load_seconds;
-  std::array<prometheus::Counter*, 3> rejections;
+  std::array<std::array<prometheus::Counter*, 4>, 2> rejections;  // by priority and reason
+  prometheus::Counter& expired_executions;
   // Running jobs.
   GaugeFamily& loss;
   GaugeFamily& learning_rate;

@@ -28,6 +28,8 @@ class ClassificationPath {
     // the rooms'. Must not block. Holds no model any more: who unloads one waits for its last
     // handle.
     std::function<void(const absl::Status&)> done;
+    Priority usual_priority = Priority::kInteractive;  // of a request that names none
+    bool waits_for_room = false;                       // QUEUE_FULL is not its end: it comes again
   };
 
   explicit ClassificationPath(ModelRegistry& registry);

@@ -34,7 +34,8 @@ struct ServingOptions {
   Precision precision = Precision::kFp32;
   int max_batch_tokens = 4096;   // of one forward pass
   int max_queue_tokens = 65536;  // waiting for one version; more is RESOURCE_EXHAUSTED, QUEUE_FULL
-  std::string trainer_path;      // `tasuki-trainer --check` opens strangers' files
+  absl::Duration max_batch_delay = absl::ZeroDuration();  // see BatcherOptions
+  std::string trainer_path;  // `tasuki-trainer --check` opens strangers' files
 };
 
 // Thread-safe. Names of models are `models/{model}`, of versions

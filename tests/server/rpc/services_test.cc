@@ -356,7 +356,9 @@ TEST_F(ServicesTest, TellsWhatRuns) {
 TEST_F(ServicesTest, TextsThatAreNotUtf8NeverReachTheTokenizer) {
   PublishTiny();
   v1::ClassifyResponse response;
-  EXPECT_FALSE(Classify(RequestOf("models/tiny", {"\xff\xfe"}), &response).ok());
+  const grpc::Status status = Classify(RequestOf("models/tiny", {"\xff\xfe"}), &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(ReasonIn(status), "FIELD_INVALID");
   EXPECT_TRUE(Classify(RequestOf("models/tiny", {"still alive"}), &response).ok());
 }
 
