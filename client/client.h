@@ -31,6 +31,7 @@
 #include <iosfwd>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -72,6 +73,12 @@ struct ClientOptions {
 // Told now and then how many bytes have been handed over, and of how many (-1: unknown).
 using TransferProgress = std::function<void(int64_t done_bytes, int64_t total_bytes)>;
 
+// The requests of ClassifyStream, one after the other; nothing at the end.
+using NextClassification = std::function<absl::StatusOr<std::optional<v1::ClassifyRequest>>()>;
+// Told each request with its answer.
+using UseClassification =
+    std::function<absl::Status(const v1::ClassifyRequest&, const v1::ClassifyResponse&)>;
+
 // The bytes of an upload. A value; cheap to copy.
 class UploadSource {
  public:
@@ -106,7 +113,16 @@ class Client {
   ~Client();
 
   // ---- Classification ----
+  // Every text by every wanted task. Its options are those of the request: `top_k`, `truncation`,
+  // `priority`.
   absl::StatusOr<v1::ClassifyResponse> Classify(const v1::ClassifyRequest& request);
+  // The same for many requests, on one stream: what waits in bulk goes after what is interactive,
+  // and a full queue is waited for. `next` is asked for requests ahead of their answers, at most
+  // some 100 or 1 MiB; `use` gets each with its answer, in order. Ends with the first error of a
+  // request, of `next`, or of `use`. When the connection is lost, what was not answered is sent
+  // again, up to `max_attempts` times without an answer. DEADLINE_EXCEEDED if none comes for
+  // `classify_timeout`.
+  absl::Status ClassifyStream(const NextClassification& next, const UseClassification& use);
 
   // ---- Datasets ----
   // Uploads what `source` holds; `header.sha256` is filled in if the source can be read twice.

@@ -99,6 +99,10 @@ void Declare(CLI::App& app, Options& options) {
       "Versions of each model that are kept, besides those that an alias names or would roll back "
       "to; older ones are unloaded and deleted when a new one is published. 0 keeps all")
       ->check(CLI::Range(0, 1'000'000));
+  add("max_batch_delay_ms", options.max_batch_delay_ms,
+      "Milliseconds that a forward pass of fewer than max_batch_tokens may wait for more texts; 0 "
+      "for none")
+      ->check(CLI::Range(0, 1000));
   add("max_rpc_threads", options.max_rpc_threads,
       "Threads for calls that read or write the disk; more calls are refused")
       ->check(CLI::Range(4, 10'000));

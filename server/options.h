@@ -30,6 +30,7 @@ struct Options {
   int max_queue_tokens = 65536;
   int64_t model_memory_mb = 0;  // 0: no limit
   int keep_versions = 0;        // 0: all
+  int max_batch_delay_ms = 0;
   int max_rpc_threads = 64;
   int drain_delay_seconds = 0;
   int drain_seconds = 30;

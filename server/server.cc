@@ -42,6 +42,7 @@ ServingOptions ServingOptionsOf(const Options& options, const Compute& compute) 
   serving.precision = PrecisionNamed(options.serving_precision).value();  // the flag was checked
   serving.max_batch_tokens = options.max_batch_tokens;
   serving.max_queue_tokens = options.max_queue_tokens;
+  serving.max_batch_delay = absl::Milliseconds(options.max_batch_delay_ms);
   serving.trainer_path = options.trainer;
   serving.memory_limit_bytes = options.model_memory_mb * 1'000'000;
   serving.keep_versions = options.keep_versions;
@@ -269,6 +270,7 @@ void Server::Stop() {
     // Who looks at health goes elsewhere; who does not yet is answered as before.
     absl::SleepFor(absl::Seconds(rooms.options.drain_delay_seconds));
     rooms.watchers->Drain();
+    rooms.classification_service->Drain();
     rooms.registry->Drain();
     rooms.endpoint->Shutdown(absl::Now() + absl::Seconds(rooms.options.drain_seconds));
   }

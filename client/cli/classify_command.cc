@@ -2,15 +2,14 @@
 
 #include <cerrno>
 #include <cstdio>
-#include <deque>
 #include <fstream>
 #include <functional>
-#include <future>
 #include <iostream>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -23,10 +22,9 @@
 namespace tasuki::cli {
 namespace {
 
-// A request takes 256 texts. Its bytes are kept to what two requests fill a server's queue with.
+// A request takes 256 texts. Its bytes are kept to what takes a server seconds, not minutes.
 constexpr size_t kTextsPerRequest = 256;
-constexpr size_t kBytesPerRequest = 128 << 10;
-constexpr size_t kRequestsInFlight = 3;
+constexpr size_t kBytesPerRequest = 64 << 10;
 
 struct Classification {
   std::string model;
@@ -35,6 +33,8 @@ struct Classification {
   std::string file;
   std::string format, quoting;
   std::string text_column = "text";
+  int top_k = 0;
+  std::string truncation = "head";
   std::string out;
   std::string out_format;
 };
@@ -94,45 +94,43 @@ absl::StatusOr<std::optional<v1::ClassifyRequest>> NextRequest(const v1::Classif
   return request;
 }
 
-// Classifies all texts by one version: the one that answered first. A few requests are under way at
-// a time; each is handed to `use` with its answer, in the order of the texts.
+// What every request is like.
+v1::ClassifyRequest RequestOf(const Classification& what) {
+  static const std::map<std::string, v1::ClassifyRequest::Truncation> truncations = {
+      {"head", v1::ClassifyRequest::HEAD},
+      {"head-and-tail", v1::ClassifyRequest::HEAD_AND_TAIL},
+      {"error", v1::ClassifyRequest::ERROR}};
+  v1::ClassifyRequest request;
+  request.set_model(what.model);
+  request.mutable_tasks()->Assign(what.tasks.begin(), what.tasks.end());
+  request.set_top_k(what.top_k);
+  request.set_truncation(truncations.at(what.truncation));
+  request.set_priority(what.texts.empty() ? v1::ClassifyRequest::BULK
+                                          : v1::ClassifyRequest::INTERACTIVE);
+  return request;
+}
+
+// Classifies all texts by one version: the one that answered first. Each request is handed to `use`
+// with its answer, in the order of the texts.
 absl::Status ClassifyAll(Client& client, const Classification& what, const Texts& next,
-                         const std::function<absl::Status(const v1::ClassifyRequest&,
-                                                          const v1::ClassifyResponse&)>& use) {
-  struct Flight {
-    v1::ClassifyRequest request;
-    std::future<absl::StatusOr<v1::ClassifyResponse>> answer;
-  };
-  std::deque<Flight> flights;  // whoever leaves early waits for them
-  v1::ClassifyRequest like;
-  like.set_model(what.model);
-  like.mutable_tasks()->Assign(what.tasks.begin(), what.tasks.end());
-  bool more = true, version_known = false;
-  while (true) {
-    while (more && flights.size() < (version_known ? kRequestsInFlight : 1)) {
-      auto request = NextRequest(like, next);
-      if (!request.ok()) return request.status();
-      more = request->has_value();
-      if (!more) break;
-      Flight& flight = flights.emplace_back(Flight{**std::move(request), {}});
-      flight.answer = std::async(std::launch::async, [&client, &request = flight.request] {
-        return client.Classify(request);
-      });
-    }
-    if (flights.empty()) return absl::OkStatus();
-    Flight& first = flights.front();
-    auto answer = first.answer.get();
-    if (absl::IsResourceExhausted(answer.status())) {
-      // The others may have filled the queue: once more, when they are answered.
-      for (size_t i = 1; i < flights.size(); ++i) flights[i].answer.wait();
-      answer = client.Classify(first.request);
-    }
-    if (!answer.ok()) return answer.status();
-    like.set_model(answer->model_version());
-    version_known = true;
-    if (absl::Status status = use(first.request, *answer); !status.ok()) return status;
-    flights.pop_front();
-  }
+                         const UseClassification& use) {
+  v1::ClassifyRequest like = RequestOf(what);
+  const auto first = NextRequest(like, next);
+  if (!first.ok()) return first.status();
+  if (!first->has_value()) return absl::OkStatus();
+  const auto answer = client.Classify(**first);
+  if (!answer.ok()) return answer.status();
+  if (absl::Status status = use(**first, *answer); !status.ok()) return status;
+  like.set_model(answer->model_version());
+  auto second = NextRequest(like, next);
+  if (!second.ok()) return second.status();
+  if (!second->has_value()) return absl::OkStatus();  // one call was enough
+  return client.ClassifyStream(
+      [&]() -> absl::StatusOr<std::optional<v1::ClassifyRequest>> {
+        if (second->has_value()) return std::exchange(*second, std::nullopt);
+        return NextRequest(like, next);
+      },
+      use);
 }
 
 std::string RemarkOn(const v1::Prediction& prediction) {
@@ -262,7 +260,8 @@ void AddClassifyCommand(CLI::App& app, Session& session) {
   CLI::App* command =
       app.add_subcommand("classify", "Classifies texts by a trained model")
           ->footer(
-              "Without texts and --file, the lines of stdin are classified.\n"
+              "Without texts and --file, the lines of stdin are classified. Files and stdin wait\n"
+              "behind calls of others that are interactive, and for room in a full queue.\n"
               "Examples: tasuki classify --model reviews \"とても良い商品でした。\"\n"
               "          tasuki classify --model reviews@3 --file reviews.txt --out answers.jsonl\n"
               "          tasuki classify --model reviews@3 --file reviews.csv --text-column review "
@@ -274,6 +273,13 @@ void AddClassifyCommand(CLI::App& app, Session& session) {
       ->required()
       ->transform(Typed(ServedName));
   command->add_option("--task", what->tasks, "Only this task; repeatable")->allow_extra_args(false);
+  command->add_option("--top-k", what->top_k, "Only the K most probable labels of each task")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--truncation", what->truncation,
+                   "What is looked at of a text with too many tokens: head (default), "
+                   "head-and-tail, or error to classify none")
+      ->check(CLI::IsMember({"head", "head-and-tail", "error"}));
   auto* file = command->add_option(
       "--file", what->file,
       "One text a line, or a .tsv, .csv or .jsonl file with a column of texts; - for stdin");

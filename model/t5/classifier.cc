@@ -156,7 +156,8 @@ class T5Classifier : public Classifier {
     return -1;
   }
 
-  absl::StatusOr<Input> Prepare(int task, absl::string_view text) const override {
+  absl::StatusOr<Input> Prepare(int task, absl::string_view text,
+                                Truncation truncation) const override {
     absl::StatusOr<std::vector<int32_t>> tokens =
         tokenizer_->Encode(absl::StrCat(manifest_.tasks(task).prefix(), text));
     if (!tokens.ok()) return tokens.status();
@@ -165,7 +166,12 @@ class T5Classifier : public Classifier {
     input.tokens = *std::move(tokens);
     input.token_count = static_cast<int>(input.tokens.size()) + 1;
     input.truncated = input.token_count > manifest_.max_input_tokens();
-    if (input.truncated) input.tokens.resize(manifest_.max_input_tokens() - 1);
+    if (input.truncated) {
+      const int room = manifest_.max_input_tokens() - 1;  // beside </s>
+      const int tail = truncation == Truncation::kHeadAndTail ? room / 2 : 0;
+      std::move(input.tokens.end() - tail, input.tokens.end(), input.tokens.begin() + room - tail);
+      input.tokens.resize(room);
+    }
     input.tokens.push_back(tokenizer_->eos_id());
     return input;
   }

@@ -25,6 +25,10 @@ struct ClassifierOptions {
 // Immutable after Load; thread-safe.
 class Classifier {
  public:
+  // What is looked at of an input with too many tokens: its beginning, or its beginning and its
+  // end, half of the tokens each.
+  enum class Truncation { kHead, kHeadAndTail };
+
   // One text for one task.
   struct Input {
     int task = 0;                 // index into manifest().tasks()
@@ -45,7 +49,8 @@ class Classifier {
   // Index of a task, or -1.
   virtual int TaskIndex(absl::string_view name) const = 0;
   // Tokens of a text for a task. INVALID_ARGUMENT if it is not UTF-8.
-  virtual absl::StatusOr<Input> Prepare(int task, absl::string_view text) const = 0;
+  virtual absl::StatusOr<Input> Prepare(int task, absl::string_view text,
+                                        Truncation truncation = Truncation::kHead) const = 0;
   // For each input, log p of each label of its task, in the task's order; tasks may be mixed. An
   // answer does not depend on what else is in the batch: max |Δ log p| 1e-4 in fp32.
   virtual absl::StatusOr<std::vector<std::vector<float>>> Score(

@@ -142,8 +142,12 @@ void Metrics::CountModelEviction() { series_->model_evictions.Increment(); }
 
 void Metrics::CountAliasChange() { series_->alias_changes.Increment(); }
 
-void Metrics::CountRejection(Rejection rejection) {
-  series_->rejections[static_cast<size_t>(rejection)]->Increment();
+void Metrics::CountRejection(Rejection rejection, Priority priority) {
+  series_->rejections[static_cast<size_t>(priority)][static_cast<size_t>(rejection)]->Increment();
+}
+
+void Metrics::CountExpiredExecutions(int64_t requests) {
+  series_->expired_executions.Increment(static_cast<double>(requests));
 }
 
 void Metrics::CountAttempt(AttemptCause cause) {

@@ -7,7 +7,8 @@
 // blocks for long; no method can fail unless it says so.
 //
 //   rpc      Method() for each method at start
-//   serving  ForModel() for each loaded version; CountModelLoad, CountRejection
+//   serving  ForModel() for each loaded version; CountModelLoad, CountRejection,
+//            CountExpiredExecutions
 //   jobs     ForJob() for each running trainer; CountAttempt, CountTrainerExit, CountNonFiniteLoss
 //   store    its own operations, and the job counts: it sees every change of a job's state
 //   server   Listen, SetBuildInfo, SetCompute, WatchVolume, SetDraining
@@ -30,6 +31,9 @@
 namespace tasuki {
 
 class Metrics;
+
+// Which requests to classify go first when some wait.
+enum class Priority { kInteractive, kBulk };
 
 // Series of one gRPC method, made by Metrics::Method and valid as long as Metrics.
 struct MethodMetrics {
@@ -60,9 +64,10 @@ class ModelMetrics {
  public:
   // Parts of the time between a request's arrival and its answer.
   enum class Stage { kTokenize, kQueue, kForward };
-  // How a text ended: answered; refused because the queue was full or the server drains; dropped
-  // because its deadline had passed; dropped because the caller had gone; failed.
-  enum class Result { kOk, kRejected, kExpired, kCancelled, kError };
+  // How a text ended: answered; answered after its deadline, when nobody listened any more; refused
+  // because the queue was full or the server drains; dropped because its deadline had passed or
+  // could not be met; dropped because the caller had gone; failed.
+  enum class Result { kOk, kLate, kRejected, kExpired, kCancelled, kError };
 
   ~ModelMetrics();
   ModelMetrics(const ModelMetrics&) = delete;
@@ -131,8 +136,9 @@ class Metrics {
   // How a trainer ended: did its work; stopped as told; reported a failure; died or ended without a
   // word; was killed by the server.
   enum class TrainerExit { kFinished, kStopped, kFailed, kCrashed, kKilled };
-  // Why a classification was not executed.
-  enum class Rejection { kQueueFull, kDeadline, kDraining };
+  // Why a request to classify was not executed: the queue was full, or too long for its deadline;
+  // the deadline had passed, or could not be met; the server stops; the caller had gone.
+  enum class Rejection { kQueueFull, kDeadline, kDraining, kCancelled };
 
   Metrics();
   // Stops listening. May take two seconds where a scraper stays connected.
@@ -164,7 +170,9 @@ class Metrics {
   void CountModelLoad(bool ok, absl::Duration duration);
   void CountModelEviction();
   void CountAliasChange();
-  void CountRejection(Rejection rejection);
+  void CountRejection(Rejection rejection, Priority priority);
+  // Requests whose deadline had passed when a forward pass with them began: there should be none.
+  void CountExpiredExecutions(int64_t requests);
 
   // Jobs. `job` is `trainingJobs/{id}`; `steps_done` is where its progress stood before this
   // attempt.

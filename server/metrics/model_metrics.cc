@@ -6,7 +6,7 @@ namespace tasuki {
 struct ModelMetrics::Series {
   Metrics::Series::Releases releases;
   std::array<prometheus::Histogram*, 3> stages;
-  std::array<prometheus::Counter*, 5> results;
+  std::array<prometheus::Counter*, 6> results;
   prometheus::Histogram* batch_size;
   prometheus::Histogram* input_tokens;
   prometheus::Counter* tokens;
@@ -37,7 +37,7 @@ std::unique_ptr<ModelMetrics> Metrics::ForModel(const ServedModel& model) {
     series->stages[i] = &series_->Hold(series_->stage_seconds, with({{"stage", kStages[i]}}),
                                        releases, kStageBuckets);
   }
-  const std::array kResults = {"ok", "rejected", "expired", "cancelled", "error"};
+  const std::array kResults = {"ok", "late", "rejected", "expired", "cancelled", "error"};
   for (size_t i = 0; i < kResults.size(); ++i) {
     series->results[i] = &series_->Hold(series_->texts, with({{"result", kResults[i]}}), releases);
   }

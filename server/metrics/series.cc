@@ -26,6 +26,21 @@ std::array<prometheus::Counter*, n> Children(CounterFamily& family, const char* 
   return children;
 }
 
+std::array<std::array<prometheus::Counter*, 4>, 2> Rejections(Registry& registry) {
+  CounterFamily& family =
+      Counters(registry, "tasuki_admission_rejections_total",
+               "Classifications that were refused or dropped without being executed.");
+  std::array<std::array<prometheus::Counter*, 4>, 2> children;
+  const std::array<const char*, 2> priorities = {"interactive", "bulk"};
+  const std::array<const char*, 4> reasons = {"queue_full", "deadline", "draining", "cancelled"};
+  for (size_t i = 0; i < priorities.size(); ++i) {
+    for (size_t j = 0; j < reasons.size(); ++j) {
+      children[i][j] = &family.Add({{"priority", priorities[i]}, {"reason", reasons[j]}});
+    }
+  }
+  return children;
+}
+
 const Buckets kLoadBuckets = {.1, .5, 1, 2.5, 5, 10, 30, 60};
 
 }  // namespace
@@ -83,9 +98,11 @@ Metrics::Series::Series(Registry& r)
       alias_changes(
           Counters(r, "tasuki_alias_changes_total", "Times that an alias was pointed to a version.")
               .Add({})),
-      rejections(Children<3>(Counters(r, "tasuki_admission_rejections_total",
-                                      "Classifications that were refused without being executed."),
-                             "reason", {"queue_full", "deadline", "draining"})),
+      rejections(Rejections(r)),
+      expired_executions(Counters(r, "tasuki_inference_expired_executions_total",
+                                  "Classifications that were executed though their deadline had "
+                                  "passed; there should be none.")
+                             .Add({})),
 
       loss(Gauges(r, "tasuki_train_loss", "Training loss of a running job, per target token.")),
       learning_rate(Gauges(r, "tasuki_train_learning_rate", "Learning rate of a running job.")),

@@ -67,7 +67,8 @@ struct Metrics::Series {
   prometheus::Histogram& model_load_seconds;
   prometheus::Counter& model_evictions;
   prometheus::Counter& alias_changes;
-  std::array<prometheus::Counter*, 3> rejections;
+  std::array<std::array<prometheus::Counter*, 4>, 2> rejections;  // by priority and reason
+  prometheus::Counter& expired_executions;
   // Running jobs.
   GaugeFamily& loss;
   GaugeFamily& learning_rate;

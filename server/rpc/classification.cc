@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/types/span.h"
 #include "model/errors/errors.h"
 #include "model/text/calibration.h"
 #include "model/text/examples.h"
@@ -20,17 +21,40 @@ absl::Status LimitExceeded(absl::string_view message) {
   return MakeError(absl::StatusCode::kInvalidArgument, v1::LIMIT_EXCEEDED, message);
 }
 
+absl::Status TextTooLong(const LoadedModel& model, int task, int text,
+                         const Classifier::Input& input) {
+  const internal::ModelManifest& manifest = model.classifier->manifest();
+  return MakeError(absl::StatusCode::kInvalidArgument, v1::TEXT_TOO_LONG,
+                   absl::StrCat("texts[", text, "] has ", input.token_count, " tokens for task \"",
+                                manifest.tasks(task).name(), "\", and ", model.name, " takes ",
+                                manifest.max_input_tokens(),
+                                ": shorten it, or let it be cut by another truncation than ERROR."),
+                   {{"text", absl::StrCat(text)},
+                    {"task", manifest.tasks(task).name()},
+                    {"tokens", absl::StrCat(input.token_count)},
+                    {"limit", absl::StrCat(manifest.max_input_tokens())}});
+}
+
 }  // namespace
 
 absl::Status CheckClassifyRequest(const v1::ClassifyRequest& request) {
   if (absl::Status status = CheckServedName(request.model(), "model"); !status.ok()) {
     return status;
   }
+  Faults faults;
   if (request.texts().empty()) {
-    Faults faults;
     faults.Add("texts", absl::StrCat("is empty; 1 to ", kMaxTexts, " texts are wanted"));
-    return faults.ToStatus();
   }
+  if (request.top_k() < 0) {
+    faults.Add("top_k", absl::StrCat(request.top_k(), " is negative; 0 wants all labels"));
+  }
+  if (!v1::ClassifyRequest::Truncation_IsValid(request.truncation())) {
+    faults.Add("truncation", absl::StrCat("there is no value ", request.truncation()));
+  }
+  if (!v1::ClassifyRequest::Priority_IsValid(request.priority())) {
+    faults.Add("priority", absl::StrCat("there is no value ", request.priority()));
+  }
+  if (!faults.empty()) return faults.ToStatus();
   if (request.texts_size() > kMaxTexts) {
     return LimitExceeded(absl::StrCat("texts has ", request.texts_size(), " entries; at most ",
                                       kMaxTexts, " go into one call."));
@@ -81,29 +105,38 @@ absl::Status CheckAnswerSize(const v1::ClassifyRequest& request, const LoadedMod
   size_t bytes = kResultBytes;
   for (const int index : tasks) {
     const v1::Task& task = model.classifier->manifest().tasks(index);
-    size_t longest = 0;
+    size_t longest = 0, all = 0;
     for (const v1::Label& label : task.labels()) {
-      bytes += label.name().size() + kScoreBytes;
+      all += label.name().size() + kScoreBytes;
       longest = std::max(longest, label.name().size());
     }
+    const size_t first = static_cast<size_t>(request.top_k()) * (longest + kScoreBytes);
+    bytes += request.top_k() > 0 ? std::min(all, first) : all;
     bytes += task.name().size() + longest + kPredictionBytes;
   }
   const size_t fit = (kMaxAnswerBytes - kResponseBytes) / bytes;
   if (static_cast<size_t>(request.texts_size()) <= fit) return absl::OkStatus();
-  return LimitExceeded(absl::StrCat(
-      "texts has ", request.texts_size(), " entries; the scores of ", fit,
-      " at most go into one answer for these tasks: send fewer texts, or name fewer tasks."));
+  return LimitExceeded(
+      absl::StrCat("texts has ", request.texts_size(), " entries; the scores of ", fit,
+                   " at most go into one answer for these tasks: send fewer texts, name fewer "
+                   "tasks, or set top_k."));
 }
 
 absl::StatusOr<std::vector<Classifier::Input>> PrepareInputs(const v1::ClassifyRequest& request,
                                                              const LoadedModel& model,
                                                              const std::vector<int>& tasks) {
+  const auto truncation = request.truncation() == v1::ClassifyRequest::HEAD_AND_TAIL
+                              ? Classifier::Truncation::kHeadAndTail
+                              : Classifier::Truncation::kHead;
   std::vector<Classifier::Input> inputs;
   inputs.reserve(static_cast<size_t>(request.texts_size()) * tasks.size());
   for (int i = 0; i < request.texts_size(); ++i) {
     for (const int task : tasks) {
-      absl::StatusOr<Classifier::Input> input = model.classifier->Prepare(task, request.texts(i));
+      auto input = model.classifier->Prepare(task, request.texts(i), truncation);
       if (!input.ok()) return Annotate(input.status(), absl::StrCat("texts[", i, "]: "));
+      if (input->truncated && request.truncation() == v1::ClassifyRequest::ERROR) {
+        return TextTooLong(model, task, i, *input);
+      }
       inputs.push_back(*std::move(input));
     }
   }
@@ -127,7 +160,8 @@ void FillInputs(const LoadedModel& model, const std::vector<int>& tasks,
 }
 
 void FillScores(const LoadedModel& model, const std::vector<int>& tasks,
-                const std::vector<std::vector<float>>& scores, v1::ClassifyResponse& response) {
+                const std::vector<std::vector<float>>& scores, int top_k,
+                v1::ClassifyResponse& response) {
   const internal::ModelManifest& manifest = model.classifier->manifest();
   std::vector<v1::Calibration> calibrations;
   for (const int task : tasks) {
@@ -145,7 +179,8 @@ void FillScores(const LoadedModel& model, const std::vector<int>& tasks,
                      [&](int a, int b) { return probabilities[a] > probabilities[b]; });
     v1::Prediction& prediction = *response.mutable_results(static_cast<int>(i / tasks.size()))
                                       ->mutable_predictions(static_cast<int>(within));
-    for (const int label : order) {
+    const size_t wanted = top_k > 0 ? std::min<size_t>(top_k, order.size()) : order.size();
+    for (const int label : absl::MakeConstSpan(order).first(wanted)) {
       v1::LabelScore& score = *prediction.add_scores();
       score.set_label(task.labels(label).name());
       score.set_probability(probabilities[label]);

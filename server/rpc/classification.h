@@ -14,7 +14,7 @@ namespace tasuki {
 
 inline constexpr int kMaxTexts = 256;
 
-// Name of the model, number and size of the texts. INVALID_ARGUMENT, FIELD_INVALID or
+// Name of the model, number and size of the texts, and options. INVALID_ARGUMENT, FIELD_INVALID or
 // LIMIT_EXCEEDED.
 absl::Status CheckClassifyRequest(const v1::ClassifyRequest& request);
 
@@ -28,7 +28,8 @@ absl::StatusOr<std::vector<int>> WantedTasks(const v1::ClassifyRequest& request,
 absl::Status CheckAnswerSize(const v1::ClassifyRequest& request, const LoadedModel& model,
                              const std::vector<int>& tasks);
 
-// Every text for every task: text by text, within a text in the order of `tasks`.
+// Every text for every task: text by text, within a text in the order of `tasks`. INVALID_ARGUMENT,
+// TEXT_TOO_LONG, if a text has too many tokens and none are to be cut.
 absl::StatusOr<std::vector<Classifier::Input>> PrepareInputs(const v1::ClassifyRequest& request,
                                                              const LoadedModel& model,
                                                              const std::vector<int>& tasks);
@@ -37,9 +38,10 @@ absl::StatusOr<std::vector<Classifier::Input>> PrepareInputs(const v1::ClassifyR
 void FillInputs(const LoadedModel& model, const std::vector<int>& tasks,
                 const std::vector<Classifier::Input>& inputs, v1::ClassifyResponse& response);
 
-// Adds the labels' scores, calibrated as the version is, to what FillInputs left. `scores` are in
-// the order of the inputs.
+// Adds the labels' scores, calibrated as the version is, to what FillInputs left: the `top_k` most
+// probable, or all if that is 0. `scores` are in the order of the inputs.
 void FillScores(const LoadedModel& model, const std::vector<int>& tasks,
-                const std::vector<std::vector<float>>& scores, v1::ClassifyResponse& response);
+                const std::vector<std::vector<float>>& scores, int top_k,
+                v1::ClassifyResponse& response);
 
 }  // namespace tasuki

@@ -1,8 +1,10 @@
 #include "server/rpc/classification_path.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
+#include "google/protobuf/util/time_util.h"
 #include "model/errors/errors.h"
 #include "server/rpc/classification.h"
 #include "server/rpc/status.h"
@@ -13,9 +15,14 @@ namespace {
 // About ten milliseconds of tokenising, which every task does anew, with its prefix.
 constexpr size_t kLargeRequestBytes = 64 << 10;
 constexpr size_t kMaxLargeRequestsWaiting = 16;
+// A shadow is for comparison: it takes neither much memory nor much patience.
+constexpr size_t kMaxShadowedBytes = 1 << 20;
+constexpr absl::Duration kShadowPatience = absl::Seconds(10);
 
-ModelMetrics::Result ResultOf(const absl::Status& status) {
-  if (status.ok()) return ModelMetrics::Result::kOk;
+ModelMetrics::Result ResultOf(const absl::Status& status, absl::Time deadline) {
+  if (status.ok()) {
+    return absl::Now() < deadline ? ModelMetrics::Result::kOk : ModelMetrics::Result::kLate;
+  }
   if (absl::IsCancelled(status)) return ModelMetrics::Result::kCancelled;
   if (absl::IsDeadlineExceeded(status)) return ModelMetrics::Result::kExpired;
   if (absl::IsResourceExhausted(status) || absl::IsUnavailable(status)) {
@@ -24,13 +31,81 @@ ModelMetrics::Result ResultOf(const absl::Status& status) {
   return ModelMetrics::Result::kError;
 }
 
+Priority PriorityOf(const ClassificationPath::Call& call) {
+  switch (call.request->priority()) {
+    case v1::ClassifyRequest::INTERACTIVE:
+      return Priority::kInteractive;
+    case v1::ClassifyRequest::BULK:
+      return Priority::kBulk;
+    default:
+      return call.usual_priority;
+  }
+}
+
+google::protobuf::Duration ToProto(absl::Duration duration) {
+  return google::protobuf::util::TimeUtil::NanosecondsToDuration(
+      std::max<int64_t>(0, absl::ToInt64Nanoseconds(duration)));
+}
+
+// A request as its shadow gets it, with the labels that were answered.
+struct Shadowed {
+  std::shared_ptr<const LoadedModel> model;
+  v1::ClassifyRequest request;
+  std::vector<std::string> labels;  // text by text, task by task
+
+  // Has `batcher` compute the request by the shadow's model, behind all that is interactive, and
+  // counts where its labels differ.
+  static void Compare(std::shared_ptr<Shadowed> self, Batcher& batcher) {
+    const auto skip = [&] {
+      self->model->metrics->CountShadow(0, 0, static_cast<int64_t>(self->labels.size()));
+    };
+    const absl::Status status = Catching([&]() -> absl::Status {
+      const auto tasks = WantedTasks(self->request, *self->model);
+      if (!tasks.ok()) return tasks.status();
+      auto inputs = PrepareInputs(self->request, *self->model, *tasks);
+      if (!inputs.ok()) return inputs.status();
+      Batcher::Request compare;
+      compare.model = self->model;
+      compare.inputs = *std::move(inputs);
+      compare.deadline = absl::Now() + kShadowPatience;
+      compare.caller = "shadows";
+      compare.priority = Priority::kBulk;
+      compare.done = [self, tasks = *tasks](absl::StatusOr<Batcher::Answer> answer) {
+        self->Count(tasks, answer);
+      };
+      return batcher.Submit(std::move(compare));
+    });
+    if (!status.ok()) skip();
+  }
+
+  void Count(const std::vector<int>& tasks, const absl::StatusOr<Batcher::Answer>& answer) const {
+    const auto all = static_cast<int64_t>(labels.size());
+    if (!answer.ok() || answer->scores.size() != labels.size()) {
+      return model->metrics->CountShadow(0, 0, all);
+    }
+    int64_t same = 0;
+    for (size_t i = 0; i < labels.size(); ++i) {
+      const std::vector<float>& scores = answer->scores[i];
+      const v1::Task& task = model->classifier->manifest().tasks(tasks[i % tasks.size()]);
+      const auto best = std::max_element(scores.begin(), scores.end()) - scores.begin();
+      same += task.labels(static_cast<int>(best)).name() == labels[i];
+    }
+    model->metrics->CountShadow(same, all - same, 0);
+  }
+};
+
 // A call whose model and tasks are known: prepared on the thread it came on (or on the thread of
 // large requests), finished once, on the batcher's thread or wherever it failed.
 class Acquired : public std::enable_shared_from_this<Acquired> {
  public:
-  Acquired(ClassificationPath::Call call, std::shared_ptr<const LoadedModel> model,
-           std::vector<int> tasks)
-      : call_(std::move(call)), model_(std::move(model)), tasks_(std::move(tasks)) {}
+  Acquired(ClassificationPath::Call call, AcquiredModel model, std::vector<int> tasks,
+           Batcher& batcher, WorkThread& work)
+      : call_(std::move(call)),
+        model_(std::move(model.model)),
+        shadow_(std::move(model.shadow)),
+        tasks_(std::move(tasks)),
+        batcher_(batcher),
+        work_(work) {}
 
   size_t BytesToTokenize() const {
     size_t bytes = 0;
@@ -42,43 +117,100 @@ class Acquired : public std::enable_shared_from_this<Acquired> {
     return bytes;
   }
 
-  void PrepareAndSubmit(Batcher& batcher) {
+  // What is to be refused is refused before it costs anything: an input has a token at least.
+  absl::Status Admit() const {
+    return batcher_.Admit(ToSubmit(),
+                          static_cast<int64_t>(call_.request->texts_size() * tasks_.size()));
+  }
+
+  void PrepareAndSubmit() {
     const absl::Status status = Catching([&]() -> absl::Status {
+      if (absl::Status refused = Admit(); !refused.ok()) return refused;
       const absl::Time start = absl::Now();
       auto inputs = PrepareInputs(*call_.request, *model_, tasks_);
       if (!inputs.ok()) return inputs.status();
       FillInputs(*model_, tasks_, *inputs, *call_.response);
-      model_->metrics->ObserveStage(ModelMetrics::Stage::kTokenize, absl::Now() - start);
-      return batcher.Submit(
-          {model_, *std::move(inputs), call_.deadline, call_.cancelled,
-           [self = shared_from_this()](auto scores) { self->Complete(std::move(scores)); }});
+      const absl::Duration took = absl::Now() - start;
+      *call_.response->mutable_stage_times()->mutable_tokenize() = ToProto(took);
+      model_->metrics->ObserveStage(ModelMetrics::Stage::kTokenize, took);
+      Batcher::Request request = ToSubmit();
+      request.inputs = *std::move(inputs);
+      request.done = [self = shared_from_this()](absl::StatusOr<Batcher::Answer> answer) {
+        self->Complete(answer);
+      };
+      return batcher_.Submit(std::move(request));
     });
     if (!status.ok()) End(status);
   }
 
   void End(const absl::Status& status) {
-    model_->metrics->CountTexts(ResultOf(status), call_.request->texts_size());
+    if (!call_.waits_for_room || !absl::IsResourceExhausted(status)) {
+      model_->metrics->CountTexts(ResultOf(status, call_.deadline), call_.request->texts_size());
+    }
+    if (shadow_ != nullptr && status.ok()) StartShadow();
+    shadow_.reset();
     model_.reset();
     call_.done(status);
   }
 
  private:
-  void Complete(absl::StatusOr<std::vector<std::vector<float>>> scores) {
+  void StartShadow() {
+    auto shadowed = std::make_shared<Shadowed>();
+    shadowed->model = shadow_;
+    for (const auto& text : call_.response->results()) {
+      for (const auto& prediction : text.predictions()) {
+        shadowed->labels.push_back(prediction.label());
+      }
+    }
+    const bool small = call_.request->ByteSizeLong() <= kMaxShadowedBytes;
+    if (small) {
+      shadowed->request = *call_.request;
+      shadowed->request.clear_tasks();
+      for (const int task : tasks_) {
+        shadowed->request.add_tasks(model_->classifier->manifest().tasks(task).name());
+      }
+    }
+    if (!small ||
+        !work_.TryRun([shadowed, &batcher = batcher_] { Shadowed::Compare(shadowed, batcher); })) {
+      shadow_->metrics->CountShadow(0, 0, static_cast<int64_t>(shadowed->labels.size()));
+    }
+  }
+
+  // Without inputs.
+  Batcher::Request ToSubmit() const {
+    Batcher::Request request;
+    request.model = model_;
+    request.deadline = call_.deadline;
+    request.cancelled = call_.cancelled;
+    request.caller = call_.caller;
+    request.priority = PriorityOf(call_);
+    request.waits_for_room = call_.waits_for_room;
+    return request;
+  }
+
+  void Complete(const absl::StatusOr<Batcher::Answer>& answer) {
     End(Catching([&] {
-      if (scores.ok()) FillScores(*model_, tasks_, *scores, *call_.response);
-      return scores.status();
+      if (!answer.ok()) return answer.status();
+      FillScores(*model_, tasks_, answer->scores, call_.request->top_k(), *call_.response);
+      v1::StageTimes& times = *call_.response->mutable_stage_times();
+      *times.mutable_queue() = ToProto(answer->queue);
+      *times.mutable_forward() = ToProto(answer->forward);
+      return absl::OkStatus();
     }));
   }
 
   const ClassificationPath::Call call_;
   std::shared_ptr<const LoadedModel> model_;
+  std::shared_ptr<const LoadedModel> shadow_;  // or null
   const std::vector<int> tasks_;
+  Batcher& batcher_;
+  WorkThread& work_;
 };
 
 }  // namespace
 
 ClassificationPath::ClassificationPath(ModelRegistry& registry)
-    : registry_(registry), large_requests_(kMaxLargeRequestsWaiting) {}
+    : registry_(registry), work_(kMaxLargeRequestsWaiting) {}
 
 void ClassificationPath::Run(Call call) {
   const absl::Status status = Catching([&] { return CheckClassifyRequest(*call.request); });
@@ -100,11 +232,13 @@ void ClassificationPath::Continue(const Call& call, absl::StatusOr<AcquiredModel
     model = status;  // lets go of it before the caller hears
     return call.done(status);
   }
-  auto acquired = std::make_shared<Acquired>(call, std::move(model->model), std::move(tasks));
+  auto acquired = std::make_shared<Acquired>(call, *std::move(model), std::move(tasks),
+                                             registry_.batcher(), work_);
   if (acquired->BytesToTokenize() <= kLargeRequestBytes) {
-    acquired->PrepareAndSubmit(registry_.batcher());
-  } else if (!large_requests_.TryRun(
-                 [this, acquired] { acquired->PrepareAndSubmit(registry_.batcher()); })) {
+    acquired->PrepareAndSubmit();
+  } else if (absl::Status refused = acquired->Admit(); !refused.ok()) {
+    acquired->End(refused);
+  } else if (!work_.TryRun([acquired] { acquired->PrepareAndSubmit(); })) {
     acquired->End(MakeError(absl::StatusCode::kResourceExhausted, v1::QUEUE_FULL,
                             "Too many large requests wait to be read; try again a little later or "
                             "send fewer and shorter texts."));

@@ -28,6 +28,8 @@ class ClassificationPath {
     // the rooms'. Must not block. Holds no model any more: who unloads one waits for its last
     // handle.
     std::function<void(const absl::Status&)> done;
+    Priority usual_priority = Priority::kInteractive;  // of a request that names none
+    bool waits_for_room = false;                       // QUEUE_FULL is not its end: it comes again
   };
 
   explicit ClassificationPath(ModelRegistry& registry);
@@ -38,8 +40,9 @@ class ClassificationPath {
   void Continue(const Call& call, absl::StatusOr<AcquiredModel> model);
 
   ModelRegistry& registry_;
-  // Tokenises the requests that are too large for a reaction: gRPC has few threads for those.
-  WorkThread large_requests_;
+  // Tokenises what would hold up a reaction, of which gRPC has few threads: large requests, and
+  // those of shadows.
+  WorkThread work_;
 };
 
 }  // namespace tasuki

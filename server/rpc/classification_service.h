@@ -2,21 +2,31 @@
 #pragma once
 
 #include "server/rpc/classification_path.h"
+#include "server/rpc/classify_stream.h"
 #include "tasuki/v1/classification.grpc.pb.h"
 
 namespace tasuki {
 
-// Classify is a callback method whose reactions never block. Thread-safe.
-class ClassificationService final : public v1::ClassificationService::WithCallbackMethod_Classify<
-                                        v1::ClassificationService::Service> {
+// Callback methods whose reactions never block. Thread-safe.
+class ClassificationService final
+    : public v1::ClassificationService::WithRawCallbackMethod_Classify<
+          v1::ClassificationService::WithRawCallbackMethod_StreamClassify<
+              v1::ClassificationService::Service>> {
  public:
   explicit ClassificationService(ClassificationPath& path);
   grpc::ServerUnaryReactor* Classify(grpc::CallbackServerContext* context,
-                                     const v1::ClassifyRequest* request,
-                                     v1::ClassifyResponse* response) override;
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StreamClassify(
+      grpc::CallbackServerContext* context) override {
+    return streams_.Start(*context);
+  }
+  // Ends streams, once what they have read is answered.
+  void Drain() { streams_.Drain(); }
 
  private:
   ClassificationPath& path_;
+  ClassifyStreams streams_;
 };
 
 }  // namespace tasuki

@@ -1,6 +1,7 @@
 #include "server/rpc/observer.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -21,6 +22,8 @@ namespace {
 using grpc::experimental::InterceptionHookPoints;
 
 constexpr size_t kMaxLoggedBytes = 500;
+// Lines a second about calls that failed through no fault of ours: a full queue refuses thousands.
+constexpr int kMaxLinesASecond = 10;
 
 // Faults of ours are errors in the log, those of callers are worth a line for who looks for them.
 spdlog::level::level_enum LevelOf(grpc::StatusCode code) {
@@ -41,8 +44,8 @@ spdlog::level::level_enum LevelOf(grpc::StatusCode code) {
 class ObservedCall : public grpc::experimental::Interceptor {
  public:
   ObservedCall(grpc::experimental::ServerRpcInfo* info, MethodMetrics& metrics,
-               CallsUnderWay& calls)
-      : info_(info), metrics_(metrics), calls_(calls), start_(absl::Now()) {
+               CallsUnderWay& calls, LineLimit& limit)
+      : info_(info), metrics_(metrics), calls_(calls), limit_(limit), start_(absl::Now()) {
     calls_.Begin();
     metrics_.started.Increment();
     metrics_.in_flight.Increment();
@@ -69,15 +72,19 @@ class ObservedCall : public grpc::experimental::Interceptor {
     metrics_.handling_seconds.Observe(seconds);
     metrics_.handled[std::clamp<int>(status.error_code(), 0, 16)]->Increment();
     if (status.ok()) return;
-    spdlog::log(LevelOf(status.error_code()), "{} from {} failed after {:.3f} s with code {}: {}",
-                info_->method(), info_->server_context()->peer(), seconds,
-                static_cast<int>(status.error_code()),
-                absl::Utf8SafeCEscape(status.error_message().substr(0, kMaxLoggedBytes)));
+    const spdlog::level::level_enum level = LevelOf(status.error_code());
+    std::optional<int64_t> left_out = 0;
+    if (level != spdlog::level::err && !(left_out = limit_.Take()).has_value()) return;
+    spdlog::log(level, "{} from {} failed after {:.3f} s with code {}: {}{}", info_->method(),
+                info_->server_context()->peer(), seconds, static_cast<int>(status.error_code()),
+                absl::Utf8SafeCEscape(status.error_message().substr(0, kMaxLoggedBytes)),
+                *left_out > 0 ? absl::StrCat(" (and ", *left_out, " more calls failed)") : "");
   }
 
   grpc::experimental::ServerRpcInfo* const info_;
   MethodMetrics& metrics_;
   CallsUnderWay& calls_;
+  LineLimit& limit_;
   const absl::Time start_;
   bool ended_ = false;
 };
@@ -107,6 +114,20 @@ void CallsUnderWay::AwaitNone(absl::Time deadline) {
   mutex_.AwaitWithDeadline(absl::Condition(&none), deadline);
 }
 
+std::optional<int64_t> LineLimit::Take() {
+  absl::MutexLock lock(&mutex_);
+  if (const absl::Time now = absl::Now(); now - second_ >= absl::Seconds(1)) {
+    second_ = now;
+    lines_ = 0;
+  }
+  if (lines_ == kMaxLinesASecond) {
+    ++left_out_;
+    return std::nullopt;
+  }
+  ++lines_;
+  return std::exchange(left_out_, 0);
+}
+
 CallObserver::CallObserver(Metrics& metrics, CallsUnderWay& calls) : calls_(calls) {
   const google::protobuf::FileDescriptor* const files[] = {
       v1::ClassifyRequest::descriptor()->file(), v1::Dataset::descriptor()->file(),
@@ -128,7 +149,7 @@ grpc::experimental::Interceptor* CallObserver::CreateServerInterceptor(
     grpc::experimental::ServerRpcInfo* info) {
   const auto method = methods_.find(info->method());
   if (method == methods_.end()) return nullptr;  // health and reflection
-  return new ObservedCall(info, method->second, calls_);
+  return new ObservedCall(info, method->second, calls_, failures_of_callers_);
 }
 
 }  // namespace tasuki

@@ -1,6 +1,8 @@
 // Sees every call: counts it, times it, and logs it if it failed. No handler mentions either.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
@@ -25,6 +27,19 @@ class CallsUnderWay {
   int count_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
+// Which lines go to the log when there are many. Thread-safe.
+class LineLimit {
+ public:
+  // How many lines before this one were left out; nothing if this one is to be, too.
+  std::optional<int64_t> Take();
+
+ private:
+  absl::Mutex mutex_;
+  absl::Time second_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();  // its beginning
+  int lines_ ABSL_GUARDED_BY(mutex_) = 0;                             // logged in it
+  int64_t left_out_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
 // Given to a grpc::ServerBuilder, which owns it; `metrics` and `calls` must outlive the server.
 // Thread-safe.
 class CallObserver : public grpc::experimental::ServerInterceptorFactoryInterface {
@@ -36,6 +51,7 @@ class CallObserver : public grpc::experimental::ServerInterceptorFactoryInterfac
 
  private:
   CallsUnderWay& calls_;
+  LineLimit failures_of_callers_;
   absl::flat_hash_map<std::string, MethodMetrics> methods_;  // by "/tasuki.v1.Service/Method"
 };
 

@@ -1,11 +1,18 @@
 #include "server/serving/batcher.h"
 
+#include <sched.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <algorithm>
-#include <deque>
+#include <array>
+#include <compare>
 #include <map>
 #include <mutex>
 #include <string>
 #include <thread>
+#include <unordered_map>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -15,42 +22,130 @@
 #include "model/errors/errors.h"
 #include "server/metrics/metrics.h"
 #include "server/serving/loaded_model.h"
+#include "server/serving/pace.h"
 
 namespace tasuki {
 namespace {
 
 using Scores = std::vector<std::vector<float>>;
 
-// A request that waits or is partly answered. After Submit only the executor touches it.
+// A request is taken if it would be answered within this share of the time that it has: an estimate
+// may be wrong, what stands behind it in its pass takes time, and the answer has a way to go.
+constexpr double kShareOfTime = .5;
+// While there are interactive requests, those in bulk make no longer passes than that: somebody may
+// come and wait for its end.
+constexpr absl::Duration kBulkPass = absl::Milliseconds(100);
+constexpr absl::Duration kInteractiveLately = absl::Seconds(1);
+
+// Lets a thread that wakes have the core at once, not at the end of this one's turn of some 3 ms: a
+// turn is asked to be long, and Linux (6.12 or newer) lets who asks for less go first. Shares of
+// the core stay what they were; threads that this one starts are alike. Where it cannot be, nothing
+// happens.
+void TakeLongTurns() {
+  struct {  // of the system call; the C library has none
+    uint32_t size = sizeof(*this), policy = SCHED_OTHER;
+    uint64_t flags = 0;
+    int32_t nice = 0;
+    uint32_t priority = 0;
+    uint64_t runtime = 0, deadline = 0, period = 0;
+  } attributes;
+  attributes.nice = getpriority(PRIO_PROCESS, 0);
+  attributes.runtime = absl::ToInt64Nanoseconds(absl::Milliseconds(20));
+  if (getenv("NO_TURNS") == nullptr) syscall(SYS_sched_setattr, 0, &attributes, 0);
+}
+
+// A version that is or was asked lately.
+struct Lane {
+  std::weak_ptr<const LoadedModel> model;
+  Pace pace;
+  std::array<int64_t, 2> tokens = {};  // that wait, by priority
+  int64_t before = 0;                  // of TimeUntilDone
+};
+
+// A request that waits or is partly answered. Under the lock while it waits, but for `scores` and
+// `answered`, which are the executor's.
 struct Pending {
   Batcher::Request request;
+  Lane* lane = nullptr;
   absl::Time arrival;
-  int64_t waiting_tokens = 0;  // of the inputs from `next` on
-  size_t next = 0;             // first input that no forward pass has taken
-  Scores scores;               // one for each input before `next`
+  absl::Time taken;        // when its first input went into a forward pass
+  int64_t tokens = 0;      // of the inputs from `next` on
+  int64_t finish_tag = 0;  // virtual time at which it would be done
+  size_t next = 0;         // first input that no forward pass has taken
+  Scores scores;           // one for each input before `next`
   bool answered = false;
 
-  void Answer(absl::StatusOr<Scores> result) {
+  void Answer(absl::StatusOr<Batcher::Answer> result) {
     answered = true;
     request.done(std::move(result));
   }
 };
 
+// Where a request stands among those of its priority.
+struct Place {
+  int64_t tag = 0;      // start tag: tokens of virtual time
+  uint64_t number = 0;  // of arrival
+  auto operator<=>(const Place&) const = default;
+};
+
+// The requests of one priority that wait.
+struct Order {
+  std::map<Place, std::shared_ptr<Pending>> waiting;
+  int64_t virtual_time = 0;
+  std::unordered_map<std::string, int64_t> finish_tags;  // of each caller's last request
+
+  int64_t StartTag(const std::string& caller) const {
+    const auto found = finish_tags.find(caller);
+    return found == finish_tags.end() ? virtual_time : std::max(virtual_time, found->second);
+  }
+  void SetFinishTag(const std::string& caller, int64_t tag) {
+    finish_tags[caller] = tag;
+    // Of callers who have nothing waiting any more.
+    if (finish_tags.size() > 2 * waiting.size() + 64) {
+      std::erase_if(finish_tags, [&](const auto& each) { return each.second <= virtual_time; });
+    }
+  }
+  // Nobody waits: all begin anew.
+  void Rest() {
+    virtual_time = 0;
+    finish_tags.clear();
+  }
+};
+
+size_t IndexOf(Priority priority) { return static_cast<size_t>(priority); }
+
 int64_t TokenCount(const Classifier::Input& input) {
   return std::max<size_t>(1, input.tokens.size());
 }
 
+absl::Status DeadlineError() {
+  return MakeError(absl::StatusCode::kDeadlineExceeded, v1::DEADLINE_PASSED,
+                   "The request could not be answered before its deadline, and nothing was "
+                   "computed. Allow more time or send less.");
+}
+
 // Why a request is not worth a forward pass any more; OK if it is.
-absl::Status Expiry(const Pending& pending, absl::Time now) {
-  if (pending.request.cancelled != nullptr && pending.request.cancelled->load()) {
+absl::Status Expiry(const Batcher::Request& request, absl::Time now) {
+  // The deadline first: when it passes gRPC cancels the call.
+  if (request.deadline <= now) return DeadlineError();
+  if (request.cancelled != nullptr && request.cancelled->load()) {
     return absl::CancelledError("The call was cancelled.");
   }
-  if (pending.request.deadline <= now) {
-    return MakeError(absl::StatusCode::kDeadlineExceeded, v1::DEADLINE_PASSED,
-                     "The deadline passed while the request waited for its turn; nothing was "
-                     "computed. Allow more time or send less.");
-  }
   return absl::OkStatus();
+}
+
+absl::Status QueueFull(absl::string_view why, absl::Duration delay,
+                       const std::map<std::string, std::string>& metadata = {}) {
+  absl::Status status =
+      MakeError(absl::StatusCode::kResourceExhausted, v1::QUEUE_FULL,
+                absl::StrCat(why, "; try again a little later or send less."), metadata);
+  delay = std::clamp(delay, absl::Milliseconds(10), absl::Seconds(10));
+  google::rpc::RetryInfo retry;
+  retry.mutable_retry_delay()->set_seconds(absl::ToInt64Seconds(delay));
+  retry.mutable_retry_delay()->set_nanos(
+      static_cast<int32_t>(absl::ToInt64Nanoseconds(delay) % 1'000'000'000));
+  status.SetPayload(kRetryInfoUrl, absl::Cord(retry.SerializeAsString()));
+  return status;
 }
 
 }  // namespace
@@ -65,14 +160,11 @@ class Batcher::Impl {
   Impl(const BatcherOptions& options, Metrics& metrics)
       : options_(options), metrics_(metrics), thread_([this] { Run(); }) {}
 
+  absl::Status Admit(const Request& request, int64_t tokens);
   absl::Status Submit(Request request);
   void Stop();
 
  private:
-  struct Queue {
-    std::deque<std::shared_ptr<Pending>> pending;
-    int64_t tokens = 0;
-  };
   // Inputs `begin` to `end` of a request, as taken for one forward pass.
   struct Slice {
     std::shared_ptr<Pending> pending;
@@ -80,129 +172,332 @@ class Batcher::Impl {
     size_t end = 0;
   };
   struct Batch {
+    absl::Time begin;
     std::shared_ptr<const LoadedModel> model;
-    std::vector<Slice> slices;  // in order of arrival
+    Lane* lane = nullptr;
+    std::vector<Slice> slices;  // in the order of their places
     int64_t tokens = 0;
-    std::vector<std::pair<std::shared_ptr<Pending>, absl::Status>> expired;
+    absl::Duration longest = absl::InfiniteDuration();
+    absl::Time earliest_deadline = absl::InfiniteFuture();
+    std::vector<std::pair<std::shared_ptr<Pending>, absl::Status>> dropped;
   };
 
-  void Run();
-  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopping_ || !queues_.empty();
-  }
-  Batch Take() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Execute(Batch&& batch) ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Status QueueFull(const Queue& queue, int64_t tokens) const
+  // ---- Taken or refused ----
+  Lane& LaneOf(const std::shared_ptr<const LoadedModel>& model)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // OK, and what has to be pushed out for the request; or why it is refused.
+  absl::Status Check(const Request& request, int64_t tokens, Lane& lane,
+                     std::vector<Place>& pushed_out) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckRoom(const Request& request, int64_t tokens, Lane& lane,
+                         std::vector<Place>& pushed_out) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckTime(const Request& request, int64_t tokens, Lane& lane, absl::Time now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CountRejection(const absl::Status& status, const Request& request);
+
+  // ---- Taken out ----
+  // What waits no longer; its caller is owed what was not computed.
+  std::shared_ptr<Pending> Remove(Order& order, const Place& place)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Batch Take() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DropDead(Order& order, Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Fill(Order& order, Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes of one request what fits; false if something is left of it.
+  bool TakeInputs(Order& order, const Place& place, Batch& batch)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AddTokens(Pending& pending, int64_t tokens) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // ---- The executor ----
+  void Run();
+  bool NothingWaits() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return orders_[0].waiting.empty() && orders_[1].waiting.empty();
+  }
+  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stopping_ || !NothingWaits();
+  }
+  bool HasFullBatch() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stopping_ || waiting_tokens_ >= options_.max_batch_tokens;
+  }
+  absl::Time OldestArrival() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Execute(Batch& batch) ABSL_LOCKS_EXCLUDED(mutex_);
 
   const BatcherOptions options_;
   Metrics& metrics_;
 
   absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  // Never holds an empty queue.
-  std::map<const LoadedModel*, Queue> queues_ ABSL_GUARDED_BY(mutex_);
-  // Running mean, so that a refused client hears when to come back.
-  double seconds_per_token_ ABSL_GUARDED_BY(mutex_) = 1e-4;
+  std::array<Order, 2> orders_ ABSL_GUARDED_BY(mutex_);  // by priority
+  int64_t waiting_tokens_ ABSL_GUARDED_BY(mutex_) = 0;   // of both
+  uint64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<const LoadedModel*, Lane> lanes_ ABSL_GUARDED_BY(mutex_);
+  absl::Time last_interactive_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  // When the pass under way should end.
+  absl::Time busy_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
 
   std::once_flag joined_;
   std::thread thread_;  // last: it uses everything above
 };
 
-absl::Status Batcher::Impl::QueueFull(const Queue& queue, int64_t tokens) const {
-  absl::Status status =
-      MakeError(absl::StatusCode::kResourceExhausted, v1::QUEUE_FULL,
-                absl::StrCat("The model's queue holds ", queue.tokens, " tokens and ", tokens,
-                             " more would exceed its limit of ", options_.max_queue_tokens,
-                             "; try again a little later or send less."),
-                {{"queue_tokens", absl::StrCat(queue.tokens)},
-                 {"limit", absl::StrCat(options_.max_queue_tokens)}});
-  const auto delay =
-      std::clamp(absl::Seconds(seconds_per_token_ * static_cast<double>(queue.tokens)),
-                 absl::Milliseconds(10), absl::Seconds(10));
-  google::rpc::RetryInfo retry;
-  retry.mutable_retry_delay()->set_seconds(absl::ToInt64Seconds(delay));
-  retry.mutable_retry_delay()->set_nanos(
-      static_cast<int32_t>(absl::ToInt64Nanoseconds(delay) % 1'000'000'000));
-  status.SetPayload(kRetryInfoUrl, absl::Cord(retry.SerializeAsString()));
+// ---- Taken or refused --------------------------------------------------------------------------
+
+Lane& Batcher::Impl::LaneOf(const std::shared_ptr<const LoadedModel>& model) {
+  const auto [found, added] = lanes_.try_emplace(model.get());
+  if (found->second.model.lock() != model) {  // it is new, or another one was at its address
+    found->second = Lane();
+    found->second.model = model;
+    std::erase_if(lanes_, [](const auto& each) { return each.second.model.expired(); });
+  }
+  return found->second;
+}
+
+absl::Status Batcher::Impl::Check(const Request& request, int64_t tokens, Lane& lane,
+                                  std::vector<Place>& pushed_out) {
+  const absl::Time now = absl::Now();
+  if (stopping_) return DrainingError();
+  if (absl::Status status = Expiry(request, now); !status.ok()) return status;
+  if (absl::Status status = CheckRoom(request, tokens, lane, pushed_out); !status.ok()) {
+    return status;
+  }
+  return CheckTime(request, tokens, lane, now);
+}
+
+absl::Status Batcher::Impl::CheckRoom(const Request& request, int64_t tokens, Lane& lane,
+                                      std::vector<Place>& pushed_out) {
+  const int64_t waiting = lane.tokens[0] + lane.tokens[1];
+  // An empty queue takes a request of any size: it could never be answered otherwise.
+  if (waiting == 0 || waiting + tokens <= options_.max_queue_tokens) return absl::OkStatus();
+  int64_t room = options_.max_queue_tokens - waiting;
+  const int64_t start = orders_[IndexOf(request.priority)].StartTag(request.caller);
+  for (size_t i = orders_.size(); i-- > IndexOf(request.priority) && room < tokens;) {
+    const bool same = i == IndexOf(request.priority);
+    const auto& waiting_here = orders_[i].waiting;
+    for (auto each = waiting_here.rbegin(); each != waiting_here.rend() && room < tokens; ++each) {
+      const auto& [place, pending] = *each;
+      if (same && place.tag < start) break;
+      if (pending->lane != &lane || pending->next > 0) continue;
+      if (same && pending->finish_tag <= start + tokens) continue;
+      room += pending->tokens;
+      pushed_out.push_back(place);
+    }
+  }
+  if (room >= tokens) return absl::OkStatus();
+  return QueueFull(absl::StrCat("The model's queue holds ", waiting, " tokens and ", tokens,
+                                " more would exceed its limit of ", options_.max_queue_tokens),
+                   lane.pace.Of(tokens - room, options_.max_batch_tokens),
+                   {{"queue_tokens", absl::StrCat(waiting)},
+                    {"limit", absl::StrCat(options_.max_queue_tokens)}});
+}
+
+absl::Status Batcher::Impl::CheckTime(const Request& request, int64_t tokens, Lane& lane,
+                                      absl::Time now) {
+  if (request.deadline == absl::InfiniteFuture()) return absl::OkStatus();
+  const Order& order = orders_[IndexOf(request.priority)];
+  const bool bulk = request.priority == Priority::kBulk;
+  for (auto& [model, each] : lanes_) each.before = each.tokens[0] + (bulk ? each.tokens[1] : 0);
+  const int64_t start = order.StartTag(request.caller);
+  for (auto each = order.waiting.rbegin(); each != order.waiting.rend(); ++each) {
+    if (each->first.tag <= start) break;
+    each->second->lane->before -= each->second->tokens;
+  }
+  absl::Duration wait = std::max(absl::ZeroDuration(), busy_until_ - now);
+  const bool alone = wait == absl::ZeroDuration() &&
+                     std::none_of(lanes_.begin(), lanes_.end(),
+                                  [](const auto& each) { return each.second.before > 0; });
+  // What stands before nobody is tried: estimates would never be corrected otherwise.
+  if (alone) return absl::OkStatus();
+  lane.before += tokens;
+  for (const auto& [model, each] : lanes_) {
+    if (each.before > 0) wait += each.pace.Of(each.before, options_.max_batch_tokens);
+  }
+  const absl::Duration left = request.deadline - now;
+  if (wait <= left * kShareOfTime) return absl::OkStatus();
+  return QueueFull(
+      absl::StrCat("What waits takes about ", absl::ToInt64Milliseconds(wait),
+                   " ms, too long for a deadline in ", absl::ToInt64Milliseconds(left), " ms"),
+      wait - left * kShareOfTime);
+}
+
+void Batcher::Impl::CountRejection(const absl::Status& status, const Request& request) {
+  if (request.waits_for_room && absl::IsResourceExhausted(status)) return;
+  metrics_.CountRejection(absl::IsUnavailable(status)        ? Metrics::Rejection::kDraining
+                          : absl::IsDeadlineExceeded(status) ? Metrics::Rejection::kDeadline
+                          : absl::IsCancelled(status)        ? Metrics::Rejection::kCancelled
+                                                             : Metrics::Rejection::kQueueFull,
+                          request.priority);
+}
+
+absl::Status Batcher::Impl::Admit(const Request& request, int64_t tokens) {
+  std::vector<Place> pushed_out;
+  absl::MutexLock lock(&mutex_);
+  absl::Status status = Check(request, tokens, LaneOf(request.model), pushed_out);
+  if (!status.ok()) CountRejection(status, request);
   return status;
 }
 
 absl::Status Batcher::Impl::Submit(Request request) {
   auto pending = std::make_shared<Pending>();
-  pending->arrival = absl::Now();
-  for (const auto& input : request.inputs) pending->waiting_tokens += TokenCount(input);
-  const LoadedModel* model = request.model.get();
-  pending->request = std::move(request);
-
-  absl::MutexLock lock(&mutex_);
-  if (stopping_) {
-    metrics_.CountRejection(Metrics::Rejection::kDraining);
-    return DrainingError();
+  int64_t tokens = 0;
+  for (const auto& input : request.inputs) tokens += TokenCount(input);
+  std::vector<std::shared_ptr<Pending>> pushed_out;
+  {
+    absl::MutexLock lock(&mutex_);
+    Lane& lane = LaneOf(request.model);
+    std::vector<Place> places;
+    if (absl::Status status = Check(request, tokens, lane, places); !status.ok()) {
+      CountRejection(status, request);
+      return status;
+    }
+    for (const Place& place : places) {
+      const bool here = orders_[0].waiting.contains(place);  // numbers are not given twice
+      pushed_out.push_back(Remove(orders_[here ? 0 : 1], place));
+    }
+    pending->request = std::move(request);
+    pending->lane = &lane;
+    pending->arrival = absl::Now();
+    if (pending->request.priority == Priority::kInteractive) last_interactive_ = pending->arrival;
+    Order& order = orders_[IndexOf(pending->request.priority)];
+    const Place place = {order.StartTag(pending->request.caller), ++last_number_};
+    pending->finish_tag = place.tag + tokens;
+    order.SetFinishTag(pending->request.caller, pending->finish_tag);
+    AddTokens(*pending, tokens);
+    order.waiting.emplace(place, std::move(pending));
   }
-  Queue& queue = queues_[model];
-  // An empty queue takes a request of any size: it could never be answered otherwise.
-  if (!queue.pending.empty() &&
-      queue.tokens + pending->waiting_tokens > options_.max_queue_tokens) {
-    metrics_.CountRejection(Metrics::Rejection::kQueueFull);
-    return QueueFull(queue, pending->waiting_tokens);
+  for (const auto& each : pushed_out) {
+    const absl::Status status =
+        QueueFull("The model's queue is full, and others go first", absl::Seconds(1));
+    CountRejection(status, each->request);
+    each->Answer(status);
   }
-  queue.tokens += pending->waiting_tokens;
-  pending->request.model->metrics->SetQueue(queue.tokens);
-  queue.pending.push_back(std::move(pending));
   return absl::OkStatus();
 }
 
-Batcher::Impl::Batch Batcher::Impl::Take() {
-  const auto oldest =
-      std::min_element(queues_.begin(), queues_.end(), [](const auto& a, const auto& b) {
-        return a.second.pending.front()->arrival < b.second.pending.front()->arrival;
-      });
-  Queue& queue = oldest->second;
-  Batch batch;
-  batch.model = queue.pending.front()->request.model;
-  const absl::Time now = absl::Now();
-  std::erase_if(queue.pending, [&](const std::shared_ptr<Pending>& pending) {
+// ---- Taken out ---------------------------------------------------------------------------------
+
+void Batcher::Impl::AddTokens(Pending& pending, int64_t tokens) {
+  pending.tokens += tokens;
+  pending.lane->tokens[IndexOf(pending.request.priority)] += tokens;
+  waiting_tokens_ += tokens;
+  pending.request.model->metrics->SetQueue(pending.lane->tokens[0] + pending.lane->tokens[1]);
+}
+
+std::shared_ptr<Pending> Batcher::Impl::Remove(Order& order, const Place& place) {
+  std::shared_ptr<Pending> pending = std::move(order.waiting.extract(place).mapped());
+  const auto tag = order.finish_tags.find(pending->request.caller);
+  if (tag != order.finish_tags.end()) tag->second -= pending->tokens;
+  AddTokens(*pending, -pending->tokens);
+  if (order.waiting.empty()) order.Rest();
+  return pending;
+}
+
+void Batcher::Impl::DropDead(Order& order, Batch& batch) {
+  std::vector<std::pair<Place, absl::Status>> dead;
+  for (const auto& [place, pending] : order.waiting) {
     // Answered already: a part of it failed, and the rest is not worth computing.
-    if (!pending->answered) {
-      absl::Status status = Expiry(*pending, now);
-      if (status.ok()) return false;
-      batch.expired.emplace_back(pending, std::move(status));
-    }
-    queue.tokens -= pending->waiting_tokens;
-    return true;
-  });
-  while (!queue.pending.empty()) {
-    const std::shared_ptr<Pending>& pending = queue.pending.front();
-    const auto& inputs = pending->request.inputs;
-    Slice slice{pending, pending->next, pending->next};
-    while (slice.end < inputs.size()) {
-      const int64_t tokens = TokenCount(inputs[slice.end]);
-      if (batch.tokens > 0 && batch.tokens + tokens > options_.max_batch_tokens) break;
-      batch.tokens += tokens;
-      pending->waiting_tokens -= tokens;
-      queue.tokens -= tokens;
-      ++slice.end;
-    }
-    const bool whole = slice.end == inputs.size();
-    if (slice.begin == 0 && (whole || slice.end > 0)) {
-      batch.model->metrics->ObserveStage(ModelMetrics::Stage::kQueue, now - pending->arrival);
-    }
-    pending->next = slice.end;
-    if (whole || slice.end > slice.begin) batch.slices.push_back(std::move(slice));
-    if (!whole) break;
-    queue.pending.pop_front();
+    absl::Status status = pending->answered ? absl::CancelledError("A part of it failed.")
+                                            : Expiry(pending->request, batch.begin);
+    if (!status.ok()) dead.emplace_back(place, std::move(status));
   }
-  batch.model->metrics->SetQueue(queue.tokens);
-  if (queue.pending.empty()) queues_.erase(oldest);
+  for (auto& [place, status] : dead) {
+    batch.dropped.emplace_back(Remove(order, place), std::move(status));
+  }
+}
+
+bool Batcher::Impl::TakeInputs(Order& order, const Place& place, Batch& batch) {
+  const auto node = order.waiting.find(place);
+  const std::shared_ptr<Pending> pending = node->second;
+  const auto& inputs = pending->request.inputs;
+  Slice slice{pending, pending->next, pending->next};
+  int64_t taken = 0;
+  for (; slice.end < inputs.size(); ++slice.end) {
+    const int64_t tokens = TokenCount(inputs[slice.end]);
+    const int64_t sum = batch.tokens + tokens;
+    if (batch.tokens > 0) {
+      const absl::Duration time = pending->lane->pace.Of(sum, options_.max_batch_tokens);
+      if (sum > options_.max_batch_tokens || time > batch.longest ||
+          batch.begin + time > batch.earliest_deadline) {
+        break;
+      }
+    }
+    batch.tokens = sum;
+    taken += tokens;
+  }
+  const bool whole = slice.end == inputs.size();
+  if (!whole && taken == 0) return false;
+  batch.model = pending->request.model;
+  batch.lane = pending->lane;
+  batch.earliest_deadline = std::min(batch.earliest_deadline, pending->request.deadline);
+  if (slice.begin == 0) {
+    pending->taken = batch.begin;
+    batch.model->metrics->ObserveStage(ModelMetrics::Stage::kQueue, batch.begin - pending->arrival);
+  }
+  pending->next = slice.end;
+  AddTokens(*pending, -taken);
+  batch.slices.push_back(std::move(slice));
+  order.virtual_time = std::max(order.virtual_time, place.tag);
+  order.waiting.erase(node);
+  if (!whole) order.waiting.emplace(Place{place.tag + taken, place.number}, pending);
+  if (order.waiting.empty()) order.Rest();
+  return whole;
+}
+
+void Batcher::Impl::Fill(Order& order, Batch& batch) {
+  std::vector<Place> late;
+  for (auto each = order.waiting.begin(); each != order.waiting.end();) {
+    const Place place = each->first;
+    const Pending& pending = *each->second;
+    ++each;
+    if (batch.lane != nullptr && pending.lane != batch.lane) continue;
+    const absl::Duration time =
+        pending.lane->pace.Of(batch.tokens + pending.tokens, options_.max_batch_tokens);
+    if (batch.begin + time > pending.request.deadline) {
+      late.push_back(place);
+    } else if (!TakeInputs(order, place, batch)) {
+      break;
+    }
+  }
+  if (batch.slices.empty() && !late.empty()) {
+    // Nothing can be done in time, as far as one knows: the first is tried all the same, so that a
+    // wrong estimate does not last.
+    TakeInputs(order, late.front(), batch);
+    return;
+  }
+  for (const Place& place : late) {
+    batch.dropped.emplace_back(Remove(order, place), DeadlineError());
+  }
+}
+
+Batcher::Impl::Batch Batcher::Impl::Take() {
+  Batch batch;
+  batch.begin = absl::Now();
+  for (Order& order : orders_) DropDead(order, batch);
+  // A pass is of one priority: what is interactive does not wait for the end of more.
+  Fill(orders_[0], batch);
+  if (batch.slices.empty()) {
+    if (batch.begin - last_interactive_ < kInteractiveLately) batch.longest = kBulkPass;
+    Fill(orders_[1], batch);
+  }
+  if (batch.lane != nullptr) {
+    busy_until_ = batch.begin + batch.lane->pace.Of(batch.tokens, options_.max_batch_tokens);
+  }
   return batch;
 }
 
-void Batcher::Impl::Execute(Batch&& batch) {
-  for (auto& [pending, status] : batch.expired) {
-    if (absl::IsDeadlineExceeded(status)) metrics_.CountRejection(Metrics::Rejection::kDeadline);
+// ---- The executor ------------------------------------------------------------------------------
+
+void Batcher::Impl::Execute(Batch& batch) {
+  for (auto& [pending, status] : batch.dropped) {
+    if (pending->answered) continue;
+    CountRejection(status, pending->request);
     pending->Answer(std::move(status));
   }
+  // Answering took its time: what expired meanwhile is not computed either.
+  std::erase_if(batch.slices, [&, now = absl::Now()](const Slice& slice) {
+    Pending& pending = *slice.pending;
+    if (pending.request.deadline > now) return false;
+    CountRejection(DeadlineError(), pending.request);
+    pending.Answer(DeadlineError());
+    return true;
+  });
+  if (batch.slices.empty()) return;
 
   // Where each input's scores belong, in order of length: a pass over equal lengths wastes least.
   struct Place {
@@ -227,13 +522,12 @@ void Batcher::Impl::Execute(Batch&& batch) {
   absl::StatusOr<Scores> scores = Scores{};
   if (!inputs.empty()) {
     const absl::Time start = absl::Now();
+    metrics_.CountExpiredExecutions(std::count_if(
+        batch.slices.begin(), batch.slices.end(),
+        [&](const Slice& slice) { return slice.pending->request.deadline <= start; }));
     scores = batch.model->classifier->Score(inputs);
-    const absl::Duration duration = absl::Now() - start;
-    batch.model->metrics->ObserveStage(ModelMetrics::Stage::kForward, duration);
+    batch.model->metrics->ObserveStage(ModelMetrics::Stage::kForward, absl::Now() - start);
     batch.model->metrics->ObserveBatch(static_cast<int64_t>(inputs.size()), batch.tokens);
-    const double seconds = absl::ToDoubleSeconds(duration);
-    absl::MutexLock lock(&mutex_);
-    seconds_per_token_ += 0.1 * (seconds / static_cast<double>(batch.tokens) - seconds_per_token_);
   }
   if (scores.ok() && scores->size() != inputs.size()) {
     scores = absl::InternalError(
@@ -244,25 +538,44 @@ void Batcher::Impl::Execute(Batch&& batch) {
       places[i].pending->scores[places[i].index] = std::move((*scores)[i]);
     }
   }
+  const absl::Time end = absl::Now();
   for (const Slice& slice : batch.slices) {
+    Pending& pending = *slice.pending;
     if (!scores.ok()) {
-      slice.pending->Answer(scores.status());
-    } else if (slice.end == slice.pending->request.inputs.size()) {
-      slice.pending->Answer(std::move(slice.pending->scores));
+      pending.Answer(scores.status());
+    } else if (slice.end == pending.request.inputs.size()) {
+      pending.Answer(
+          Answer{std::move(pending.scores), pending.taken - pending.arrival, end - pending.taken});
     }
   }
 }
 
+absl::Time Batcher::Impl::OldestArrival() const {
+  absl::Time oldest = absl::InfiniteFuture();
+  for (const Order& order : orders_) {
+    for (const auto& each : order.waiting) oldest = std::min(oldest, each.second->arrival);
+  }
+  return oldest;
+}
+
 void Batcher::Impl::Run() {
+  TakeLongTurns();
   while (true) {
     Batch batch;
     {
       absl::MutexLock lock(&mutex_);
       mutex_.Await(absl::Condition(this, &Impl::HasWork));
-      if (queues_.empty()) return;  // stopping, and everything is answered
+      if (options_.max_delay > absl::ZeroDuration()) {
+        mutex_.AwaitWithDeadline(absl::Condition(this, &Impl::HasFullBatch),
+                                 OldestArrival() + options_.max_delay);
+      }
+      if (NothingWaits()) return;  // stopping, and everything is answered
       batch = Take();
     }
-    Execute(std::move(batch));
+    Execute(batch);
+    absl::MutexLock lock(&mutex_);
+    busy_until_ = absl::InfinitePast();
+    if (batch.tokens > 0) batch.lane->pace.Observe(batch.tokens, absl::Now() - batch.begin);
   }
 }
 
@@ -278,6 +591,10 @@ Batcher::Batcher(const BatcherOptions& options, Metrics& metrics)
     : impl_(std::make_unique<Impl>(options, metrics)) {}
 
 Batcher::~Batcher() { impl_->Stop(); }
+
+absl::Status Batcher::Admit(const Request& request, int64_t tokens) {
+  return impl_->Admit(request, tokens);
+}
 
 absl::Status Batcher::Submit(Request request) { return impl_->Submit(std::move(request)); }
 

@@ -41,7 +41,8 @@ ModelRegistry::ModelRegistry(Store& store, const DataDirectory& data, const Serv
       data_(data),
       options_(options),
       metrics_(metrics),
-      batcher_({options.max_batch_tokens, options.max_queue_tokens}, metrics) {}
+      batcher_({options.max_batch_tokens, options.max_queue_tokens, options.max_batch_delay},
+               metrics) {}
 
 ModelRegistry::~ModelRegistry() { Stop(); }
 

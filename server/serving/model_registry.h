@@ -40,7 +40,8 @@ struct ServingOptions {
   int max_queue_tokens = 65536;  // waiting for one version; more is RESOURCE_EXHAUSTED, QUEUE_FULL
   int64_t memory_limit_bytes = 0;  // of the weights of all versions in memory; 0: none
   int keep_versions = 0;           // of each model, besides those that aliases name; 0: all
-  std::string trainer_path;        // `tasuki-trainer --check` opens strangers' files
+  absl::Duration max_batch_delay = absl::ZeroDuration();  // see BatcherOptions
+  std::string trainer_path;  // `tasuki-trainer --check` opens strangers' files
 };
 
 // Thread-safe. Names of models are `models/{model}`, of versions

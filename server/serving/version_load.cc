@@ -47,8 +47,8 @@ absl::Status WarmUp(const std::shared_ptr<const LoadedModel>& model, Batcher& ba
   }
   absl::Status result;
   absl::Notification done;
-  request.done = [&](absl::StatusOr<std::vector<std::vector<float>>> scores) {
-    result = scores.status();
+  request.done = [&](const absl::StatusOr<Batcher::Answer>& answer) {
+    result = answer.status();
     done.Notify();
   };
   if (absl::Status status = batcher.Submit(std::move(request)); !status.ok()) return status;

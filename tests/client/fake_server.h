@@ -81,6 +81,9 @@ class FakeServer {
   std::function<grpc::Status(int call, grpc::ServerWriter<v1::ExportModelVersionResponse>&)>
       export_model;
 
+  // If set, told which stream of StreamClassify and which message of it came; an error ends it.
+  std::function<grpc::Status(int call, int message)> stream_classify;
+
   // Listens at `address`; port 0 picks a free one.
   explicit FakeServer(const std::string& address = "127.0.0.1:0") : services_(*this) {
     int port = 0;
@@ -121,8 +124,31 @@ class FakeServer {
                           v1::ClassifyResponse* answer) override {
       return Play(fake.classify, calls, *request, answer);
     }
+    // Each message is answered as Classify would.
+    grpc::Status StreamClassify(
+        grpc::ServerContext*,
+        grpc::ServerReaderWriter<v1::StreamClassifyResponse, v1::StreamClassifyRequest>* stream)
+        override {
+      const int call = ++streams;
+      v1::StreamClassifyRequest request;
+      for (int message = 1; stream->Read(&request); ++message) {
+        if (fake.stream_classify) {
+          grpc::Status status = fake.stream_classify(call, message);
+          if (!status.ok()) return status;
+        }
+        v1::StreamClassifyResponse answer;
+        answer.set_id(request.id());
+        const grpc::Status status =
+            Play(fake.classify, calls, request.request(), answer.mutable_response());
+        if (!status.ok() && !answer.mutable_error()->ParseFromString(status.error_details())) {
+          answer.mutable_error()->set_code(status.error_code());
+        }
+        if (!stream->Write(answer)) break;
+      }
+      return grpc::Status::OK;
+    }
     FakeServer& fake;
-    std::atomic<int> calls{0};
+    std::atomic<int> calls{0}, streams{0};
   };
 
   struct Datasets : v1::DatasetService::Service {

@@ -10,6 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "server/metrics/metrics.h"
 #include "server/serving/loaded_model.h"
 
@@ -37,17 +38,26 @@ class ScoreLog {
     absl::MutexLock lock(&mutex_);
     return passes_;
   }
+  // How long a pass takes for each of its tokens; nothing at first.
+  void SetPace(absl::Duration pace) {
+    absl::MutexLock lock(&mutex_);
+    pace_ = pace;
+  }
   void Fail(absl::Status status) {
     absl::MutexLock lock(&mutex_);
     error_ = std::move(status);
   }
 
   absl::Status Pass(std::vector<size_t> lengths) {
+    int64_t tokens = 0;
+    for (const size_t length : lengths) tokens += static_cast<int64_t>(length);
     absl::MutexLock lock(&mutex_);
     passes_.push_back(std::move(lengths));
     held_ = true;
     mutex_.Await(absl::Condition(&open_));
     held_ = false;
+    const bool never = false;
+    mutex_.AwaitWithTimeout(absl::Condition(&never), pace_ * tokens);
     return std::exchange(error_, absl::OkStatus());
   }
 
@@ -55,6 +65,7 @@ class ScoreLog {
   mutable absl::Mutex mutex_;
   bool open_ ABSL_GUARDED_BY(mutex_) = true;
   bool held_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Duration pace_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();
   absl::Status error_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::vector<size_t>> passes_ ABSL_GUARDED_BY(mutex_);
 };
@@ -71,13 +82,16 @@ class FakeClassifier : public Classifier {
     }
     return -1;
   }
-  // One token a byte, and one for the end.
-  absl::StatusOr<Input> Prepare(int task, absl::string_view text) const override {
+  // One token a byte, and one for the end; cut at the manifest's limit, if it has one.
+  absl::StatusOr<Input> Prepare(int task, absl::string_view text, Truncation) const override {
     Input input;
     input.task = task;
     input.tokens.assign(text.begin(), text.end());
     input.tokens.push_back(1);
     input.token_count = static_cast<int>(input.tokens.size());
+    const int limit = manifest_.max_input_tokens();
+    input.truncated = limit > 0 && input.token_count > limit;
+    if (input.truncated) input.tokens.resize(limit);
     return input;
   }
   absl::StatusOr<std::vector<std::vector<float>>> Score(

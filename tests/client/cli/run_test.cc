@@ -124,6 +124,8 @@ TEST(Run, ExitsWithTwoForAWrongCommandLine) {
       {"classify", "text"},
       {"classify", "--model", "m", "--file", "in.txt", "text"},
       {"classify", "--model", "m", "--format", "xml", "text"},
+      {"classify", "--model", "m", "--top-k", "0", "text"},
+      {"classify", "--model", "m", "--truncation", "tail", "text"},
       {"classify", "--model", "m", "--out-format", "tsv", "text"},
       {"model", "evaluate", "m@1", "--task", "t"},
       {"model", "evaluate", "m@1", "--task", "t", "--task", "u", "--dataset", "d-1"},
@@ -537,8 +539,7 @@ TEST(Run, KeepsTheOrderOfTextsWhateverIsAnsweredFirst) {
   server.classify = [answer = server.classify](int call, const auto& request, auto* response) {
     if (call == 3) {
       // The queue is full of the others.
-      grpc::Status full = ServerError(grpc::StatusCode::RESOURCE_EXHAUSTED, "full", "QUEUE_FULL");
-      return full;
+      return ServerError(grpc::StatusCode::RESOURCE_EXHAUSTED, "full", "QUEUE_FULL", {}, 0);
     }
     if (call == 2) absl::SleepFor(absl::Milliseconds(100));
     return answer(call, request, response);
@@ -554,6 +555,28 @@ TEST(Run, KeepsTheOrderOfTextsWhateverIsAnsweredFirst) {
   }
   EXPECT_EQ(count, 1500);
   EXPECT_EQ(sizes.get().size(), 6);
+}
+
+TEST(Run, AsksForWhatItsFlagsSay) {
+  FakeServer server;
+  ScriptClassify(server);
+  std::vector<v1::ClassifyRequest> asked;
+  server.classify = [&, answer = server.classify](int call, const auto& request, auto* response) {
+    asked.push_back(request);
+    return answer(call, request, response);
+  };
+  Command texts(server,
+                {"classify", "--model", "m", "--top-k", "3", "--truncation", "head-and-tail", "x"});
+  EXPECT_EQ(texts.exit_code(), 0) << texts.err();
+  Command lines(server, {"classify", "--model", "m", "--truncation", "error"}, "x\n");
+  EXPECT_EQ(lines.exit_code(), 0) << lines.err();
+  ASSERT_EQ(asked.size(), 2);
+  EXPECT_EQ(asked[0].top_k(), 3);
+  EXPECT_EQ(asked[0].truncation(), v1::ClassifyRequest::HEAD_AND_TAIL);
+  EXPECT_EQ(asked[0].priority(), v1::ClassifyRequest::INTERACTIVE);
+  EXPECT_EQ(asked[1].top_k(), 0);
+  EXPECT_EQ(asked[1].truncation(), v1::ClassifyRequest::ERROR);
+  EXPECT_EQ(asked[1].priority(), v1::ClassifyRequest::BULK);
 }
 
 TEST(Run, EvaluatesAVersionAndKeepsItsPredictions) {

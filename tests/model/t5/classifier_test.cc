@@ -133,6 +133,24 @@ TEST_F(ClassifierTest, CutsLongTextsBeforeTheEndAndSaysSo) {
   EXPECT_TRUE(classifier->Score({&input}).ok());
 }
 
+TEST_F(ClassifierTest, CutsTheMiddleOutIfAsked) {
+  const auto classifier = Load();
+  const auto tokenizer = Tokenizer::Load(directory_.At("spiece.model")).value();
+  const std::string text = "the lamp is good and the lens is bad and a week is long and my lamp";
+  const std::vector<int32_t> whole = tokenizer->Encode("counterfactual: " + text).value();
+  ASSERT_GT(whole.size(), 30);
+  std::vector<int32_t> expected(whole.begin(), whole.begin() + 12);  // of 23 beside the end
+  expected.insert(expected.end(), whole.end() - 11, whole.end());
+  expected.push_back(tokenizer->eos_id());
+  const Classifier::Input input =
+      classifier->Prepare(1, text, Classifier::Truncation::kHeadAndTail).value();
+  EXPECT_EQ(input.tokens, expected);
+  EXPECT_EQ(input.token_count, whole.size() + 1);
+  EXPECT_TRUE(input.truncated);
+  EXPECT_EQ(classifier->Prepare(1, "lamp", Classifier::Truncation::kHeadAndTail)->tokens,
+            classifier->Prepare(1, "lamp")->tokens);
+}
+
 TEST_F(ClassifierTest, NeedsATask) {
   ASSERT_TRUE(WriteManifest(directory_.path(), {}).ok());
   EXPECT_EQ(Classifier::Load(directory_.path(), {}).status().code(),

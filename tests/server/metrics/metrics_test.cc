@@ -101,7 +101,9 @@ TEST(Metrics, ChildrenWithAClosedListAreThereFromTheStart) {
   EXPECT_THAT(text, HasSubstr("tasuki_jobs{state=\"CANCELLING\"} 0"));
   EXPECT_THAT(text, HasSubstr("tasuki_store_errors_total{op=\"write_jobs\"} 0"));
   EXPECT_THAT(text, HasSubstr("tasuki_child_exits_total{class=\"crashed\"} 0"));
-  EXPECT_THAT(text, HasSubstr("tasuki_admission_rejections_total{reason=\"queue_full\"} 0"));
+  EXPECT_THAT(text, HasSubstr("tasuki_admission_rejections_total{priority=\"bulk\",reason="
+                              "\"cancelled\"} 0"));
+  EXPECT_THAT(text, HasSubstr("tasuki_inference_expired_executions_total 0"));
   EXPECT_THAT(text, HasSubstr("grpc_code=\"DeadlineExceeded\""));
   EXPECT_THAT(text, HasSubstr("tasuki_draining 0"));
 }

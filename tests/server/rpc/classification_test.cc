@@ -48,6 +48,15 @@ TEST_F(ClassificationTest, RefusesWhatIsTooMuchOrNothing) {
   v1::ClassifyRequest request = RequestOf({"x"});
   request.set_model("m");
   EXPECT_EQ(ReasonOf(CheckClassifyRequest(request)), v1::FIELD_INVALID);
+  request = RequestOf({"x"});
+  request.set_top_k(-1);
+  request.set_truncation(static_cast<v1::ClassifyRequest::Truncation>(9));
+  request.set_priority(static_cast<v1::ClassifyRequest::Priority>(9));
+  const absl::Status options = CheckClassifyRequest(request);
+  EXPECT_EQ(ReasonOf(options), v1::FIELD_INVALID);
+  for (const char* field : {"top_k", "truncation", "priority"}) {
+    EXPECT_THAT(options.message(), HasSubstr(field));
+  }
 }
 
 TEST_F(ClassificationTest, TakesAllTasksOrThoseThatAreNamed) {
@@ -98,7 +107,7 @@ TEST_F(ClassificationTest, RefusesWhatNoClientWouldTakeAndSaysWhatFits) {
     FillScores(
         *model, wanted,
         std::vector<std::vector<float>>(fit * wanted.size(), std::vector<float>(labels, -1e-30f)),
-        response);
+        0, response);
     EXPECT_LE(response.ByteSizeLong(), 4u << 20);
   }
   EXPECT_TRUE(CheckAnswerSize(RequestOf({"x"}), *model_, {0, 1}).ok());
@@ -112,7 +121,7 @@ TEST_F(ClassificationTest, AnswersTextByTextInTheOrderOfTheTasks) {
   v1::ClassifyResponse response;
   FillInputs(*model_, tasks, *inputs, response);
   // One input each: text 0 second and first task, then text 1.
-  FillScores(*model_, tasks, {{-1, -2}, {-3, -1}, {-2, -2}, {0, -50}}, response);
+  FillScores(*model_, tasks, {{-1, -2}, {-3, -1}, {-2, -2}, {0, -50}}, 0, response);
 
   EXPECT_EQ(response.model_version(), "models/m/versions/3");
   ASSERT_EQ(response.results_size(), 2);
@@ -131,6 +140,37 @@ TEST_F(ClassificationTest, AnswersTextByTextInTheOrderOfTheTasks) {
   EXPECT_EQ(response.results(1).predictions(1).token_count(), 1);
 }
 
+TEST_F(ClassificationTest, AnswersTheMostProbableLabelsOnly) {
+  const v1::ClassifyRequest request = RequestOf({"a"});
+  for (const int top_k : {1, 5}) {
+    v1::ClassifyResponse response;
+    FillInputs(*model_, {0}, *PrepareInputs(request, *model_, {0}), response);
+    FillScores(*model_, {0}, {{-3, -1}}, top_k, response);
+    const v1::Prediction& prediction = response.results(0).predictions(0);
+    EXPECT_EQ(prediction.scores_size(), std::min(top_k, 2));
+    EXPECT_EQ(prediction.label(), "no");
+    EXPECT_NEAR(prediction.scores(0).probability(), 1 / (1 + std::exp(-2)), 1e-9)
+        << "among all labels";
+  }
+}
+
+TEST_F(ClassificationTest, NamesTheTextThatIsTooLongIfNoneMayBeCut) {
+  internal::ModelManifest manifest;
+  manifest.set_max_input_tokens(4);
+  const auto model =
+      FakeModel("models/m/versions/3", std::make_shared<ScoreLog>(), metrics_, manifest);
+  v1::ClassifyRequest request = RequestOf({"abc", "abcd", "abcde"});
+  const auto cut = PrepareInputs(request, *model, {1});
+  ASSERT_TRUE(cut.ok());
+  EXPECT_FALSE((*cut)[0].truncated);
+  EXPECT_TRUE((*cut)[1].truncated);
+  request.set_truncation(v1::ClassifyRequest::ERROR);
+  const absl::Status status = PrepareInputs(request, *model, {1}).status();
+  EXPECT_EQ(ReasonOf(status), v1::TEXT_TOO_LONG);
+  EXPECT_THAT(status.message(), HasSubstr("texts[1] has 5 tokens for task \"second\""));
+  EXPECT_THAT(status.message(), HasSubstr("takes 4"));
+}
+
 TEST_F(ClassificationTest, CalibratesProbabilitiesAndAbstainsWhereTheVersionDoes) {
   internal::ModelManifest manifest;
   v1::Calibration& calibration = *manifest.add_calibrations();
@@ -144,7 +184,7 @@ TEST_F(ClassificationTest, CalibratesProbabilitiesAndAbstainsWhereTheVersionDoes
   const std::vector<int> tasks = {0, 1};
   v1::ClassifyResponse response;
   FillInputs(*model, tasks, *PrepareInputs(request, *model, tasks), response);
-  FillScores(*model, tasks, {{-2, -1}, {-2, -1}, {-5, -1}, {-5, -1}}, response);
+  FillScores(*model, tasks, {{-2, -1}, {-2, -1}, {-5, -1}, {-5, -1}}, 0, response);
 
   const auto top = [&](int text, int task) {
     return response.results(text).predictions(task).scores(0);

@@ -33,7 +33,7 @@ namespace tasuki {
 
 class ServerFixture : public testing::Test {
  protected:
-  ServerFixture() {
+  explicit ServerFixture(int max_queue_tokens = ServingOptions().max_queue_tokens) {
     std::string root = testing::TempDir() + "rpc.XXXXXX";
     data_ = std::make_unique<DataDirectory>(mkdtemp(root.data()));
     EXPECT_TRUE(MakeDirectories(data_->aside()).ok());
@@ -41,6 +41,7 @@ class ServerFixture : public testing::Test {
     datasets_ = std::make_unique<Datasets>(*store_, *data_);
     ServingOptions serving;
     serving.threads = 1;
+    serving.max_queue_tokens = max_queue_tokens;
     serving.trainer_path = "/bin/false";
     registry_ = std::make_unique<ModelRegistry>(*store_, *data_, serving, metrics_);
     EXPECT_TRUE(registry_->Start().ok());
@@ -76,6 +77,7 @@ class ServerFixture : public testing::Test {
   // As server.cc does it.
   void Shutdown() {
     watchers_->Drain();
+    classification_service_->Drain();
     registry_->Drain();
     endpoint_->Shutdown(absl::Now() + absl::Seconds(5));
   }

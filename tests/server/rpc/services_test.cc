@@ -19,7 +19,7 @@ class ServicesTest : public ServerFixture {
  protected:
   // Publishes a tiny model with the tasks "mood" and "taste" as models/tiny, loaded; with files in
   // the place of an adapter if asked.
-  void PublishTiny(bool adapter = false) {
+  void PublishTiny(bool adapter = false, const std::string& key = "trainingJobs/t") {
     const std::string directory = data_->aside() + "/tiny";
     const absl::Status written = WriteTinyModel(directory, {TinyTask("mood"), TinyTask("taste")});
     ASSERT_TRUE(written.ok()) << written;
@@ -33,7 +33,7 @@ class ServicesTest : public ServerFixture {
       ASSERT_TRUE(WriteManifest(directory, manifest).ok());
     }
     const auto version = registry_->Publish(
-        {.model = "models/tiny", .directory = directory, .key = "trainingJobs/t", .load = true});
+        {.model = "models/tiny", .directory = directory, .key = key, .load = true});
     ASSERT_TRUE(version.ok()) << version.status();
     ASSERT_EQ(version->state(), v1::ModelVersion::LOADED) << version->state_reason();
   }
@@ -177,6 +177,51 @@ TEST_F(ServicesTest, ClassifiesByEveryTask) {
   EXPECT_THAT(MetricsText(),
               HasSubstr("grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Classify\","
                         "grpc_service=\"tasuki.v1.ClassificationService\",grpc_type=\"unary\"} 1"));
+}
+
+TEST_F(ServicesTest, AnAliasAnswersAndItsShadowIsComparedAndCounted) {
+  PublishTiny();
+  PublishTiny(false, "trainingJobs/second");
+  const auto stub = v1::ModelService::NewStub(channel_);
+  const std::string name = "models/tiny/aliases/production";
+  v1::ModelAlias alias;
+  const auto set = [&](const std::string& version) {
+    grpc::ClientContext context;
+    v1::SetModelAliasRequest request;
+    request.set_name(name);
+    request.set_model_version(version);
+    return stub->SetModelAlias(&context, request, &alias);
+  };
+  EXPECT_EQ(set("models/other/versions/1").error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(set("models/tiny").error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(set("models/tiny/versions/7").error_code(), grpc::StatusCode::NOT_FOUND);
+  ASSERT_TRUE(set("models/tiny/versions/1").ok());
+  {
+    grpc::ClientContext context;
+    v1::ShadowModelAliasRequest request;
+    request.set_name(name);
+    request.set_model_version("models/tiny/versions/2");
+    ASSERT_TRUE(stub->ShadowModelAlias(&context, request, &alias).ok());
+  }
+  v1::ClassifyResponse response;
+  ASSERT_TRUE(Classify(RequestOf(name, {"the room was good", "bad"}), &response).ok());
+  EXPECT_EQ(response.model_version(), "models/tiny/versions/1") << "never the shadow's";
+  // Equal weights, equal labels: two texts for two tasks.
+  const std::string counted =
+      "tasuki_shadow_predictions_total{model=\"models/tiny/versions/2\",result=\"same\"} 4";
+  for (int i = 0; i < 1000 && MetricsText().find(counted) == std::string::npos; ++i) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  EXPECT_THAT(MetricsText(), HasSubstr(counted));
+  {
+    grpc::ClientContext context;
+    v1::ListModelAliasesRequest request;
+    request.set_parent("models/tiny");
+    v1::ListModelAliasesResponse aliases;
+    ASSERT_TRUE(stub->ListModelAliases(&context, request, &aliases).ok());
+    ASSERT_EQ(aliases.model_aliases_size(), 1);
+    EXPECT_EQ(aliases.model_aliases(0).shadow_model_version(), "models/tiny/versions/2");
+  }
 }
 
 TEST_F(ServicesTest, TakesNoCompressedMessage) {
@@ -356,7 +401,9 @@ TEST_F(ServicesTest, TellsWhatRuns) {
 TEST_F(ServicesTest, TextsThatAreNotUtf8NeverReachTheTokenizer) {
   PublishTiny();
   v1::ClassifyResponse response;
-  EXPECT_FALSE(Classify(RequestOf("models/tiny", {"\xff\xfe"}), &response).ok());
+  const grpc::Status status = Classify(RequestOf("models/tiny", {"\xff\xfe"}), &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(ReasonIn(status), "FIELD_INVALID");
   EXPECT_TRUE(Classify(RequestOf("models/tiny", {"still alive"}), &response).ok());
 }
 

@@ -116,8 +116,12 @@ class ModelRegistryTest : public testing::Test {
     Batcher::Request request;
     request.model = *model;
     request.inputs.push_back(*(*model)->classifier->Prepare(0, "the room was good"));
-    request.done = [&](auto scores) {
-      answer = std::move(scores);
+    request.done = [&](absl::StatusOr<Batcher::Answer> scored) {
+      if (scored.ok()) {
+        answer = std::move(scored->scores);
+      } else {
+        answer = scored.status();
+      }
       done.Notify();
     };
     model->reset();

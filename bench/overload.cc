@@ -1,0 +1,260 @@
+// Measures what a server answers in time when more is asked of it than it can do.
+//
+// usage: bench-overload ADDRESS MODEL TASK TEXTS [--seconds S] [--texts N] [--texts_a_call N]
+//                       [--callers C] [--deadline_ms D]
+// TEXTS has one text a line, of which the first N are taken (256), and calls go through them in
+// turn. First the time of one call at a time is measured, then what the server answers to 64 calls
+// under way all the time: its capacity. Then, for S seconds each, as many calls as 1, 2, 5 and 10
+// times the capacity begin at random, however long the answers take (an open loop with exponential
+// gaps), over C connections in turn (4). Each has a deadline of D milliseconds (200, or ten times
+// the median of one call at a time if that is more), and none is made again. An answer is useful if
+// it comes before its deadline. Prints a line of JSON for the capacity and for each load: calls and
+// useful answers a second, milliseconds of answers and refusals, CPU seconds of this process a
+// second; and one with the useful answers of 5 times the capacity over the most of any line. Exits
+// with 1 if a call ended in another way.
+//
+// Client and server share the cores: long texts, and so few calls a second, keep the client small.
+#include <grpcpp/grpcpp.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tasuki/v1/classification.grpc.pb.h"
+
+namespace tasuki {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Seconds = std::chrono::duration<double>;
+
+constexpr int kUnderWay = 64;
+
+double CpuSeconds() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& t) { return t.tv_sec + t.tv_usec * 1e-6; };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+struct Setup {
+  std::vector<std::unique_ptr<v1::ClassificationService::Stub>> stubs;
+  std::vector<v1::ClassifyRequest> requests;
+  double seconds = 10;
+};
+
+// The calls of one load. Thread-safe.
+class Calls {
+ public:
+  explicit Calls(const Setup& setup) : setup_(setup) {}
+
+  // Begins one; `deadline` zero for none.
+  void Begin(Seconds deadline) {
+    auto* call = new Call;
+    if (deadline > Seconds(0)) {
+      call->context.set_deadline(std::chrono::system_clock::now() +
+                                 std::chrono::duration_cast<std::chrono::microseconds>(deadline));
+    }
+    call->begin = Clock::now();
+    const size_t number = begun_++;
+    setup_.stubs[number % setup_.stubs.size()]->async()->Classify(
+        &call->context, &setup_.requests[number % setup_.requests.size()], &call->response,
+        [this, call](const grpc::Status& status) { End(call, status); });
+  }
+  // Waits until at most so many are under way.
+  void Await(size_t under_way) {
+    std::unique_lock lock(mutex_);
+    ended_.wait(lock, [&] { return begun_ - count_ <= under_way; });
+  }
+  size_t begun() const { return begun_; }
+  // Milliseconds of the useful answers; in order of time once sorted.
+  std::vector<double>& useful() { return useful_; }
+  std::vector<double>& refused() { return refused_; }
+  size_t late() const { return late_; }
+  size_t failures() const { return failures_; }
+  std::string failure() const { return failure_; }
+
+ private:
+  struct Call {
+    grpc::ClientContext context;
+    v1::ClassifyResponse response;
+    Clock::time_point begin;
+  };
+
+  void End(Call* call, const grpc::Status& status) {
+    const double milliseconds = Seconds(Clock::now() - call->begin).count() * 1e3;
+    delete call;
+    const std::lock_guard lock(mutex_);
+    switch (status.error_code()) {
+      case grpc::StatusCode::OK:
+        useful_.push_back(milliseconds);
+        break;
+      case grpc::StatusCode::RESOURCE_EXHAUSTED:
+        refused_.push_back(milliseconds);
+        break;
+      case grpc::StatusCode::DEADLINE_EXCEEDED:
+        ++late_;
+        break;
+      default:
+        ++failures_;
+        failure_ = status.error_message();
+    }
+    ++count_;
+    ended_.notify_all();  // under the lock: whoever waits may destroy this
+  }
+
+  const Setup& setup_;
+  std::atomic<size_t> begun_ = 0;
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  size_t count_ = 0, late_ = 0, failures_ = 0;
+  std::string failure_;
+  std::vector<double> useful_, refused_;
+};
+
+double Quantile(std::vector<double>& values, double share) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  return values[std::min<size_t>(values.size() - 1, values.size() * share)];
+}
+
+// Calls one after the other; the median in seconds.
+Seconds OneAtATime(const Setup& setup, Seconds time) {
+  Calls calls(setup);
+  for (const auto begin = Clock::now(); Clock::now() - begin < time;) {
+    calls.Begin(Seconds(0));
+    calls.Await(0);
+  }
+  if (calls.failures() > 0) throw std::runtime_error(calls.failure());
+  return Seconds(Quantile(calls.useful(), .5) / 1e3);
+}
+
+// Answers a second to as many calls as are under way all the time.
+double Capacity(const Setup& setup, Seconds time) {
+  Calls calls(setup);
+  const auto begin = Clock::now();
+  while (Clock::now() - begin < time) {
+    calls.Begin(Seconds(0));
+    calls.Await(kUnderWay - 1);
+  }
+  calls.Await(0);
+  if (calls.failures() > 0) throw std::runtime_error(calls.failure());
+  return static_cast<double>(calls.useful().size()) / Seconds(Clock::now() - begin).count();
+}
+
+// Useful answers a second to calls that begin at random, `rate` a second; prints a line.
+double Offer(const Setup& setup, double times, double rate, Seconds deadline, bool& good) {
+  Calls calls(setup);
+  std::mt19937_64 random(1);
+  std::exponential_distribution<double> gap(rate);
+  const double cpu = CpuSeconds();
+  const auto begin = Clock::now();
+  Seconds due(0);
+  while ((due += Seconds(gap(random))).count() < setup.seconds) {
+    std::this_thread::sleep_until(begin + std::chrono::duration_cast<Clock::duration>(due));
+    calls.Begin(deadline);
+  }
+  const double took = Seconds(Clock::now() - begin).count();
+  const double used = CpuSeconds() - cpu;
+  calls.Await(0);
+  const double useful = static_cast<double>(calls.useful().size()) / took;
+  std::printf(
+      "{\"what\": \"overload\", \"times\": %g, \"offered_per_second\": %.1f, "
+      "\"useful_per_second\": %.1f, \"refused\": %zu, \"late\": %zu, \"failures\": %zu, "
+      "\"useful_p50_ms\": %.1f, \"useful_p99_ms\": %.1f, \"refused_p50_ms\": %.2f, "
+      "\"refused_p99_ms\": %.2f, \"client_cpu\": %.2f}\n",
+      times, static_cast<double>(calls.begun()) / took, useful, calls.refused().size(),
+      calls.late(), calls.failures(), Quantile(calls.useful(), .5), Quantile(calls.useful(), .99),
+      Quantile(calls.refused(), .5), Quantile(calls.refused(), .99), used / took);
+  std::fflush(stdout);
+  if (calls.failures() > 0) {
+    std::cerr << "bench-overload: " << calls.failures() << " calls failed, the last with "
+              << calls.failure() << "\n";
+    good = false;
+  }
+  return useful;
+}
+
+int Run(int count, char** arguments) {
+  if (count < 5) {
+    std::cerr << "usage: bench-overload ADDRESS MODEL TASK TEXTS [--seconds S] [--texts N] "
+                 "[--texts_a_call N] [--callers C] [--deadline_ms D]\n";
+    return 2;
+  }
+  size_t most_texts = 256, texts_a_call = 1;
+  int callers = 4;
+  Setup setup;
+  Seconds deadline(0);
+  for (int i = 5; i + 1 < count; i += 2) {
+    const std::string flag = arguments[i];
+    if (flag == "--seconds") setup.seconds = std::atof(arguments[i + 1]);
+    if (flag == "--texts") most_texts = std::atoll(arguments[i + 1]);
+    if (flag == "--texts_a_call") texts_a_call = std::atoll(arguments[i + 1]);
+    if (flag == "--callers") callers = std::atoi(arguments[i + 1]);
+    if (flag == "--deadline_ms") deadline = Seconds(std::atof(arguments[i + 1]) / 1e3);
+  }
+  std::vector<std::string> texts;
+  std::ifstream file(arguments[4]);
+  for (std::string line; texts.size() < most_texts && std::getline(file, line);) {
+    texts.push_back(line);
+  }
+  if (callers < 1 || texts_a_call < 1 || texts.empty()) {
+    std::cerr << "bench-overload: no callers, no texts a call, or no texts in " << arguments[4]
+              << "\n";
+    return 2;
+  }
+  for (int i = 0; i < callers; ++i) {
+    grpc::ChannelArguments own;
+    own.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    setup.stubs.push_back(v1::ClassificationService::NewStub(
+        grpc::CreateCustomChannel(arguments[1], grpc::InsecureChannelCredentials(), own)));
+  }
+  for (size_t begin = 0; begin < texts.size(); begin += texts_a_call) {
+    v1::ClassifyRequest& request = setup.requests.emplace_back();
+    request.set_model(arguments[2]);
+    request.add_tasks(arguments[3]);
+    for (size_t i = 0; i < texts_a_call; ++i) request.add_texts(texts[(begin + i) % texts.size()]);
+  }
+  OneAtATime(setup, Seconds(1));
+  const Seconds median = OneAtATime(setup, Seconds(setup.seconds / 4));
+  if (deadline <= Seconds(0)) deadline = std::max(Seconds(.2), 10 * median);
+  const double capacity = Capacity(setup, Seconds(setup.seconds));
+  std::printf(
+      "{\"what\": \"capacity\", \"calls_per_second\": %.1f, \"alone_p50_ms\": %.2f, "
+      "\"deadline_ms\": %.0f}\n",
+      capacity, median.count() * 1e3, deadline.count() * 1e3);
+  std::fflush(stdout);
+  bool good = true;
+  double most = capacity, at_five = 0;
+  for (const double times : {1., 2., 5., 10.}) {
+    const double useful = Offer(setup, times, times * capacity, deadline, good);
+    most = std::max(most, useful);
+    if (times == 5) at_five = useful;
+  }
+  std::printf("{\"what\": \"overload\", \"useful_at_5_over_most\": %.3f}\n", at_five / most);
+  return good ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace tasuki
+
+int main(int count, char** arguments) {
+  try {
+    return tasuki::Run(count, arguments);
+  } catch (const std::exception& error) {
+    std::cerr << "bench-overload: " << error.what() << "\n";
+    return 1;
+  }
+}
