@@ -57,7 +57,8 @@ class Acquired : public std::enable_shared_from_this<Acquired> {
   }
 
   void End(const absl::Status& status) {
-    model_->metrics->CountTexts(ResultOf(status), call_.request->texts_size());
+    model_->metrics->CountRequest(ResultOf(status), call_.request->texts_size(),
+                                  absl::Now() - arrival_);
     model_.reset();
     call_.done(status);
   }
@@ -71,6 +72,7 @@ class Acquired : public std::enable_shared_from_this<Acquired> {
   }
 
   const ClassificationPath::Call call_;
+  const absl::Time arrival_ = absl::Now();
   std::shared_ptr<const LoadedModel> model_;
   const std::vector<int> tasks_;
 };

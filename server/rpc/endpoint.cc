@@ -96,7 +96,8 @@ Endpoint::~Endpoint() {
 
 void Endpoint::SetServing(bool serving) {
   grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
-  for (const char* service : {"", "tasuki.v1.ClassificationService"}) {
+  for (const char* service :
+       {"", "tasuki.v1.ClassificationService", "inference.GRPCInferenceService"}) {
     health->SetServingStatus(service, serving);
   }
 }

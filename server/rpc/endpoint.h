@@ -32,7 +32,7 @@ class Endpoint {
 
   // HOST:PORT with the real port.
   const std::string& address() const { return address_; }
-  // What health answers for "" and for "tasuki.v1.ClassificationService".
+  // What health answers for "" and for the services that classify.
   void SetServing(bool serving);
   // Takes no new calls, waits for those under way, and cancels them at `deadline`. Health checks,
   // reflection and connections without a call are not waited for.
