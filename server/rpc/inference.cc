@@ -326,20 +326,20 @@ std::string InferenceOutput::datatype() const {
 
 inference::DataType InferenceOutput::data_type() const { return kKinds[kind].data_type; }
 
-InferencePlan WholePlan(const internal::ModelManifest& manifest) {
+InferencePlan WholePlan(const Tasks& tasks) {
   InferencePlan plan;
-  for (const v1::Task& task : manifest.tasks()) {
+  for (const v1::Task& task : tasks) {
     AddOutputs(static_cast<int>(plan.tasks.size()),
-               manifest.tasks_size() == 1 ? "" : absl::StrCat(task.name(), "."), plan.outputs);
+               tasks.size() == 1 ? "" : absl::StrCat(task.name(), "."), plan.outputs);
     plan.tasks.push_back(&task);
   }
   return plan;
 }
 
 absl::StatusOr<InferencePlan> PlanInference(const inference::ModelInferRequest& request,
-                                            const internal::ModelManifest& manifest) {
+                                            const Tasks& tasks) {
   Faults faults;
-  InferencePlan all = WholePlan(manifest);
+  InferencePlan all = WholePlan(tasks);
   if (const std::string task = Text(request.parameters(), "task", faults); !task.empty()) {
     const auto found = std::find_if(all.tasks.begin(), all.tasks.end(),
                                     [&](const v1::Task* each) { return each->name() == task; });
@@ -430,9 +430,8 @@ void FillInferResponse(const inference::ModelInferRequest& request, const Infere
   }
 }
 
-void FillTensors(const internal::ModelManifest& manifest,
-                 inference::ModelMetadataResponse& response) {
-  const InferencePlan plan = WholePlan(manifest);
+void FillTensors(const Tasks& tasks, inference::ModelMetadataResponse& response) {
+  const InferencePlan plan = WholePlan(tasks);
   response.set_platform(kInferencePlatform);
   auto& text = *response.add_inputs();
   text.set_name(kTextName);
@@ -446,8 +445,8 @@ void FillTensors(const internal::ModelManifest& manifest,
   }
 }
 
-void FillTensors(const internal::ModelManifest& manifest, inference::ModelConfig& config) {
-  const InferencePlan plan = WholePlan(manifest);
+void FillTensors(const Tasks& tasks, inference::ModelConfig& config) {
+  const InferencePlan plan = WholePlan(tasks);
   config.set_platform(kInferencePlatform);
   auto& text = *config.add_input();
   text.set_name(kTextName);

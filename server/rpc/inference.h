@@ -13,11 +13,15 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "google/protobuf/repeated_field.h"
 #include "inference/inference.pb.h"
-#include "tasuki/internal/files.pb.h"
 #include "tasuki/v1/classification.pb.h"
+#include "tasuki/v1/training.pb.h"
 
 namespace tasuki {
+
+// Of a version, as its manifest has them.
+using Tasks = google::protobuf::RepeatedPtrField<v1::Task>;
 
 inline constexpr char kInferencePlatform[] = "tasuki_t5";
 
@@ -62,11 +66,11 @@ struct InferencePlan {
   std::vector<InferenceOutput> outputs;
 };
 // All there is of a version.
-InferencePlan WholePlan(const internal::ModelManifest& manifest);
+InferencePlan WholePlan(const Tasks& tasks);
 // INVALID_ARGUMENT: TASK_UNKNOWN; FIELD_INVALID, naming the outputs there are. UNIMPLEMENTED:
-// shared memory. The manifest must outlive the plan.
+// shared memory. The tasks must outlive the plan.
 absl::StatusOr<InferencePlan> PlanInference(const inference::ModelInferRequest& request,
-                                            const internal::ModelManifest& manifest);
+                                            const Tasks& tasks);
 
 // The answer in the representation of the request. `answer` is that of the plan's tasks by the
 // version that the plan was made for.
@@ -74,8 +78,7 @@ void FillInferResponse(const inference::ModelInferRequest& request, const Infere
                        const v1::ClassifyResponse& answer, inference::ModelInferResponse& response);
 
 // Metadata and configuration of a version; without name and versions.
-void FillTensors(const internal::ModelManifest& manifest,
-                 inference::ModelMetadataResponse& response);
-void FillTensors(const internal::ModelManifest& manifest, inference::ModelConfig& config);
+void FillTensors(const Tasks& tasks, inference::ModelMetadataResponse& response);
+void FillTensors(const Tasks& tasks, inference::ModelConfig& config);
 
 }  // namespace tasuki

@@ -87,7 +87,7 @@ struct InferenceService::Inference {
   absl::Status Plan(absl::StatusOr<std::shared_ptr<const LoadedModel>> acquired) {
     if (!acquired.ok()) return acquired.status();
     model = *std::move(acquired);
-    return Assign(PlanInference(*call.request, model->classifier->manifest()), &plan);
+    return Assign(PlanInference(*call.request, model->classifier->manifest().tasks()), &plan);
   }
 };
 
@@ -342,7 +342,7 @@ grpc::Status InferenceService::ModelMetadata(grpc::ServerContext*,
         response->add_versions(absl::StrCat(version->version));
       }
     }
-    FillTensors((*model)->classifier->manifest(), *response);
+    FillTensors((*model)->classifier->manifest().tasks(), *response);
     return absl::OkStatus();
   });
 }
@@ -354,7 +354,7 @@ grpc::Status InferenceService::ModelConfig(grpc::ServerContext*,
     const auto model = Acquire(request->name(), request->version());
     if (!model.ok()) return model.status();
     response->mutable_config()->set_name(request->name());
-    FillTensors((*model)->classifier->manifest(), *response->mutable_config());
+    FillTensors((*model)->classifier->manifest().tasks(), *response->mutable_config());
     return absl::OkStatus();
   });
 }

@@ -64,10 +64,10 @@ std::string FaultOf(const inference::ModelInferRequest& request) {
   return std::string(status.message());
 }
 
-internal::ModelManifest ManifestOf(const std::vector<std::string>& tasks) {
-  internal::ModelManifest manifest;
-  for (const std::string& task : tasks) *manifest.add_tasks() = YesNoTask(task);
-  return manifest;
+Tasks TasksOf(const std::vector<std::string>& tasks) {
+  Tasks made;
+  for (const std::string& task : tasks) *made.Add() = YesNoTask(task);
+  return made;
 }
 
 std::string NamesOf(const InferencePlan& plan) {
@@ -235,8 +235,8 @@ TEST(ReadInferRequest, RefusesParametersThatMeanNothing) {
 
 TEST(PlanInference, NamesTheOutputsOfOneTaskBareAndOfSeveralWithTheTask) {
   constexpr char kBare[] = "label probability probabilities labels token_count truncated abstained";
-  const internal::ModelManifest one = ManifestOf({"mood"});
-  const internal::ModelManifest two = ManifestOf({"mood", "taste"});
+  const Tasks one = TasksOf({"mood"});
+  const Tasks two = TasksOf({"mood", "taste"});
   EXPECT_EQ(NamesOf(*PlanInference(Typed({"a"}), one)), kBare);
   EXPECT_THAT(NamesOf(*PlanInference(Typed({"a"}), two)),
               AllOf(HasSubstr("mood.label mood.probability "), HasSubstr(" taste.abstained")));
@@ -258,7 +258,7 @@ TEST(PlanInference, NamesTheOutputsOfOneTaskBareAndOfSeveralWithTheTask) {
 }
 
 TEST(PlanInference, AsksOnlyForTheTasksThatSomethingIsWantedOf) {
-  const internal::ModelManifest three = ManifestOf({"mood", "taste", "smell"});
+  const Tasks three = TasksOf({"mood", "taste", "smell"});
   const auto plan = PlanInference(Wanting({"smell.label", "mood.label", "smell.truncated"}), three);
   ASSERT_TRUE(plan.ok()) << plan.status();
   ASSERT_EQ(plan->tasks.size(), 2);
@@ -271,11 +271,11 @@ TEST(PlanInference, AsksOnlyForTheTasksThatSomethingIsWantedOf) {
 }
 
 TEST(PlanInference, RefusesOutputsThereAreNot) {
-  const internal::ModelManifest two = ManifestOf({"mood", "taste"});
+  const Tasks two = TasksOf({"mood", "taste"});
   EXPECT_THAT(PlanInference(Wanting({"mood.label", "label"}), two).status().message(),
               AllOf(HasSubstr("outputs[1].name: \"label\" is unknown; there are mood.label, "),
                     HasSubstr("parameters[\"task\"]")));
-  const internal::ModelManifest one = ManifestOf({"mood"});
+  const Tasks one = TasksOf({"mood"});
   EXPECT_THAT(PlanInference(Wanting({"mood.label"}), one).status().message(),
               HasSubstr("there are label, probability"));
   EXPECT_THAT(PlanInference(Wanting({"label", "label"}), one).status().message(),
@@ -321,13 +321,13 @@ class FillInferResponseTest : public testing::Test {
 
   inference::ModelInferResponse Fill(const inference::ModelInferRequest& request) {
     inference::ModelInferResponse response;
-    const auto plan = PlanInference(request, manifest_);
+    const auto plan = PlanInference(request, tasks_);
     EXPECT_TRUE(plan.ok()) << plan.status();
     FillInferResponse(request, *plan, answer_, response);
     return response;
   }
 
-  const internal::ModelManifest manifest_ = ManifestOf({"mood"});
+  const Tasks tasks_ = TasksOf({"mood"});
   v1::ClassifyResponse answer_;
 };
 
@@ -386,7 +386,7 @@ TEST_F(FillInferResponseTest, AnswersTheMostProbableLabelsAsTexts) {
 
 TEST(FillTensors, TellsWhatAModelTakesAndAnswers) {
   inference::ModelMetadataResponse metadata;
-  FillTensors(ManifestOf({"mood", "taste"}), metadata);
+  FillTensors(TasksOf({"mood", "taste"}), metadata);
   EXPECT_EQ(metadata.platform(), "tasuki_t5");
   ASSERT_EQ(metadata.inputs_size(), 1);
   EXPECT_THAT(metadata.inputs(0).shape(), ElementsAre(-1));
@@ -396,7 +396,7 @@ TEST(FillTensors, TellsWhatAModelTakesAndAnswers) {
   EXPECT_THAT(metadata.outputs(9).shape(), ElementsAre(-1, 2));
 
   inference::ModelConfig config;
-  FillTensors(ManifestOf({"mood"}), config);
+  FillTensors(TasksOf({"mood"}), config);
   ASSERT_EQ(config.output_size(), 7);
   EXPECT_EQ(config.input(0).data_type(), inference::TYPE_STRING);
   EXPECT_EQ(config.output(4).name(), "token_count");
