@@ -23,6 +23,7 @@
 #include "server/rpc/classification_service.h"
 #include "server/rpc/datasets_service.h"
 #include "server/rpc/endpoint.h"
+#include "server/rpc/inference_service.h"
 #include "server/rpc/models_service.h"
 #include "server/rpc/server_service.h"
 #include "server/rpc/training_service.h"
@@ -131,6 +132,7 @@ struct Server::Rooms {
   std::unique_ptr<ModelsService> models_service;
   std::unique_ptr<ClassificationPath> classification_path;
   std::unique_ptr<ClassificationService> classification_service;
+  std::unique_ptr<InferenceService> inference_service;
   std::unique_ptr<ServerService> server_service;
   std::unique_ptr<Endpoint> endpoint;
   std::unique_ptr<Endpoint> health_endpoint;
@@ -175,6 +177,8 @@ absl::Status Server::Rooms::Serve() {
       std::make_unique<ModelsService>(*registry, store->models(), store->aliases(), data);
   classification_path = std::make_unique<ClassificationPath>(*registry);
   classification_service = std::make_unique<ClassificationService>(*classification_path);
+  inference_service =
+      std::make_unique<InferenceService>(*classification_path, *registry, store->models());
   server_service = std::make_unique<ServerService>(InfoOf(options, compute), *registry);
 
   // Addresses before anything runs: a server that cannot be reached must not start trainers.
@@ -190,12 +194,12 @@ absl::Status Server::Rooms::Serve() {
     health_endpoint = *std::move(opened);
   }
   if (absl::Status status = registry->Start(); !status.ok()) return status;
-  absl::StatusOr<std::unique_ptr<Endpoint>> opened =
-      Endpoint::Listen({options.listen,
-                        options.max_rpc_threads,
-                        {datasets_service.get(), training_service.get(), models_service.get(),
-                         classification_service.get(), server_service.get()}},
-                       metrics);
+  absl::StatusOr<std::unique_ptr<Endpoint>> opened = Endpoint::Listen(
+      {options.listen,
+       options.max_rpc_threads,
+       {datasets_service.get(), training_service.get(), models_service.get(),
+        classification_service.get(), inference_service.get(), server_service.get()}},
+      metrics);
   if (!opened.ok()) return opened.status();
   endpoint = *std::move(opened);
   if (absl::Status status = jobs->Start(); !status.ok()) return status;
@@ -271,6 +275,7 @@ void Server::Stop() {
     absl::SleepFor(absl::Seconds(rooms.options.drain_delay_seconds));
     rooms.watchers->Drain();
     rooms.classification_service->Drain();
+    rooms.inference_service->Drain();
     rooms.registry->Drain();
     rooms.endpoint->Shutdown(absl::Now() + absl::Seconds(rooms.options.drain_seconds));
   }

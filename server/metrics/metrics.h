@@ -68,6 +68,17 @@ class ModelMetrics {
   // because the queue was full or the server drains; dropped because its deadline had passed or
   // could not be met; dropped because the caller had gone; failed.
   enum class Result { kOk, kLate, kRejected, kExpired, kCancelled, kError };
+  // What was counted since the version was loaded.
+  struct Totals {
+    struct Timed {
+      int64_t count = 0;
+      absl::Duration time;
+    };
+    Timed ok, failed;  // requests, from their arrival to their end; not kOk is failed
+    Timed tokenize, queue, forward;
+    int64_t texts = 0;    // of the requests that are ok
+    absl::Time last_end;  // of a request; 1970 if there was none
+  };
 
   ~ModelMetrics();
   ModelMetrics(const ModelMetrics&) = delete;
@@ -75,7 +86,8 @@ class ModelMetrics {
 
   // kTokenize once a request, kQueue once a request, kForward once a forward pass.
   void ObserveStage(Stage stage, absl::Duration duration);
-  void CountTexts(Result result, int64_t texts);
+  // A request of so many texts has ended, this long after it arrived.
+  void CountRequest(Result result, int64_t texts, absl::Duration duration);
   // One prepared input; `tokens` as they go into the model.
   void ObserveInput(int64_t tokens, bool truncated);
   // One forward pass over `inputs` inputs of `tokens` tokens together.
@@ -86,6 +98,7 @@ class ModelMetrics {
   void CountShadow(int64_t same, int64_t different, int64_t skipped);
   // One answer; indices into ServedModel::tasks and its labels; probability of the answered label.
   void CountPrediction(int task, int label, double probability);
+  Totals Read() const;
 
  private:
   friend class Metrics;

@@ -1,3 +1,6 @@
+#include <atomic>
+
+#include "absl/time/clock.h"
 #include "server/metrics/metrics.h"
 #include "server/metrics/series.h"
 
@@ -18,6 +21,10 @@ struct ModelMetrics::Series {
     prometheus::Histogram* confidence;
   };
   std::vector<Task> tasks;
+  // Requests that failed and that were answered.
+  std::array<std::atomic<int64_t>, 2> requests{};
+  std::array<std::atomic<int64_t>, 2> nanoseconds{};
+  std::atomic<int64_t> last_end_milliseconds = 0;  // since 1970
   ~Series() {
     for (auto& release : releases) release();
   }
@@ -80,8 +87,12 @@ void ModelMetrics::ObserveStage(Stage stage, absl::Duration duration) {
   series_->stages[static_cast<size_t>(stage)]->Observe(absl::ToDoubleSeconds(duration));
 }
 
-void ModelMetrics::CountTexts(Result result, int64_t texts) {
+void ModelMetrics::CountRequest(Result result, int64_t texts, absl::Duration duration) {
   series_->results[static_cast<size_t>(result)]->Increment(static_cast<double>(texts));
+  const size_t ok = result == Result::kOk ? 1 : 0;
+  ++series_->requests[ok];
+  series_->nanoseconds[ok] += absl::ToInt64Nanoseconds(duration);
+  series_->last_end_milliseconds = absl::ToUnixMillis(absl::Now());
 }
 
 void ModelMetrics::ObserveInput(int64_t tokens, bool truncated) {
@@ -106,6 +117,26 @@ void ModelMetrics::CountPrediction(int task, int label, double probability) {
   const Series::Task& children = series_->tasks[task];
   children.labels[label]->Increment();
   children.confidence->Observe(probability);
+}
+
+ModelMetrics::Totals ModelMetrics::Read() const {
+  const auto requests = [this](size_t ok) {
+    return Totals::Timed{series_->requests[ok].load(),
+                         absl::Nanoseconds(series_->nanoseconds[ok].load())};
+  };
+  const auto stage = [this](Stage stage) {
+    const auto histogram = series_->stages[static_cast<size_t>(stage)]->Collect().histogram;
+    return Totals::Timed{static_cast<int64_t>(histogram.sample_count),
+                         absl::Seconds(histogram.sample_sum)};
+  };
+  const size_t ok = static_cast<size_t>(Result::kOk);
+  return {requests(1),
+          requests(0),
+          stage(Stage::kTokenize),
+          stage(Stage::kQueue),
+          stage(Stage::kForward),
+          static_cast<int64_t>(series_->results[ok]->Value()),
+          absl::FromUnixMillis(series_->last_end_milliseconds.load())};
 }
 
 }  // namespace tasuki

@@ -145,7 +145,8 @@ class Acquired : public std::enable_shared_from_this<Acquired> {
 
   void End(const absl::Status& status) {
     if (!call_.waits_for_room || !absl::IsResourceExhausted(status)) {
-      model_->metrics->CountTexts(ResultOf(status, call_.deadline), call_.request->texts_size());
+      model_->metrics->CountRequest(ResultOf(status, call_.deadline), call_.request->texts_size(),
+                                    absl::Now() - arrival_);
     }
     if (shadow_ != nullptr && status.ok()) StartShadow();
     shadow_.reset();
@@ -200,6 +201,7 @@ class Acquired : public std::enable_shared_from_this<Acquired> {
   }
 
   const ClassificationPath::Call call_;
+  const absl::Time arrival_ = absl::Now();
   std::shared_ptr<const LoadedModel> model_;
   std::shared_ptr<const LoadedModel> shadow_;  // or null
   const std::vector<int> tasks_;
@@ -217,22 +219,31 @@ void ClassificationPath::Run(Call call) {
   if (!status.ok()) return call.done(status);
   const std::string& name = call.request->model();
   registry_.Acquire(name, [this, call = std::move(call)](absl::StatusOr<AcquiredModel> model) {
-    Continue(call, std::move(model));
+    if (!model.ok()) return call.done(model.status());
+    Submit(call, *std::move(model));
   });
 }
 
-void ClassificationPath::Continue(const Call& call, absl::StatusOr<AcquiredModel> model) {
-  std::vector<int> tasks;
-  const absl::Status status = Catching([&]() -> absl::Status {
-    if (!model.ok()) return model.status();
-    absl::Status fault = Assign(WantedTasks(*call.request, *model->model), &tasks);
-    return fault.ok() ? CheckAnswerSize(*call.request, *model->model, tasks) : fault;
-  });
+void ClassificationPath::Run(Call call, AcquiredModel model) {
+  const absl::Status status = Catching([&] { return CheckClassifyRequest(*call.request); });
   if (!status.ok()) {
-    model = status;  // lets go of it before the caller hears
+    model = {};
     return call.done(status);
   }
-  auto acquired = std::make_shared<Acquired>(call, *std::move(model), std::move(tasks),
+  Submit(std::move(call), std::move(model));
+}
+
+void ClassificationPath::Submit(Call call, AcquiredModel model) {
+  std::vector<int> tasks;
+  const absl::Status status = Catching([&]() -> absl::Status {
+    absl::Status fault = Assign(WantedTasks(*call.request, *model.model), &tasks);
+    return fault.ok() ? CheckAnswerSize(*call.request, *model.model, tasks) : fault;
+  });
+  if (!status.ok()) {
+    model = {};  // lets go of it before the caller hears
+    return call.done(status);
+  }
+  auto acquired = std::make_shared<Acquired>(std::move(call), std::move(model), std::move(tasks),
                                              registry_.batcher(), work_);
   if (acquired->BytesToTokenize() <= kLargeRequestBytes) {
     acquired->PrepareAndSubmit();

@@ -35,9 +35,11 @@ class ClassificationPath {
   explicit ClassificationPath(ModelRegistry& registry);
   // Never blocks. Errors are those of Classify.
   void Run(Call call);
+  // The same on a model that was acquired already, whatever the request's `model` is.
+  void Run(Call call, AcquiredModel model);
 
  private:
-  void Continue(const Call& call, absl::StatusOr<AcquiredModel> model);
+  void Submit(Call call, AcquiredModel model);
 
   ModelRegistry& registry_;
   // Tokenises what would hold up a reaction, of which gRPC has few threads: large requests, and

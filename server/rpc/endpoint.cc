@@ -101,7 +101,8 @@ void Endpoint::SetModelServing(const std::string& name, bool serving) {
 void Endpoint::SetServing(bool serving) {
   grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
   if (!serving) health->SetServingStatus(false);
-  for (const char* service : {"", "tasuki.v1.ClassificationService"}) {
+  for (const char* service :
+       {"", "tasuki.v1.ClassificationService", "inference.GRPCInferenceService"}) {
     health->SetServingStatus(service, serving);
   }
 }

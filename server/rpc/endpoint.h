@@ -32,11 +32,11 @@ class Endpoint {
 
   // HOST:PORT with the real port.
   const std::string& address() const { return address_; }
-  // What health answers for "" and for "tasuki.v1.ClassificationService"; false: for every name, from
-  // now on.
+  // What health answers for "" and for the services that classify; false: for every name, from now
+  // on.
   void SetServing(bool serving);
-  // What health answers for the name of a model, version or alias. A name that never came here is not
-  // known to health.
+  // What health answers for the name of a model, version or alias. A name that never came here is
+  // not known to health.
   void SetModelServing(const std::string& name, bool serving);
   // Takes no new calls, waits for those under way, and cancels them at `deadline`. Health checks,
   // reflection and connections without a call are not waited for.

@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "google/protobuf/descriptor.h"
 #include "grpcpp/server_context.h"
+#include "inference/inference.pb.h"
 #include "spdlog/spdlog.h"
 #include "tasuki/v1/classification.pb.h"
 #include "tasuki/v1/datasets.pb.h"
@@ -130,9 +131,12 @@ std::optional<int64_t> LineLimit::Take() {
 
 CallObserver::CallObserver(Metrics& metrics, CallsUnderWay& calls) : calls_(calls) {
   const google::protobuf::FileDescriptor* const files[] = {
-      v1::ClassifyRequest::descriptor()->file(), v1::Dataset::descriptor()->file(),
-      v1::Model::descriptor()->file(), v1::ServerInfo::descriptor()->file(),
-      v1::TrainingJob::descriptor()->file()};
+      v1::ClassifyRequest::descriptor()->file(),
+      v1::Dataset::descriptor()->file(),
+      v1::Model::descriptor()->file(),
+      v1::ServerInfo::descriptor()->file(),
+      v1::TrainingJob::descriptor()->file(),
+      inference::ModelInferRequest::descriptor()->file()};
   for (const auto* file : files) {
     for (int i = 0; i < file->service_count(); ++i) {
       const auto& service = *file->service(i);

@@ -44,7 +44,8 @@ class LineLimit {
 // Thread-safe.
 class CallObserver : public grpc::experimental::ServerInterceptorFactoryInterface {
  public:
-  // Makes the series of every method of tasuki.v1, so that they are there before the first call.
+  // Makes the series of every method of tasuki.v1 and inference, so that they are there before the
+  // first call.
   CallObserver(Metrics& metrics, CallsUnderWay& calls);
   grpc::experimental::Interceptor* CreateServerInterceptor(
       grpc::experimental::ServerRpcInfo* info) override;
@@ -52,7 +53,7 @@ class CallObserver : public grpc::experimental::ServerInterceptorFactoryInterfac
  private:
   CallsUnderWay& calls_;
   LineLimit failures_of_callers_;
-  absl::flat_hash_map<std::string, MethodMetrics> methods_;  // by "/tasuki.v1.Service/Method"
+  absl::flat_hash_map<std::string, MethodMetrics> methods_;  // by "/package.Service/Method"
 };
 
 }  // namespace tasuki

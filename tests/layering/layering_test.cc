@@ -39,8 +39,8 @@ const std::map<std::string, Strings> kMayInclude = {
     {"server/jobs", {"tasuki/v1", "tasuki/internal", "model", "server/metrics", "server/store"}},
     {"server/serving", {"tasuki/v1", "tasuki/internal", "model", "server/metrics", "server/store"}},
     {"server/rpc",
-     {"tasuki/v1", "model", "server/metrics", "server/store", "server/datasets", "server/jobs",
-      "server/serving"}},
+     {"tasuki/v1", "inference", "model", "server/metrics", "server/store", "server/datasets",
+      "server/jobs", "server/serving"}},
     {"server",
      {"tasuki/v1", "model", "server/metrics", "server/store", "server/datasets", "server/jobs",
       "server/serving", "server/rpc"}},
@@ -92,7 +92,7 @@ Strings FaultsOf(const std::string& path, const std::string& text) {
   const std::string folder = FolderOf(path);
   const auto rule = kMayInclude.find(folder);
   if (rule == kMayInclude.end()) return {path + ": no rule says what " + folder + " may include"};
-  static const std::regex kOurs("(model|server|client|demo|tests|tasuki)/.*");
+  static const std::regex kOurs("(model|server|client|demo|tests|tasuki|inference)/.*");
   Strings faults;
   for (const std::string& header : IncludesOf(text)) {
     if (std::regex_match(header, kOurs)) {

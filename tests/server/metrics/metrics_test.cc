@@ -126,8 +126,8 @@ TEST(ModelMetrics, SeriesGoWithTheLastObjectOfAVersion) {
   Metrics metrics;
   auto first = metrics.ForModel(Sentiment());
   auto second = metrics.ForModel(Sentiment());  // loaded again while the first is still answering
-  first->CountTexts(ModelMetrics::Result::kOk, 2);
-  second->CountTexts(ModelMetrics::Result::kOk, 3);
+  first->CountRequest(ModelMetrics::Result::kOk, 2, absl::ZeroDuration());
+  second->CountRequest(ModelMetrics::Result::kOk, 3, absl::ZeroDuration());
   first.reset();
   second->CountPrediction(0, 1, .97);
   EXPECT_THAT(metrics.Text(),
@@ -135,6 +135,33 @@ TEST(ModelMetrics, SeriesGoWithTheLastObjectOfAVersion) {
                         "result=\"ok\"} 5"));
   second.reset();
   EXPECT_THAT(metrics.Text(), Not(HasSubstr("models/sentiment")));
+}
+
+TEST(ModelMetrics, TotalsAreWhatWasCounted) {
+  Metrics metrics;
+  const auto model = metrics.ForModel(Sentiment());
+  EXPECT_EQ(model->Read().last_end, absl::UnixEpoch());
+  const absl::Time before = absl::Now() - absl::Milliseconds(1);
+  model->ObserveStage(ModelMetrics::Stage::kTokenize, absl::Milliseconds(1));
+  model->ObserveStage(ModelMetrics::Stage::kQueue, absl::Milliseconds(2));
+  model->ObserveStage(ModelMetrics::Stage::kForward, absl::Milliseconds(3));
+  model->ObserveStage(ModelMetrics::Stage::kForward, absl::Milliseconds(4));
+  model->CountRequest(ModelMetrics::Result::kOk, 5, absl::Milliseconds(10));
+  model->CountRequest(ModelMetrics::Result::kOk, 1, absl::Milliseconds(20));
+  model->CountRequest(ModelMetrics::Result::kExpired, 7, absl::Milliseconds(2));
+  model->CountRequest(ModelMetrics::Result::kError, 7, absl::Milliseconds(3));
+
+  const ModelMetrics::Totals totals = model->Read();
+  EXPECT_EQ(totals.ok.count, 2);
+  EXPECT_EQ(totals.ok.time, absl::Milliseconds(30));
+  EXPECT_EQ(totals.failed.count, 2);
+  EXPECT_EQ(totals.failed.time, absl::Milliseconds(5));
+  EXPECT_EQ(totals.texts, 6);
+  EXPECT_EQ(totals.tokenize.count, 1);
+  EXPECT_EQ(totals.queue.count, 1);
+  EXPECT_EQ(totals.forward.count, 2);
+  EXPECT_NEAR(absl::ToDoubleSeconds(totals.forward.time), .007, 1e-9);
+  EXPECT_GE(totals.last_end, before);
 }
 
 TEST(ModelMetrics, SurvivesLoadsAndUnloadsOfOneVersionOnManyThreads) {

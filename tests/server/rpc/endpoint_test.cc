@@ -91,11 +91,12 @@ class EndpointTest : public ServerFixture {
 };
 
 TEST_F(EndpointTest, HealthFollowsWhatTheServerSays) {
-  for (const char* service : {"", "tasuki.v1.ClassificationService"}) {
+  const auto services = {"", "tasuki.v1.ClassificationService", "inference.GRPCInferenceService"};
+  for (const char* service : services) {
     EXPECT_EQ(Health(service), kServing);
   }
   endpoint_->SetServing(false);
-  for (const char* service : {"", "tasuki.v1.ClassificationService"}) {
+  for (const char* service : services) {
     EXPECT_EQ(Health(service), kNotServing);
   }
 }
@@ -106,13 +107,15 @@ TEST_F(EndpointTest, ReflectionListsEveryService) {
        &answer);
   for (const char* service :
        {"tasuki.v1.DatasetService", "tasuki.v1.TrainingService", "tasuki.v1.ModelService",
-        "tasuki.v1.ClassificationService", "tasuki.v1.ServerService", "grpc.health.v1.Health"}) {
+        "tasuki.v1.ClassificationService", "tasuki.v1.ServerService", "grpc.health.v1.Health",
+        "inference.GRPCInferenceService"}) {
     EXPECT_THAT(answer, HasSubstr(service));
   }
 }
 
 TEST_F(EndpointTest, ReflectionShowsWhatAServiceTakes) {
-  for (const char* service : {"tasuki.v1.ServerService", "grpc.health.v1.Health"}) {
+  for (const char* service :
+       {"tasuki.v1.ServerService", "grpc.health.v1.Health", "inference.GRPCInferenceService"}) {
     std::string answer;  // field 4: the file that has the symbol
     Call(channel_, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
          Field(4, service), &answer);

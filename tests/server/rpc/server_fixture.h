@@ -22,6 +22,7 @@
 #include "server/rpc/classification_service.h"
 #include "server/rpc/datasets_service.h"
 #include "server/rpc/endpoint.h"
+#include "server/rpc/inference_service.h"
 #include "server/rpc/models_service.h"
 #include "server/rpc/server_service.h"
 #include "server/rpc/training_service.h"
@@ -53,15 +54,17 @@ class ServerFixture : public testing::Test {
     models_service_ = std::make_unique<ModelsService>(*registry_, store_->models(), store_->aliases(), *data_);
     classification_path_ = std::make_unique<ClassificationPath>(*registry_);
     classification_service_ = std::make_unique<ClassificationService>(*classification_path_);
+    inference_service_ =
+        std::make_unique<InferenceService>(*classification_path_, *registry_, store_->models());
     v1::ServerInfo info;
     info.set_version("1.2.3");
     server_service_ = std::make_unique<ServerService>(info, *registry_);
-    endpoint_ =
-        *Endpoint::Listen({"127.0.0.1:0",
-                           16,
-                           {datasets_service_.get(), training_service_.get(), models_service_.get(),
-                            classification_service_.get(), server_service_.get()}},
-                          metrics_);
+    endpoint_ = *Endpoint::Listen(
+        {"127.0.0.1:0",
+         16,
+         {datasets_service_.get(), training_service_.get(), models_service_.get(),
+          classification_service_.get(), inference_service_.get(), server_service_.get()}},
+        metrics_);
     endpoint_->SetServing(true);
     channel_ = grpc::CreateChannel(endpoint_->address(), grpc::InsecureChannelCredentials());
   }
@@ -78,6 +81,7 @@ class ServerFixture : public testing::Test {
   void Shutdown() {
     watchers_->Drain();
     classification_service_->Drain();
+    inference_service_->Drain();
     registry_->Drain();
     endpoint_->Shutdown(absl::Now() + absl::Seconds(5));
   }
@@ -133,6 +137,7 @@ class ServerFixture : public testing::Test {
   std::unique_ptr<ModelsService> models_service_;
   std::unique_ptr<ClassificationPath> classification_path_;
   std::unique_ptr<ClassificationService> classification_service_;
+  std::unique_ptr<InferenceService> inference_service_;
   std::unique_ptr<ServerService> server_service_;
   std::unique_ptr<Endpoint> endpoint_;
   std::shared_ptr<grpc::Channel> channel_;
