@@ -6,7 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
 #include "model/files/durable.h"
-#include "server/serving/version_load.h"
 #include "server/store/store.h"
 #include "spdlog/spdlog.h"
 
@@ -18,7 +17,9 @@ ModelRegistry::ModelRegistry(Store& store, const DataDirectory& data, const Serv
       data_(data),
       options_(options),
       metrics_(metrics),
-      batcher_({options.max_batch_tokens, options.max_queue_tokens}, metrics) {}
+      batcher_({options.max_batch_tokens, options.max_queue_tokens}, metrics),
+      loads_(store.models(), data, {options.threads, options.device, options.precision},
+             options.max_queue_tokens, metrics) {}
 
 ModelRegistry::~ModelRegistry() { Stop(); }
 
@@ -186,9 +187,7 @@ void ModelRegistry::RunLoads() {
 absl::StatusOr<ServedVersion> ModelRegistry::Open(const VersionName& name) {
   const auto version = table_.GetVersion(name.ToString());
   if (!version.ok()) return version.status();
-  auto loaded = LoadVersion(*version, data_.model_version(version->name()),
-                            {options_.threads, options_.device, options_.precision},
-                            options_.max_queue_tokens, metrics_);
+  auto loaded = loads_.Load(*version);
   if (!loaded.ok()) return loaded.status();
   auto freed = std::make_shared<absl::Notification>();
   const std::shared_ptr<const LoadedModel> model(loaded->release(),

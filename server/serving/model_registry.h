@@ -21,6 +21,7 @@
 #include "server/serving/batcher.h"
 #include "server/serving/loaded_model.h"
 #include "server/serving/publication.h"
+#include "server/serving/version_load.h"
 #include "server/serving/version_states.h"
 #include "server/store/data_directory.h"
 #include "server/store/model_table.h"
@@ -95,6 +96,7 @@ class ModelRegistry {
   const ServingOptions options_;
   Metrics& metrics_;
   Batcher batcher_;
+  VersionLoader loads_;
   VersionStates states_;
 
   // Never held across the store, torch or a callback.
