@@ -1,11 +1,12 @@
 // Measures classification in one process: what a server does between a request and its answer.
 //
 // usage: bench-classify MODEL TASK TEXTS fp32|bf16|int8 [--threads N] [--tokens N] [--seconds S]
-//                       [--texts N]
+//                       [--texts N] [--base DIRECTORY]
 // TEXTS has one text a line, of which the first N are taken. Prints one line of JSON: texts and
 // real tokens a second in bulk (sorted by length, --tokens a call, all of them again and again for
 // S seconds), milliseconds of one text at a time, the rate of a matrix product of 512 rows on this
-// machine, and the share of it that bulk classification reaches (bench/peak.h).
+// machine, and the share of it that bulk classification reaches (bench/peak.h). With --base MODEL
+// answers by its adapter and that base instead of by its own weights.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -23,9 +24,10 @@ namespace {
 int Run(int count, char** arguments) {
   if (count < 5) {
     std::cerr << "usage: bench-classify MODEL TASK TEXTS fp32|bf16|int8 [--threads N] [--tokens N] "
-                 "[--seconds S]\n";
+                 "[--seconds S] [--texts N] [--base DIRECTORY]\n";
     return 2;
   }
+  std::string base_directory;
   int threads = 2;
   int64_t call_tokens = 4096;
   double seconds = 10;
@@ -34,6 +36,7 @@ int Run(int count, char** arguments) {
     const std::string flag = arguments[i];
     if (flag == "--threads") threads = std::atoi(arguments[i + 1]);
     if (flag == "--tokens") call_tokens = std::atoll(arguments[i + 1]);
+    if (flag == "--base") base_directory = arguments[i + 1];
     if (flag == "--texts") most_texts = std::atoll(arguments[i + 1]);
     if (flag == "--seconds") seconds = std::atof(arguments[i + 1]);
   }
@@ -47,7 +50,13 @@ int Run(int count, char** arguments) {
   }
   options.precision = *precision;
   const double before = Now();
-  const auto classifier = Classifier::Load(directory, options);
+  const auto base = LoadedBase::Load(base_directory.empty() ? directory : base_directory, options);
+  if (!base.ok()) {
+    std::cerr << base.status() << "\n";
+    return 1;
+  }
+  const auto classifier = base_directory.empty() ? Classifier::LoadOver(directory, *base)
+                                                 : Classifier::LoadAdapter(directory, *base);
   if (!classifier.ok()) {
     std::cerr << classifier.status() << "\n";
     return 1;

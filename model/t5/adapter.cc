@@ -21,6 +21,8 @@ namespace {
 
 constexpr char kA[] = "lora_A.weight";
 constexpr char kB[] = "lora_B.weight";
+constexpr char kFile[] = "adapter_model.safetensors";
+constexpr char kPrefix[] = "base_model.model.";  // of names in that file
 
 // "….q.lora_A.weight" of "….q.weight".
 std::string NameOf(const char* part, absl::string_view weight) {
@@ -35,6 +37,12 @@ bool IsTarget(const std::string& weight, const v1::Lora& lora) {
 }
 
 }  // namespace
+
+Adapter::Pair Adapter::Of(const std::string& weight) const {
+  const auto a = weights.find(NameOf(kA, weight));
+  if (a == weights.end()) return {};
+  return {a->second.detach(), weights.at(NameOf(kB, weight)).detach() * scale};
+}
 
 std::vector<WeightShape> AdapterWeights(const T5Config& config, const v1::Lora& lora) {
   std::vector<WeightShape> weights;
@@ -89,16 +97,29 @@ absl::Status WriteAdapter(const std::string& directory, const Adapter& adapter,
 
   WeightMap named;
   for (const auto& [name, weight] : adapter.weights) {
-    named[absl::StrCat("base_model.model.", name)] = weight;
+    named[absl::StrCat(kPrefix, name)] = weight;
   }
   absl::Status status = MakeDirectories(directory);
   if (status.ok()) {
     status = WriteFile(directory + "/adapter_config.json", config.dump(/*indent=*/2) + "\n");
   }
   if (status.ok()) {
-    status = WriteTensors(directory + "/adapter_model.safetensors", named, {{"format", "pt"}});
+    status = WriteTensors(absl::StrCat(directory, "/", kFile), named, {{"format", "pt"}});
   }
   return status;
+}
+
+absl::StatusOr<Adapter> ReadAdapter(const std::string& directory, const T5Config& config,
+                                    const v1::Lora& lora) {
+  std::vector<WeightShape> expected = AdapterWeights(config, lora);
+  for (WeightShape& weight : expected) weight.name = absl::StrCat(kPrefix, weight.name);
+  absl::StatusOr<WeightMap> named = ReadTensors(directory, {kFile}, expected);
+  if (!named.ok()) return named.status();
+  Adapter adapter{.weights = {}, .scale = lora.alpha() / lora.rank()};
+  for (auto& [name, weight] : *named) {
+    adapter.weights[std::string(absl::StripPrefix(name, kPrefix))] = std::move(weight);
+  }
+  return adapter;
 }
 
 }  // namespace tasuki

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "model/t5/config.h"
 #include "model/t5/weights.h"
 #include "tasuki/v1/training.pb.h"
@@ -18,6 +19,12 @@ struct Adapter {
   // [out, rank]. Empty: there is no adapter.
   WeightMap weights;
   double scale = 0;
+
+  // A and scale · B of a weight, "….q.weight"; undefined where it has none.
+  struct Pair {
+    at::Tensor a, b;
+  };
+  Pair Of(const std::string& weight) const;
 };
 
 // The weights of an adapter for a T5 of this shape. REQUIRES: `lora` resolved by ResolveJob.
@@ -35,5 +42,10 @@ WeightMap Merge(const WeightMap& weights, const Adapter& adapter);
 // adapter_model.safetensors. `base` is what people know the base by, `tiny-ja@1`.
 absl::Status WriteAdapter(const std::string& directory, const Adapter& adapter,
                           const v1::Lora& lora, const std::string& base);
+
+// Reads what WriteAdapter made for a T5 of this shape. INVALID_ARGUMENT, MODEL_INVALID, as in
+// ReadWeights. REQUIRES: `lora` as it was written.
+absl::StatusOr<Adapter> ReadAdapter(const std::string& directory, const T5Config& config,
+                                    const v1::Lora& lora);
 
 }  // namespace tasuki

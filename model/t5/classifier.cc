@@ -14,6 +14,7 @@
 #include "model/errors/errors.h"
 #include "model/files/model_directory.h"
 #include "model/recipe/recipe.h"
+#include "model/t5/adapter.h"
 #include "model/t5/config.h"
 #include "model/t5/model_json.h"
 #include "model/t5/scorer.h"
@@ -52,10 +53,11 @@ auto Guarded(absl::string_view doing, Function function) -> decltype(function())
 }
 
 // What a directory holds, each file checked and fitting the others.
-struct Contents {
+struct Shape {
   T5Config config;
-  std::unique_ptr<Tokenizer> tokenizer;
-  WeightMap weights;
+  std::unique_ptr<const Tokenizer> tokenizer;
+};
+struct Tasks {
   internal::ModelManifest manifest;  // empty if there is none
   std::vector<LabelTrie> labels;     // of each task
 };
@@ -99,52 +101,71 @@ absl::Status CheckCalibrations(const internal::ModelManifest& manifest) {
   return absl::OkStatus();
 }
 
-absl::Status ReadTasks(const std::string& directory, Contents& contents) {
+absl::StatusOr<Tasks> ReadTasks(const std::string& directory, const Tokenizer& tokenizer) {
+  Tasks tasks;
   absl::StatusOr<internal::ModelManifest> manifest = ReadManifest(directory);
-  if (absl::IsNotFound(manifest.status())) return absl::OkStatus();
+  if (absl::IsNotFound(manifest.status())) return tasks;
   if (!manifest.ok()) return manifest.status();
-  contents.manifest = *std::move(manifest);
+  tasks.manifest = *std::move(manifest);
   Faults faults;
-  ResolveManifest(contents.manifest, faults);
+  ResolveManifest(tasks.manifest, faults);
   if (!faults.empty()) return ModelInvalid(kManifestName, faults.ToStatus().message());
-  for (const v1::Task& task : contents.manifest.tasks()) {
-    absl::StatusOr<LabelTrie> labels = LabelTrie::Build(task, *contents.tokenizer);
+  for (const v1::Task& task : tasks.manifest.tasks()) {
+    absl::StatusOr<LabelTrie> labels = LabelTrie::Build(task, tokenizer);
     if (!labels.ok()) return Annotate(labels.status(), absl::StrCat(kManifestName, ": "));
-    contents.labels.push_back(*std::move(labels));
+    tasks.labels.push_back(*std::move(labels));
   }
-  return CheckCalibrations(contents.manifest);
+  if (auto status = CheckCalibrations(tasks.manifest); !status.ok()) return status;
+  return tasks;
 }
 
-absl::StatusOr<Contents> ReadDirectory(const std::string& directory) {
-  Contents contents;
+absl::StatusOr<Shape> ReadShape(const std::string& directory) {
+  Shape shape;
   absl::StatusOr<T5Config> config = T5Config::Read(absl::StrCat(directory, "/config.json"));
   if (!config.ok()) return config.status();
-  contents.config = *config;
+  shape.config = *config;
 
   auto tokenizer = Tokenizer::Load(absl::StrCat(directory, "/spiece.model"));
   if (absl::IsNotFound(tokenizer.status())) {
     return ModelInvalid("spiece.model", "the file is missing");
   }
   if (!tokenizer.ok()) return tokenizer.status();
-  contents.tokenizer = *std::move(tokenizer);
-  if (auto fits = CheckTokenizer(*contents.tokenizer, contents.config); !fits.ok()) return fits;
-  if (auto tasks = ReadTasks(directory, contents); !tasks.ok()) return tasks;
-
-  absl::StatusOr<WeightMap> weights = ReadWeights(directory, contents.config);
-  if (!weights.ok()) return weights.status();
-  contents.weights = *std::move(weights);
-  return contents;
+  shape.tokenizer = *std::move(tokenizer);
+  if (auto fits = CheckTokenizer(*shape.tokenizer, shape.config); !fits.ok()) return fits;
+  return shape;
 }
+
+WeightMap On(at::Device device, WeightMap weights) {
+  for (auto& entry : weights) entry.second = entry.second.to(device);
+  return weights;
+}
+
+class T5Base : public LoadedBase {
+ public:
+  T5Base(Shape its_shape, WeightMap weights, const ClassifierOptions& its_options)
+      : options(its_options),
+        shape(std::move(its_shape)),
+        scorer(T5Scorer::Make(shape.config, On(at::Device(options.device), std::move(weights)),
+                              options.precision)) {}
+  int64_t memory_bytes() const override { return scorer->memory_bytes(); }
+
+  const ClassifierOptions options;
+  const Shape shape;
+  const std::unique_ptr<const T5Scorer> scorer;
+};
 
 class T5Classifier : public Classifier {
  public:
-  T5Classifier(Contents contents, at::Device device, const ClassifierOptions& options)
-      : threads_(options.threads),
-        manifest_(std::move(contents.manifest)),
-        tokenizer_(std::move(contents.tokenizer)),
-        labels_(std::move(contents.labels)),
-        scorer_(T5Scorer::Make(contents.config, On(device, std::move(contents.weights)),
-                               options.precision)) {}
+  // Without an adapter that is null.
+  T5Classifier(std::shared_ptr<const T5Base> base, Tasks tasks,
+               std::unique_ptr<const T5Scorer> adapted)
+      : threads_(base->options.threads),
+        manifest_(std::move(tasks.manifest)),
+        labels_(std::move(tasks.labels)),
+        base_(std::move(base)),
+        tokenizer_(base_->shape.tokenizer.get()),
+        adapted_(std::move(adapted)),
+        scorer_(adapted_ != nullptr ? adapted_.get() : base_->scorer.get()) {}
 
   const internal::ModelManifest& manifest() const override { return manifest_; }
   int64_t memory_bytes() const override { return scorer_->memory_bytes(); }
@@ -197,46 +218,85 @@ class T5Classifier : public Classifier {
   }
 
  private:
-  static WeightMap On(at::Device device, WeightMap weights) {
-    for (auto& entry : weights) entry.second = entry.second.to(device);
-    return weights;
-  }
-
   const int threads_;
   const internal::ModelManifest manifest_;
-  const std::unique_ptr<const Tokenizer> tokenizer_;
   const std::vector<LabelTrie> labels_;  // of each task
-  const std::unique_ptr<const T5Scorer> scorer_;
+  const std::shared_ptr<const T5Base> base_;
+  const Tokenizer* const tokenizer_;
+  const std::unique_ptr<const T5Scorer> adapted_;
+  const T5Scorer* const scorer_;
 };
+
+absl::StatusOr<std::unique_ptr<Classifier>> LoadBy(const std::string& directory,
+                                                   std::shared_ptr<const LoadedBase> loaded,
+                                                   bool adapter) {
+  return Guarded("loading the model", [&]() -> absl::StatusOr<std::unique_ptr<Classifier>> {
+    auto base = std::static_pointer_cast<const T5Base>(std::move(loaded));
+    absl::StatusOr<Tasks> tasks = ReadTasks(directory, *base->shape.tokenizer);
+    if (!tasks.ok()) return tasks.status();
+    if (tasks->labels.empty()) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, v1::MODEL_NOT_LOADED,
+                       "The model has no task to classify for: fine-tune it first.");
+    }
+    std::unique_ptr<const T5Scorer> adapted;
+    if (adapter) {
+      if (!tasks->manifest.has_lora()) return ModelInvalid(kManifestName, "it names no lora");
+      absl::StatusOr<Adapter> weights = ReadAdapter(absl::StrCat(directory, "/", kAdapterDirectory),
+                                                    base->shape.config, tasks->manifest.lora());
+      if (!weights.ok()) return weights.status();
+      weights->weights = On(at::Device(base->options.device), std::move(weights->weights));
+      adapted = base->scorer->With(*weights);
+    }
+    return std::make_unique<T5Classifier>(std::move(base), *std::move(tasks), std::move(adapted));
+  });
+}
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Classifier>> Classifier::Load(const std::string& directory,
-                                                             const ClassifierOptions& options) {
+absl::StatusOr<std::shared_ptr<const LoadedBase>> LoadedBase::Load(
+    const std::string& directory, const ClassifierOptions& options) {
   if (options.precision != Precision::kFp32 &&
       (options.device != "cpu" || !CanDo(BestKernels(), options.precision))) {
     return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNSPECIFIED,
                      absl::StrCat("bf16 and int8 need a CPU with AVX512-BF16 and AVX512-VNNI; ",
                                   options.device, " has kernels \"", BestKernels().name, "\""));
   }
-  return Guarded("loading the model", [&]() -> absl::StatusOr<std::unique_ptr<Classifier>> {
-    absl::StatusOr<Contents> contents = ReadDirectory(directory);
-    if (!contents.ok()) return contents.status();
-    if (contents->labels.empty()) {
-      return MakeError(absl::StatusCode::kFailedPrecondition, v1::MODEL_NOT_LOADED,
-                       "The model has no task to classify for: fine-tune it first.");
-    }
-    return std::make_unique<T5Classifier>(*std::move(contents), at::Device(options.device),
-                                          options);
+  return Guarded("loading the model", [&]() -> absl::StatusOr<std::shared_ptr<const LoadedBase>> {
+    absl::StatusOr<Shape> shape = ReadShape(directory);
+    if (!shape.ok()) return shape.status();
+    absl::StatusOr<WeightMap> weights = ReadWeights(directory, shape->config);
+    if (!weights.ok()) return weights.status();
+    return std::make_shared<const T5Base>(*std::move(shape), *std::move(weights), options);
   });
+}
+
+absl::StatusOr<std::unique_ptr<Classifier>> Classifier::Load(const std::string& directory,
+                                                             const ClassifierOptions& options) {
+  auto base = LoadedBase::Load(directory, options);
+  if (!base.ok()) return base.status();
+  return LoadOver(directory, *std::move(base));
+}
+
+absl::StatusOr<std::unique_ptr<Classifier>> Classifier::LoadOver(
+    const std::string& directory, std::shared_ptr<const LoadedBase> base) {
+  return LoadBy(directory, std::move(base), /*adapter=*/false);
+}
+
+absl::StatusOr<std::unique_ptr<Classifier>> Classifier::LoadAdapter(
+    const std::string& directory, std::shared_ptr<const LoadedBase> base) {
+  return LoadBy(directory, std::move(base), /*adapter=*/true);
 }
 
 absl::StatusOr<int64_t> CheckModelDirectory(const std::string& directory) {
   return Guarded("checking the model", [&]() -> absl::StatusOr<int64_t> {
-    const absl::StatusOr<Contents> contents = ReadDirectory(directory);
-    if (!contents.ok()) return contents.status();
+    const absl::StatusOr<Shape> shape = ReadShape(directory);
+    if (!shape.ok()) return shape.status();
+    const absl::StatusOr<Tasks> tasks = ReadTasks(directory, *shape->tokenizer);
+    if (!tasks.ok()) return tasks.status();
+    const absl::StatusOr<WeightMap> weights = ReadWeights(directory, shape->config);
+    if (!weights.ok()) return weights.status();
     int64_t count = 0;
-    for (const auto& entry : contents->weights) count += entry.second.numel();
+    for (const auto& entry : *weights) count += entry.second.numel();
     return count;
   });
 }

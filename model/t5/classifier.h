@@ -22,6 +22,18 @@ struct ClassifierOptions {
   Precision precision = Precision::kFp32;
 };
 
+// Shape, tokenizer and weights of a version in memory: what it answers with, and what versions that
+// are adapters of it answer with too. Immutable; thread-safe.
+class LoadedBase {
+ public:
+  // Opens a directory but for its tasuki.json. Errors as in Classifier::Load; it needs no task.
+  static absl::StatusOr<std::shared_ptr<const LoadedBase>> Load(const std::string& directory,
+                                                                const ClassifierOptions& options);
+  virtual ~LoadedBase() = default;
+  // Bytes that the weights take.
+  virtual int64_t memory_bytes() const = 0;
+};
+
 // Immutable after Load; thread-safe.
 class Classifier {
  public:
@@ -43,6 +55,15 @@ class Classifier {
   // RESOURCE_EXHAUSTED: out of memory.
   static absl::StatusOr<std::unique_ptr<Classifier>> Load(const std::string& directory,
                                                           const ClassifierOptions& options);
+  // The same with a base from LoadedBase::Load(directory), of which only tasuki.json remains to be
+  // opened.
+  static absl::StatusOr<std::unique_ptr<Classifier>> LoadOver(
+      const std::string& directory, std::shared_ptr<const LoadedBase> base);
+  // A version that was trained with `lora`, by its adapter and its base, which others may share:
+  // the version's own weights are not opened. Answers are theirs but for roundings. MODEL_INVALID
+  // also if its tasuki.json names no `lora`.
+  static absl::StatusOr<std::unique_ptr<Classifier>> LoadAdapter(
+      const std::string& directory, std::shared_ptr<const LoadedBase> base);
   virtual ~Classifier() = default;
 
   virtual const internal::ModelManifest& manifest() const = 0;
@@ -55,7 +76,7 @@ class Classifier {
   // answer does not depend on what else is in the batch: max |Δ log p| 1e-4 in fp32.
   virtual absl::StatusOr<std::vector<std::vector<float>>> Score(
       absl::Span<const Input* const> inputs) const = 0;
-  // Bytes that the weights take.
+  // Bytes that the weights take; those of the adapter if LoadAdapter made it.
   virtual int64_t memory_bytes() const = 0;
 };
 

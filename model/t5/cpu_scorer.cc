@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -30,13 +31,31 @@ constexpr int64_t kQueries = 64;  // of attention at once
 // heads · d_model floats.
 constexpr int64_t kDecoderRows = 256;
 
+// What an adapter adds to a product W x: for some of its outputs B (A x).
+struct LowRank {
+  struct Part {
+    int64_t first_output, first_rank;
+    PackedWeights b;  // [outputs, rank], fp32
+  };
+  PackedWeights a;  // [ranks of all, width]
+  std::vector<Part> parts;
+};
+
+// Weights, which scorers share, and what comes to their product; that may be null.
+struct Product {
+  std::shared_ptr<const PackedWeights> weights;
+  std::shared_ptr<const LowRank> added;
+};
+
 struct Layer {
   std::vector<float> self_norm, cross_norm, feed_forward_norm;
-  PackedWeights self_in, self_out;          // self_in: queries, keys, values
-  PackedWeights cross_queries, cross_out;   // decoder only, as are the next two
-  Tensor cross_keys;                        // [inner, d_model], as it is
-  std::vector<PackedWeights> cross_values;  // of each head; fp32
-  PackedWeights feed_forward_in, feed_forward_gate, feed_forward_out;  // gate or none
+  Product self_in, self_out;         // self_in: queries, keys, values
+  Product cross_queries, cross_out;  // decoder only, as are the next four
+  Tensor cross_keys;                 // [inner, d_model], as it is
+  Adapter::Pair cross_keys_added;    // likewise; or none
+  std::vector<std::shared_ptr<const PackedWeights>> cross_values;  // of each head; fp32
+  std::shared_ptr<const LowRank> cross_values_added;               // a part each head; or null
+  Product feed_forward_in, feed_forward_gate, feed_forward_out;    // gate or none
 };
 
 // Activations of some rows.
@@ -44,6 +63,7 @@ struct Buffers {
   Aligned<float> x;            // the residual stream [rows, d_model]
   Aligned<float> wide, gate;   // [rows, widest output of a product]
   Aligned<float> seen;         // what attention answers [rows, inner]
+  Aligned<float> low;          // A x [rows, low_width]; if there is an adapter
   Aligned<int32_t> left;       // a left operand [rows, groups]
   Aligned<float> left_scales;  // [rows]
 };
@@ -126,7 +146,8 @@ struct CpuScorer::Network {
   std::vector<float> encoder_norm, decoder_norm;
   // For each head and distance, from -max_distance to max_distance, beyond which nothing changes.
   std::vector<std::vector<float>> encoder_biases, decoder_biases;
-  int64_t packed_bytes = 0;
+  int64_t bytes = 0;      // of what only this network holds
+  int64_t low_width = 0;  // of Buffers::low
 
   int64_t inner() const { return config.num_heads * config.d_kv; }
   int64_t panels(const PackedWeights& weights) const { return Panels(kernels, weights.outputs); }
@@ -137,9 +158,16 @@ struct CpuScorer::Network {
 
   // ---- Preparation
 
-  PackedWeights Pack(const Tensor& weights, Precision as);
+  PackedWeights Pack(const Tensor& weights, Precision as) const;
+  std::shared_ptr<const PackedWeights> Share(const Tensor& weights, Precision as);
   Layer Prepare(const WeightMap& weights, const std::string& block, bool is_decoder);
   std::vector<std::vector<float>> Biases(const Tensor& table, bool bidirectional) const;
+  // What `adapter` adds to the product of these weights, one below the other: a part for each
+  // `outputs` of them, or for each weight. Null if nothing.
+  std::shared_ptr<const LowRank> Added(const Adapter& adapter,
+                                       const std::vector<std::string>& weights, Precision as,
+                                       int64_t outputs = 0);
+  void Add(const Adapter& adapter, const std::string& block, Layer& layer);
   Buffers MakeBuffers(int64_t rows) const;
   Scratch MakeScratch(int64_t longest) const;
 
@@ -154,8 +182,10 @@ struct CpuScorer::Network {
   // `x` as left operand: in fp32 itself, and nothing is to be waited for.
   Operand Convert(const Member& member, float* x, int64_t rows, int64_t width,
                   const Buffers& buffers) const;
-  void Multiply(const Member& member, const Operand& left, int64_t rows,
-                const PackedWeights& weights, const Output& output, int64_t first_panel = 0) const;
+  // The threads meet in it if there is an adapter: what is in buffers.low may not be needed any
+  // more.
+  void Multiply(const Member& member, const Operand& left, int64_t rows, const Product& product,
+                const Output& output, const Buffers& buffers, int64_t first_panel = 0) const;
   void FeedForward(const Member& member, const Layer& layer, const Buffers& buffers,
                    int64_t rows) const;
 
@@ -190,11 +220,17 @@ struct CpuScorer::Network::Decoding {
 
 // ---- Preparation -------------------------------------------------------------------------------
 
-PackedWeights CpuScorer::Network::Pack(const Tensor& weights, Precision as) {
+PackedWeights CpuScorer::Network::Pack(const Tensor& weights, Precision as) const {
   const Tensor rows = weights.contiguous();
   PackedWeights packed = MakePacked(kernels, as, rows.size(0), rows.size(1));
   kernels.pack(rows.const_data_ptr<float>(), rows.size(1), packed);
-  packed_bytes += packed.bytes();
+  return packed;
+}
+
+std::shared_ptr<const PackedWeights> CpuScorer::Network::Share(const Tensor& weights,
+                                                               Precision as) {
+  auto packed = std::make_shared<const PackedWeights>(Pack(weights, as));
+  bytes += packed->bytes();
   return packed;
 }
 
@@ -203,28 +239,86 @@ Layer CpuScorer::Network::Prepare(const WeightMap& weights, const std::string& b
   const auto weight = [&](const std::string& name) { return weights.at(block + name).detach(); };
   Layer layer;
   layer.self_norm = ToVector(weight("0.layer_norm.weight"));
-  layer.self_in =
-      Pack(at::cat({weight("0.SelfAttention.q.weight"), weight("0.SelfAttention.k.weight"),
-                    weight("0.SelfAttention.v.weight")}),
-           precision);
-  layer.self_out = Pack(weight("0.SelfAttention.o.weight"), precision);
+  layer.self_in.weights =
+      Share(at::cat({weight("0.SelfAttention.q.weight"), weight("0.SelfAttention.k.weight"),
+                     weight("0.SelfAttention.v.weight")}),
+            precision);
+  layer.self_out.weights = Share(weight("0.SelfAttention.o.weight"), precision);
   if (is_decoder) {
     layer.cross_norm = ToVector(weight("1.layer_norm.weight"));
-    layer.cross_queries = Pack(weight("1.EncDecAttention.q.weight"), precision);
+    layer.cross_queries.weights = Share(weight("1.EncDecAttention.q.weight"), precision);
     layer.cross_keys = weight("1.EncDecAttention.k.weight").contiguous();
+    bytes += layer.cross_keys.nbytes();
     for (const Tensor& head : weight("1.EncDecAttention.v.weight").split(config.d_kv)) {
-      layer.cross_values.push_back(Pack(head, Precision::kFp32));
+      layer.cross_values.push_back(Share(head, Precision::kFp32));
     }
-    layer.cross_out = Pack(weight("1.EncDecAttention.o.weight"), precision);
+    layer.cross_out.weights = Share(weight("1.EncDecAttention.o.weight"), precision);
   }
   const std::string last = is_decoder ? "2." : "1.";
   layer.feed_forward_norm = ToVector(weight(last + "layer_norm.weight"));
   const std::string part = last + "DenseReluDense.";
-  if (config.gated) layer.feed_forward_gate = Pack(weight(part + "wi_0.weight"), precision);
-  layer.feed_forward_in =
-      Pack(weight(part + (config.gated ? "wi_1.weight" : "wi.weight")), precision);
-  layer.feed_forward_out = Pack(weight(part + "wo.weight"), precision);
+  if (config.gated) {
+    layer.feed_forward_gate.weights = Share(weight(part + "wi_0.weight"), precision);
+  }
+  layer.feed_forward_in.weights =
+      Share(weight(part + (config.gated ? "wi_1.weight" : "wi.weight")), precision);
+  layer.feed_forward_out.weights = Share(weight(part + "wo.weight"), precision);
   return layer;
+}
+
+std::shared_ptr<const LowRank> CpuScorer::Network::Added(const Adapter& adapter,
+                                                         const std::vector<std::string>& weights,
+                                                         Precision as, int64_t outputs) {
+  auto added = std::make_shared<LowRank>();
+  std::vector<Tensor> a;
+  int64_t ranks = 0;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const Adapter::Pair pair = adapter.Of(weights[i]);
+    if (!pair.a.defined()) continue;
+    int64_t output = static_cast<int64_t>(i) * pair.b.size(0);
+    for (const Tensor& b : pair.b.split(outputs > 0 ? outputs : pair.b.size(0))) {
+      added->parts.push_back({output, ranks, Pack(b, Precision::kFp32)});
+      output += b.size(0);
+    }
+    a.push_back(pair.a);
+    ranks += pair.a.size(0);
+  }
+  if (a.empty()) return nullptr;
+  added->a = Pack(at::cat(a), as);
+  const auto count = [&](const PackedWeights& packed) {
+    bytes += panels(packed) * kernels.panel * packed.groups * 4;
+  };
+  count(added->a);
+  for (const LowRank::Part& part : added->parts) count(part.b);
+  low_width = std::max(low_width, ranks * (outputs > 0 ? config.num_heads : 1));
+  return added;
+}
+
+void CpuScorer::Network::Add(const Adapter& adapter, const std::string& block, Layer& layer) {
+  const std::string self = block + "0.SelfAttention.", cross = block + "1.EncDecAttention.";
+  layer.self_in.added =
+      Added(adapter, {self + "q.weight", self + "k.weight", self + "v.weight"}, precision);
+  layer.self_out.added = Added(adapter, {self + "o.weight"}, precision);
+  const bool is_decoder = layer.cross_keys.defined();
+  if (is_decoder) {
+    layer.cross_queries.added = Added(adapter, {cross + "q.weight"}, precision);
+    layer.cross_keys_added = adapter.Of(cross + "k.weight");
+    if (layer.cross_keys_added.a.defined()) {
+      auto& [a, b] = layer.cross_keys_added;
+      a = a.contiguous();
+      b = b.contiguous();
+      bytes += a.nbytes() + b.nbytes();
+      low_width = std::max(low_width, a.size(0) * config.num_heads);
+    }
+    layer.cross_values_added = Added(adapter, {cross + "v.weight"}, Precision::kFp32, config.d_kv);
+    layer.cross_out.added = Added(adapter, {cross + "o.weight"}, precision);
+  }
+  const std::string part = block + (is_decoder ? "2." : "1.") + "DenseReluDense.";
+  if (config.gated)
+    layer.feed_forward_gate.added = Added(adapter, {part + "wi_0.weight"}, precision);
+  layer.feed_forward_in.added =
+      Added(adapter, {part + (config.gated ? "wi_1.weight" : "wi.weight")}, precision);
+  layer.feed_forward_out.added = Added(adapter, {part + "wo.weight"}, precision);
 }
 
 std::vector<std::vector<float>> CpuScorer::Network::Biases(const Tensor& table,
@@ -246,6 +340,7 @@ Buffers CpuScorer::Network::MakeBuffers(int64_t rows) const {
   buffers.wide = MakeAligned<float>(rows * widest);
   if (config.gated) buffers.gate = MakeAligned<float>(rows * config.d_ff);
   buffers.seen = MakeAligned<float>(rows * inner());
+  if (low_width > 0) buffers.low = MakeAligned<float>(rows * low_width);
   buffers.left = MakeAligned<int32_t>(rows * widest);
   buffers.left_scales = MakeAligned<float>(rows);
   return buffers;
@@ -293,10 +388,29 @@ Operand CpuScorer::Network::Convert(const Member& member, float* x, int64_t rows
 }
 
 void CpuScorer::Network::Multiply(const Member& member, const Operand& left, int64_t rows,
-                                  const PackedWeights& weights, const Output& output,
-                                  int64_t first_panel) const {
-  const auto [begin, end] = member.Share(panels(weights) - first_panel);
-  kernels.multiply(left, rows, weights, first_panel + begin, first_panel + end, output);
+                                  const Product& product, const Output& output,
+                                  const Buffers& buffers, int64_t first_panel) const {
+  const bool adds = product.added != nullptr, cuts = output.mode == OutputMode::kRelu;
+  const auto [begin, end] = member.Share(panels(*product.weights) - first_panel);
+  kernels.multiply(left, rows, *product.weights, first_panel + begin, first_panel + end,
+                   {output.data, output.stride, adds && cuts ? OutputMode::kSet : output.mode});
+  if (!adds) return;
+  const LowRank& added = *product.added;
+  const int64_t ranks = added.a.outputs;
+  const auto [first, last] = member.Share(rows);
+  const Operand from = {left.precision, static_cast<int32_t*>(left.data) + first * left.stride,
+                        left.stride, left.scales == nullptr ? nullptr : left.scales + first};
+  kernels.multiply(from, last - first, added.a, 0, panels(added.a),
+                   {buffers.low.get() + first * ranks, ranks});
+  member.Meet();
+  for (const LowRank::Part& part : added.parts) {
+    if (part.first_output + part.b.outputs <= first_panel * kernels.panel) continue;
+    const auto [first_of_part, last_of_part] = member.Share(panels(part.b));
+    kernels.multiply({Precision::kFp32, buffers.low.get() + part.first_rank, ranks}, rows, part.b,
+                     first_of_part, last_of_part,
+                     {output.data + part.first_output, output.stride,
+                      cuts ? OutputMode::kAddRelu : OutputMode::kAdd});
+  }
 }
 
 void CpuScorer::Network::FeedForward(const Member& member, const Layer& layer,
@@ -306,9 +420,11 @@ void CpuScorer::Network::FeedForward(const Member& member, const Layer& layer,
   member.Meet();
   float* hidden = buffers.wide.get();
   Multiply(member, normed, rows, layer.feed_forward_in,
-           {hidden, d_ff, config.gated ? OutputMode::kSet : OutputMode::kRelu});
-  if (config.gated)
-    Multiply(member, normed, rows, layer.feed_forward_gate, {buffers.gate.get(), d_ff});
+           {hidden, d_ff, config.gated ? OutputMode::kSet : OutputMode::kRelu}, buffers);
+  if (config.gated) {
+    if (layer.feed_forward_in.added != nullptr) member.Meet();
+    Multiply(member, normed, rows, layer.feed_forward_gate, {buffers.gate.get(), d_ff}, buffers);
+  }
   member.Meet();
   if (config.gated) {
     const auto [begin, end] = member.Share(rows);
@@ -318,7 +434,7 @@ void CpuScorer::Network::FeedForward(const Member& member, const Layer& layer,
   }
   const Operand left = Convert(member, hidden, rows, d_ff, buffers);
   Multiply(member, left, rows, layer.feed_forward_out,
-           {buffers.x.get(), config.d_model, OutputMode::kAdd});
+           {buffers.x.get(), config.d_model, OutputMode::kAdd}, buffers);
   member.Meet();
 }
 
@@ -361,7 +477,7 @@ void CpuScorer::Network::Encode(const Member& member, const Chunk& chunk, const 
   for (const Layer& layer : encoder) {
     const Operand normed = Norm(member, buffers, rows, layer.self_norm);
     member.Meet();
-    Multiply(member, normed, rows, layer.self_in, {buffers.wide.get(), 3 * inner()});
+    Multiply(member, normed, rows, layer.self_in, {buffers.wide.get(), 3 * inner()}, buffers);
     member.Meet();
     const int64_t sequences = static_cast<int64_t>(chunk.sequences.size());
     const auto [begin, end] = member.Share(sequences * config.num_heads);
@@ -373,7 +489,7 @@ void CpuScorer::Network::Encode(const Member& member, const Chunk& chunk, const 
     }
     member.Meet();
     const Operand seen = Convert(member, buffers.seen.get(), rows, inner(), buffers);
-    Multiply(member, seen, rows, layer.self_out, {buffers.x.get(), d, OutputMode::kAdd});
+    Multiply(member, seen, rows, layer.self_out, {buffers.x.get(), d, OutputMode::kAdd}, buffers);
     member.Meet();
     FeedForward(member, layer, buffers, rows);
   }
@@ -424,9 +540,19 @@ void CpuScorer::Network::AttendToText(const Member& member, const Layer& layer,
   const int64_t rows = decoding.rows.begin.back();
   const auto [first_head, last_head] = member.Share(heads);
   for (int64_t h = first_head; h < last_head; ++h) {
-    kernels.multiply_plain(decoding.buffers.wide.get() + h * d_kv, inner(), rows,
+    const float* queries = decoding.buffers.wide.get() + h * d_kv;
+    float* looks = decoding.looks.get() + h * d;
+    kernels.multiply_plain(queries, inner(), rows,
                            layer.cross_keys.const_data_ptr<float>() + h * d_kv * d, d, d_kv, d,
-                           {decoding.looks.get() + h * d, heads * d});
+                           {looks, heads * d});
+    if (const auto& [a, b] = layer.cross_keys_added; a.defined()) {
+      const int64_t rank = a.size(0);
+      float* low = decoding.buffers.low.get() + h * rank;
+      kernels.multiply_plain(queries, inner(), rows, b.const_data_ptr<float>() + h * d_kv * rank,
+                             rank, d_kv, rank, {low, heads * rank});
+      kernels.multiply_plain(low, heads * rank, rows, a.const_data_ptr<float>(), d, rank, d,
+                             {looks, heads * d, OutputMode::kAdd});
+    }
   }
   member.Meet();
   // The heads of all rows one after the other, whatever their text.
@@ -454,9 +580,18 @@ void CpuScorer::Network::AttendToText(const Member& member, const Layer& layer,
   }
   member.Meet();
   for (int64_t h = first_head; h < last_head; ++h) {
-    kernels.multiply({Precision::kFp32, decoding.mixed.get() + h * d, heads * d}, rows,
-                     layer.cross_values[h], 0, panels(layer.cross_values[h]),
-                     {decoding.buffers.seen.get() + h * d_kv, inner()});
+    const Operand mixed = {Precision::kFp32, decoding.mixed.get() + h * d, heads * d};
+    float* seen = decoding.buffers.seen.get() + h * d_kv;
+    kernels.multiply(mixed, rows, *layer.cross_values[h], 0, panels(*layer.cross_values[h]),
+                     {seen, inner()});
+    if (layer.cross_values_added != nullptr) {
+      const PackedWeights &a = layer.cross_values_added->a,
+                          &b = layer.cross_values_added->parts[h].b;
+      float* low = decoding.buffers.low.get() + h * a.outputs;
+      kernels.multiply(mixed, rows, a, 0, panels(a), {low, heads * a.outputs});
+      kernels.multiply({Precision::kFp32, low, heads * a.outputs}, rows, b, 0, panels(b),
+                       {seen, inner(), OutputMode::kAdd});
+    }
   }
   member.Meet();
 }
@@ -475,21 +610,21 @@ void CpuScorer::Network::Decode(const Member& member, const Decoding& decoding,
   for (const Layer& layer : decoder) {
     const Operand normed = Norm(member, buffers, rows, layer.self_norm);
     member.Meet();
-    Multiply(member, normed, rows, layer.self_in, {buffers.wide.get(), 3 * inner()},
+    Multiply(member, normed, rows, layer.self_in, {buffers.wide.get(), 3 * inner()}, buffers,
              only_roots ? 2 * inner() / kernels.panel : 0);
     member.Meet();
     AttendToAncestors(member, decoding.rows, buffers);
     member.Meet();
     const Operand seen = Convert(member, buffers.seen.get(), rows, inner(), buffers);
-    Multiply(member, seen, rows, layer.self_out, {buffers.x.get(), d, OutputMode::kAdd});
+    Multiply(member, seen, rows, layer.self_out, {buffers.x.get(), d, OutputMode::kAdd}, buffers);
     member.Meet();
     const Operand asking = Norm(member, buffers, rows, layer.cross_norm);
     member.Meet();
-    Multiply(member, asking, rows, layer.cross_queries, {buffers.wide.get(), inner()});
+    Multiply(member, asking, rows, layer.cross_queries, {buffers.wide.get(), inner()}, buffers);
     member.Meet();
     AttendToText(member, layer, decoding, scratch);
     const Operand read = Convert(member, buffers.seen.get(), rows, inner(), buffers);
-    Multiply(member, read, rows, layer.cross_out, {buffers.x.get(), d, OutputMode::kAdd});
+    Multiply(member, read, rows, layer.cross_out, {buffers.x.get(), d, OutputMode::kAdd}, buffers);
     member.Meet();
     FeedForward(member, layer, buffers, rows);
   }
@@ -515,7 +650,7 @@ void CpuScorer::Network::Decode(const Member& member, const Decoding& decoding,
 CpuScorer::CpuScorer(const T5Config& config, const WeightMap& weights, Precision precision,
                      const Kernels& kernels) {
   auto network = std::make_unique<Network>(
-      Network{config, precision, kernels, {}, {}, {}, {}, {}, {}, {}, {}, 0});
+      Network{config, precision, kernels, {}, {}, {}, {}, {}, {}, {}, {}});
   const auto weight = [&](const std::string& name) {
     return weights.at(name).detach().contiguous();
   };
@@ -533,18 +668,29 @@ CpuScorer::CpuScorer(const T5Config& config, const WeightMap& weights, Precision
   for (int64_t i = 0; i < config.num_decoder_layers; ++i) {
     network->decoder.push_back(
         network->Prepare(weights, absl::StrCat("decoder.block.", i, ".layer."), true));
-    network->packed_bytes += network->decoder.back().cross_keys.nbytes();
   }
+  network->bytes += network->embedding.nbytes();
+  if (!config.tie_word_embeddings) network->bytes += network->head.nbytes();
   network_ = std::move(network);
 }
 
+CpuScorer::CpuScorer(std::unique_ptr<const Network> network) : network_(std::move(network)) {}
+
 CpuScorer::~CpuScorer() = default;
 
-int64_t CpuScorer::memory_bytes() const {
-  const bool tied = network_->config.tie_word_embeddings;
-  return network_->packed_bytes + network_->embedding.nbytes() +
-         (tied ? 0 : network_->head.nbytes());
+std::unique_ptr<const T5Scorer> CpuScorer::With(const Adapter& adapter) const {
+  auto network = std::make_unique<Network>(*network_);
+  network->bytes = 0;
+  for (size_t i = 0; i < network->encoder.size(); ++i) {
+    network->Add(adapter, absl::StrCat("encoder.block.", i, ".layer."), network->encoder[i]);
+  }
+  for (size_t i = 0; i < network->decoder.size(); ++i) {
+    network->Add(adapter, absl::StrCat("decoder.block.", i, ".layer."), network->decoder[i]);
+  }
+  return std::unique_ptr<const T5Scorer>(new CpuScorer(std::move(network)));
 }
+
+int64_t CpuScorer::memory_bytes() const { return network_->bytes; }
 
 std::vector<std::vector<float>> CpuScorer::Score(absl::Span<const Input> inputs) const {
   if (inputs.empty()) return {};

@@ -7,6 +7,10 @@
 // (q·(W h) = (Wᵀq)·h), and the weighted mean of the encoder's states through the value weights. Few
 // queries look at many states here, so that saves an eighth of all arithmetic; it is exact, since
 // T5's cross-attention has no position bias.
+//
+// An adapter's products A x and B (A x) come to those of the weights, which are shared: an answer
+// is that of the merged weights but for roundings. A is in `precision`, as its operand is; B is
+// fp32.
 #pragma once
 
 #include <memory>
@@ -22,11 +26,13 @@ class CpuScorer : public T5Scorer {
             const Kernels& kernels);
   ~CpuScorer() override;
 
+  std::unique_ptr<const T5Scorer> With(const Adapter& adapter) const override;
   std::vector<std::vector<float>> Score(absl::Span<const Input> inputs) const override;
   int64_t memory_bytes() const override;
 
  private:
   struct Network;
+  explicit CpuScorer(std::unique_ptr<const Network> network);
   std::unique_ptr<const Network> network_;
 };
 

@@ -70,7 +70,7 @@ constexpr int64_t kProductFloats = 98304, kProductScratch = kProductFloats + 819
 float* ProductScratch();
 constexpr int64_t kDropoutBlock = 64;
 
-enum class OutputMode { kSet, kAdd, kRelu };
+enum class OutputMode { kSet, kAdd, kRelu, kAddRelu };  // the last: relu(what was there + product)
 struct Output {
   float* data;
   int64_t stride;  // floats from row to row

@@ -171,8 +171,10 @@ inline __attribute__((always_inline)) void Tile(const int32_t* a, int64_t a_stri
       }
     }
   }
-  const bool adds = !ending.first || ending.mode == OutputMode::kAdd;
-  const bool cuts = ending.last && ending.mode == OutputMode::kRelu;
+  const bool adds =
+      !ending.first || ending.mode == OutputMode::kAdd || ending.mode == OutputMode::kAddRelu;
+  const bool cuts =
+      ending.last && (ending.mode == OutputMode::kRelu || ending.mode == OutputMode::kAddRelu);
   const auto value = [&](int r, int v) __attribute__((always_inline)) {
     if constexpr (P == Precision::kInt8) {
       const Ints shift = *reinterpret_cast<const UnalignedInts*>(ending.offsets + v * kLanes);

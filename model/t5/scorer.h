@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "model/t5/adapter.h"
 #include "model/t5/config.h"
 #include "model/t5/kernels.h"
 #include "model/t5/weights.h"
@@ -32,11 +33,15 @@ class T5Scorer {
                                               Precision precision = Precision::kFp32);
   virtual ~T5Scorer() = default;
 
+  // The same with an adapter beside the weights, which both hold. Throws as Make. REQUIRES: an
+  // adapter for this shape, on the device of the weights; this scorer has none.
+  virtual std::unique_ptr<const T5Scorer> With(const Adapter& adapter) const = 0;
+
   // log p of each label of each input. No gradient; dropout off. On a CPU it uses
   // at::get_num_threads() threads. Throws std::bad_alloc or c10::Error.
   virtual std::vector<std::vector<float>> Score(absl::Span<const Input> inputs) const = 0;
 
-  // Bytes that the weights take.
+  // Bytes that the weights take; of what With made, the adapter's.
   virtual int64_t memory_bytes() const = 0;
 };
 

@@ -25,11 +25,33 @@ namespace {
 
 using at::Tensor;
 
+// Weights, which scorers share, and what an adapter adds to their product: to some of the outputs
+// B (A x).
+struct Product {
+  struct Part {
+    int64_t first_output;
+    Adapter::Pair pair;
+  };
+  Tensor weights;
+  std::vector<Part> added;
+
+  // Outputs from `first` on.
+  Tensor operator()(const Tensor& x, int64_t first = 0) const {
+    Tensor y = at::linear(x, weights.slice(0, first));
+    for (const auto& [output, pair] : added) {
+      if (output < first) continue;
+      y.narrow(1, output - first, pair.b.size(0)).add_(at::linear(at::linear(x, pair.a), pair.b));
+    }
+    return y;
+  }
+};
+
 // The weights of a block in the products in which they are used.
 struct Block {
-  Tensor self_norm, self_in, self_out;                             // self_in: queries, keys, values
-  Tensor cross_norm, cross_queries, cross_keys_values, cross_out;  // decoder only
-  Tensor feed_forward_norm, feed_forward_gate, feed_forward_in, feed_forward_out;  // gate or none
+  Tensor self_norm, cross_norm, feed_forward_norm;
+  Product self_in, self_out;                                     // self_in: queries, keys, values
+  Product cross_queries, cross_keys_values, cross_out;           // decoder only, as is cross_norm
+  Product feed_forward_gate, feed_forward_in, feed_forward_out;  // gate or none
 };
 
 Block PrepareBlock(const WeightMap& weights, const std::string& prefix, bool decoder, bool gated) {
@@ -38,33 +60,61 @@ Block PrepareBlock(const WeightMap& weights, const std::string& prefix, bool dec
   };
   Block block;
   block.self_norm = weight("0.layer_norm.weight");
-  block.self_in = at::cat({weight("0.SelfAttention.q.weight"), weight("0.SelfAttention.k.weight"),
-                           weight("0.SelfAttention.v.weight")});
-  block.self_out = weight("0.SelfAttention.o.weight");
+  block.self_in.weights =
+      at::cat({weight("0.SelfAttention.q.weight"), weight("0.SelfAttention.k.weight"),
+               weight("0.SelfAttention.v.weight")});
+  block.self_out.weights = weight("0.SelfAttention.o.weight");
   if (decoder) {
     block.cross_norm = weight("1.layer_norm.weight");
-    block.cross_queries = weight("1.EncDecAttention.q.weight");
-    block.cross_keys_values =
+    block.cross_queries.weights = weight("1.EncDecAttention.q.weight");
+    block.cross_keys_values.weights =
         at::cat({weight("1.EncDecAttention.k.weight"), weight("1.EncDecAttention.v.weight")});
-    block.cross_out = weight("1.EncDecAttention.o.weight");
+    block.cross_out.weights = weight("1.EncDecAttention.o.weight");
   }
   const std::string last = decoder ? "2." : "1.";
   block.feed_forward_norm = weight((last + "layer_norm.weight").c_str());
-  if (gated) block.feed_forward_gate = weight((last + "DenseReluDense.wi_0.weight").c_str());
-  block.feed_forward_in =
+  if (gated) {
+    block.feed_forward_gate.weights = weight((last + "DenseReluDense.wi_0.weight").c_str());
+  }
+  block.feed_forward_in.weights =
       weight((last + (gated ? "DenseReluDense.wi_1.weight" : "DenseReluDense.wi.weight")).c_str());
-  block.feed_forward_out = weight((last + "DenseReluDense.wo.weight").c_str());
+  block.feed_forward_out.weights = weight((last + "DenseReluDense.wo.weight").c_str());
   return block;
 }
 
+// Adds an adapter to a block, and answers its bytes.
+int64_t Add(const Adapter& adapter, const std::string& prefix, bool gated, Block& block) {
+  int64_t bytes = 0;
+  const auto add = [&](Product& product, const std::vector<const char*>& weights) {
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const Adapter::Pair pair = adapter.Of(absl::StrCat(prefix, weights[i], ".weight"));
+      if (!pair.a.defined()) continue;
+      product.added.push_back({static_cast<int64_t>(i) * pair.b.size(0), pair});
+      bytes += pair.a.nbytes() + pair.b.nbytes();
+    }
+  };
+  add(block.self_in, {"0.SelfAttention.q", "0.SelfAttention.k", "0.SelfAttention.v"});
+  add(block.self_out, {"0.SelfAttention.o"});
+  add(block.cross_queries, {"1.EncDecAttention.q"});
+  add(block.cross_keys_values, {"1.EncDecAttention.k", "1.EncDecAttention.v"});
+  add(block.cross_out, {"1.EncDecAttention.o"});
+  for (const char* last : {"1.", "2."}) {  // of an encoder, of a decoder
+    const std::string part = absl::StrCat(last, "DenseReluDense.");
+    add(block.feed_forward_gate, {(part + "wi_0").c_str()});
+    add(block.feed_forward_in, {(part + (gated ? "wi_1" : "wi")).c_str()});
+    add(block.feed_forward_out, {(part + "wo").c_str()});
+  }
+  return bytes;
+}
+
 Tensor FeedForward(const Block& block, const Tensor& normed) {
-  Tensor hidden = at::linear(normed, block.feed_forward_in);
-  if (block.feed_forward_gate.defined()) {
-    hidden.mul_(at::gelu(at::linear(normed, block.feed_forward_gate), "tanh"));
+  Tensor hidden = block.feed_forward_in(normed);
+  if (block.feed_forward_gate.weights.defined()) {
+    hidden.mul_(at::gelu(block.feed_forward_gate(normed), "tanh"));
   } else {
     hidden.relu_();
   }
-  return at::linear(hidden, block.feed_forward_out);
+  return block.feed_forward_out(hidden);
 }
 
 // Rows of a trie see themselves and their ancestors, at the distances of their depths.
@@ -134,8 +184,7 @@ Tensor TorchScorer::Prepared::Encode(const PackedTokens& input) const {
       PositionalSelfAttention(input.lengths, encoder_biases, /*bidirectional=*/true, config);
   Tensor x = at::embedding(embedding, input.ids);
   for (const Block& block : encoder) {
-    const Tensor seen = attention(at::linear(Norm(x, block.self_norm), block.self_in), 0);
-    x.add_(at::linear(seen, block.self_out));
+    x.add_(block.self_out(attention(block.self_in(Norm(x, block.self_norm)), 0)));
     x.add_(FeedForward(block, Norm(x, block.feed_forward_norm)));
   }
   return Norm(x, encoder_norm);
@@ -162,12 +211,12 @@ Tensor TorchScorer::Prepared::Decode(absl::Span<const Input> inputs, const Tenso
   for (const Block& block : decoder) {
     const Tensor normed = Norm(x, block.self_norm);
     // A root sees itself alone, with weight 1: its value is the answer.
-    const Tensor seen = only_roots ? at::linear(normed, block.self_in.chunk(3)[2])
-                                   : attention(at::linear(normed, block.self_in), 0);
-    x.add_(at::linear(seen, block.self_out));
-    const Tensor queries = at::linear(Norm(x, block.cross_norm), block.cross_queries);
-    const Tensor keys_values = at::linear(encoded, block.cross_keys_values);
-    x.add_(at::linear(cross_attention(queries, keys_values, 0), block.cross_out));
+    const Tensor seen = only_roots ? block.self_in(normed, 2 * config.num_heads * config.d_kv)
+                                   : attention(block.self_in(normed), 0);
+    x.add_(block.self_out(seen));
+    const Tensor queries = block.cross_queries(Norm(x, block.cross_norm));
+    const Tensor keys_values = block.cross_keys_values(encoded);
+    x.add_(block.cross_out(cross_attention(queries, keys_values, 0)));
     x.add_(FeedForward(block, Norm(x, block.feed_forward_norm)));
   }
   return Norm(x, decoder_norm);
@@ -198,7 +247,25 @@ TorchScorer::TorchScorer(const T5Config& config, const WeightMap& weights) {
   prepared_ = std::move(prepared);
 }
 
+TorchScorer::TorchScorer(std::unique_ptr<const Prepared> prepared)
+    : prepared_(std::move(prepared)) {}
+
 TorchScorer::~TorchScorer() = default;
+
+std::unique_ptr<const T5Scorer> TorchScorer::With(const Adapter& adapter) const {
+  const c10::InferenceMode inference;
+  auto prepared = std::make_unique<Prepared>(*prepared_);
+  prepared->memory_bytes = 0;
+  const auto add = [&](const char* stack, std::vector<Block>& blocks) {
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      prepared->memory_bytes += Add(adapter, absl::StrCat(stack, ".block.", i, ".layer."),
+                                    prepared->config.gated, blocks[i]);
+    }
+  };
+  add("encoder", prepared->encoder);
+  add("decoder", prepared->decoder);
+  return std::unique_ptr<const T5Scorer>(new TorchScorer(std::move(prepared)));
+}
 
 std::vector<std::vector<float>> TorchScorer::Score(absl::Span<const Input> inputs) const {
   if (inputs.empty()) return {};

@@ -15,11 +15,13 @@ class TorchScorer : public T5Scorer {
   TorchScorer(const T5Config& config, const WeightMap& weights);
   ~TorchScorer() override;
 
+  std::unique_ptr<const T5Scorer> With(const Adapter& adapter) const override;
   std::vector<std::vector<float>> Score(absl::Span<const Input> inputs) const override;
   int64_t memory_bytes() const override;
 
  private:
   struct Prepared;
+  explicit TorchScorer(std::unique_ptr<const Prepared> prepared);
   std::unique_ptr<const Prepared> prepared_;
 };
 

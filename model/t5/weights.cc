@@ -168,25 +168,26 @@ WeightMap InitialWeights(const T5Config& config, int64_t seed) {
   return weights;
 }
 
-absl::StatusOr<WeightMap> ReadWeights(const std::string& directory, const T5Config& config) {
-  const absl::StatusOr<std::set<std::string>> files = WeightFiles(directory);
-  if (!files.ok()) return files.status();
+absl::StatusOr<WeightMap> ReadTensors(const std::string& directory,
+                                      const std::set<std::string>& files,
+                                      const std::vector<WeightShape>& expected,
+                                      const std::function<bool(const std::string& name)>& ignored) {
   std::map<std::string, std::vector<int64_t>> missing;
-  for (WeightShape& weight : ExpectedWeights(config)) missing[weight.name] = weight.shape;
+  for (const WeightShape& weight : expected) missing[weight.name] = weight.shape;
 
   WeightMap weights;
   std::vector<std::string> faults;
-  for (const std::string& name : *files) {
+  for (const std::string& name : files) {
     const auto file = SafetensorsFile::Open(absl::StrCat(directory, "/", name));
     if (absl::IsNotFound(file.status())) return ModelInvalid(name, "the file is missing");
     if (!file.ok()) return file.status();
     for (const auto& [weight, entry] : (*file)->tensors()) {
-      const auto expected = missing.find(weight);
-      if (expected != missing.end()) {
-        const std::string fault = LoadExpected(weight, expected->second, entry, weights);
+      const auto wanted = missing.find(weight);
+      if (wanted != missing.end()) {
+        const std::string fault = LoadExpected(weight, wanted->second, entry, weights);
         if (!fault.empty()) faults.push_back(fault);
-        missing.erase(expected);
-      } else if (!IsIgnored(weight, config)) {
+        missing.erase(wanted);
+      } else if (ignored == nullptr || !ignored(weight)) {
         faults.push_back(
             absl::StrCat(Quote(weight), " is not a weight of this T5, or is there twice"));
       }
@@ -198,10 +199,17 @@ absl::StatusOr<WeightMap> ReadWeights(const std::string& directory, const T5Conf
   const size_t count = faults.size();
   if (count > kShownFaults) faults.resize(kShownFaults);
   return ModelInvalid(
-      files->size() == 1 ? *files->begin() : kIndex,
+      files.size() == 1 ? *files.begin() : kIndex,
       absl::StrCat(
           absl::StrJoin(faults, "; "),
           count > kShownFaults ? absl::StrCat("; and ", count - kShownFaults, " more") : ""));
+}
+
+absl::StatusOr<WeightMap> ReadWeights(const std::string& directory, const T5Config& config) {
+  const absl::StatusOr<std::set<std::string>> files = WeightFiles(directory);
+  if (!files.ok()) return files.status();
+  return ReadTensors(directory, *files, ExpectedWeights(config),
+                     [&](const std::string& name) { return IsIgnored(name, config); });
 }
 
 absl::Status WriteTensors(const std::string& path, const WeightMap& tensors,

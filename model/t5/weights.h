@@ -3,7 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -28,6 +30,13 @@ std::vector<WeightShape> ExpectedWeights(const T5Config& config);
 // New weights as transformers initialises them (Mesh TensorFlow's rules, initializer_factor); the
 // same seed gives the same bytes.
 WeightMap InitialWeights(const T5Config& config, int64_t seed);
+
+// Reads `expected`, and nothing else, from files of `directory`; F32, F16 and BF16 become fp32.
+// What `ignored` says yes to may be there too. INVALID_ARGUMENT, MODEL_INVALID, as in ReadWeights.
+absl::StatusOr<WeightMap> ReadTensors(
+    const std::string& directory, const std::set<std::string>& files,
+    const std::vector<WeightShape>& expected,
+    const std::function<bool(const std::string& name)>& ignored = nullptr);
 
 // Reads model.safetensors, or the shards that model.safetensors.index.json names; F32, F16 and BF16
 // become fp32. INVALID_ARGUMENT, MODEL_INVALID: a weight missing, unexpected, of another shape than

@@ -9,7 +9,6 @@
 #include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
 #include "model/files/durable.h"
-#include "server/serving/version_load.h"
 #include "server/store/store.h"
 #include "spdlog/spdlog.h"
 
@@ -26,12 +25,6 @@ bool Free(ServedVersion served) {
   return true;
 }
 
-// About what the weights of a version take in memory. The embedding and the head stay fp32.
-int64_t ExpectedBytes(const v1::ModelVersion& version, Precision precision) {
-  const int64_t bytes = precision == Precision::kFp32 ? 4 : precision == Precision::kBf16 ? 3 : 2;
-  return version.parameter_count() * bytes;
-}
-
 }  // namespace
 
 ModelRegistry::ModelRegistry(Store& store, const DataDirectory& data, const ServingOptions& options,
@@ -42,7 +35,9 @@ ModelRegistry::ModelRegistry(Store& store, const DataDirectory& data, const Serv
       options_(options),
       metrics_(metrics),
       batcher_({options.max_batch_tokens, options.max_queue_tokens, options.max_batch_delay},
-               metrics) {}
+               metrics),
+      loads_(store.models(), data, {options.threads, options.device, options.precision},
+             options.max_queue_tokens, metrics) {}
 
 ModelRegistry::~ModelRegistry() { Stop(); }
 
@@ -381,18 +376,20 @@ void ModelRegistry::RunLoad(const VersionStates::ToLoad& load) {
   const VersionName& name = load.name;
   const absl::Time start = absl::Now();
   const auto version = table_.GetVersion(name.ToString());
-  if (version.ok() && !MakeRoom(ExpectedBytes(*version, options_.precision),
-                                load.cause != VersionStates::Cause::kAtStart)) {
+  if (version.ok() &&
+      !MakeRoom(ExpectedBytes(*version), load.cause != VersionStates::Cause::kAtStart)) {
     spdlog::info("{} is not loaded at the start: there is no room for it", name.ToString());
     if (states_.Defer(name)) return TellServing();
   }
   absl::StatusOr<ServedVersion> served = version.ok() ? Open(*version) : version.status();
   const absl::Duration duration = absl::Now() - start;
   // What was expected is not always what it takes.
-  if (served.ok()) {
-    const int64_t bytes = served->model->memory_bytes;
-    MakeRoom(bytes, /*may_evict=*/true);
-    if (options_.memory_limit_bytes > 0 && bytes > options_.memory_limit_bytes) {
+  if (served.ok() && options_.memory_limit_bytes > 0) {
+    const bool adapter = !served->model->shared_base_model_version.empty();
+    MakeRoom(adapter ? served->model->memory_bytes : 0, /*may_evict=*/true);
+    // Alone it may be larger than the limit.
+    if (const int64_t bytes = MemoryBytes() + (adapter ? served->model->memory_bytes : 0);
+        bytes > options_.memory_limit_bytes) {
       Free(*std::move(served));
       served = MakeError(
           absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,
@@ -413,12 +410,30 @@ void ModelRegistry::RunLoad(const VersionStates::ToLoad& load) {
   TellServing();
 }
 
+// About what the weights of a version will take that are not in memory yet. The embedding and the
+// head stay fp32.
+int64_t ModelRegistry::ExpectedBytes(const v1::ModelVersion& version) const {
+  const auto in_memory = loads_.WeightsInMemory();
+  if (in_memory.contains(version.name())) return 0;
+  if (version.has_lora() && in_memory.contains(version.base_model_version())) return 0;
+  const int64_t bytes = options_.precision == Precision::kFp32   ? 4
+                        : options_.precision == Precision::kBf16 ? 3
+                                                                 : 2;
+  return version.parameter_count() * bytes;
+}
+
+int64_t ModelRegistry::MemoryBytes() const {
+  int64_t bytes = states_.AdapterBytes();
+  for (const auto& [version, weights] : loads_.WeightsInMemory()) bytes += weights;
+  return bytes;
+}
+
 bool ModelRegistry::MakeRoom(int64_t bytes, bool may_evict) {
   if (options_.memory_limit_bytes == 0) return true;
-  while (states_.MemoryBytes() + bytes > options_.memory_limit_bytes) {
+  while (MemoryBytes() + bytes > options_.memory_limit_bytes) {
     if (!may_evict) return false;
     auto evicted = states_.EvictLeastRecentlyUsed();
-    if (!evicted.has_value()) break;  // alone it may be larger than the limit
+    if (!evicted.has_value()) break;
     metrics_.CountModelEviction();
     spdlog::info("{} makes room in memory; a request brings it back", evicted->first.ToString());
     Free(std::move(evicted->second));
@@ -427,9 +442,7 @@ bool ModelRegistry::MakeRoom(int64_t bytes, bool may_evict) {
 }
 
 absl::StatusOr<ServedVersion> ModelRegistry::Open(const v1::ModelVersion& version) {
-  auto loaded = LoadVersion(version, data_.model_version(version.name()),
-                            {options_.threads, options_.device, options_.precision},
-                            options_.max_queue_tokens, metrics_);
+  auto loaded = loads_.Load(version);
   if (!loaded.ok()) return loaded.status();
   auto freed = std::make_shared<absl::Notification>();
   const std::shared_ptr<const LoadedModel> model(loaded->release(),

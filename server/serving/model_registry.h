@@ -24,6 +24,7 @@
 #include "server/serving/batcher.h"
 #include "server/serving/loaded_model.h"
 #include "server/serving/publication.h"
+#include "server/serving/version_load.h"
 #include "server/serving/version_states.h"
 #include "server/store/alias_table.h"
 #include "server/store/data_directory.h"
@@ -55,8 +56,8 @@ class ModelRegistry {
   // Removes what a crash left of versions, learns from the store which exist, and loads in the
   // background those that are to be loaded. REQUIRES: called once, before everything else.
   absl::Status Start();
-  // Has `listener` told of every name (of a version with tasks, a model or an alias) whether it is in
-  // service, now and whenever that changes. It must not block, and outlives the registry's use.
+  // Has `listener` told of every name (of a version with tasks, a model or an alias) whether it is
+  // in service, now and whenever that changes. It must not block, and outlives the registry's use.
   using ServingListener = std::function<void(const std::string& name, bool serving)>;
   void SetServingListener(ServingListener listener);
   // Ends calls that wait for a load with UNAVAILABLE (DRAINING), now and later; what is loaded goes
@@ -105,7 +106,8 @@ class ModelRegistry {
   absl::StatusOr<Page<v1::ModelVersion>> ListVersions(const std::string& model, int page_size,
                                                       const std::string& page_token);
   std::vector<std::string> LoadedVersions() const;
-  int64_t MemoryBytes() const { return states_.MemoryBytes(); }
+  // Of the weights in memory, those that are shared once.
+  int64_t MemoryBytes() const;
 
  private:
   // Waits until nothing else is under way with `key`, a publication's or a version's name, until
@@ -126,6 +128,7 @@ class ModelRegistry {
 
   void RunLoads();
   void RunLoad(const VersionStates::ToLoad& load);
+  int64_t ExpectedBytes(const v1::ModelVersion& version) const;
   // Evicts until `bytes` more fit into memory. False where none may be evicted and they do not.
   bool MakeRoom(int64_t bytes, bool may_evict);
   absl::StatusOr<ServedVersion> Open(const v1::ModelVersion& version);
@@ -136,6 +139,7 @@ class ModelRegistry {
   const ServingOptions options_;
   Metrics& metrics_;
   Batcher batcher_;
+  VersionLoader loads_;
   VersionStates states_;
 
   // Never held across the store, torch or a callback.

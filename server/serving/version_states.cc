@@ -180,12 +180,15 @@ std::optional<std::pair<VersionName, ServedVersion>> VersionStates::EvictLeastRe
   return std::make_pair(name, std::exchange(oldest->served, {}));
 }
 
-int64_t VersionStates::MemoryBytes() const {
+int64_t VersionStates::AdapterBytes() const {
   absl::MutexLock lock(&mutex_);
   int64_t bytes = 0;
-  for (const auto& [model, versions] : models_) {
+  for (const auto& [name, versions] : models_) {
     for (const auto& [number, entry] : versions) {
-      if (entry.served.model != nullptr) bytes += entry.served.model->memory_bytes;
+      const LoadedModel* model = entry.served.model.get();
+      if (model != nullptr && !model->shared_base_model_version.empty()) {
+        bytes += model->memory_bytes;
+      }
     }
   }
   return bytes;
@@ -286,6 +289,7 @@ void VersionStates::FillIn(v1::ModelVersion& version) {
   version.set_state_reason(entry != nullptr ? std::string(entry->error.message()) : "");
   if (entry != nullptr && entry->served.model != nullptr) {
     version.set_memory_bytes(entry->served.model->memory_bytes);
+    version.set_shared_base_model_version(entry->served.model->shared_base_model_version);
     *version.mutable_last_use_time() = google::protobuf::util::TimeUtil::MicrosecondsToTimestamp(
         absl::ToUnixMicros(entry->last_use));
   }

@@ -75,8 +75,8 @@ class VersionStates {
   ServedVersion Withdraw(const VersionName& name);
   // The LOADED version that was asked longest ago becomes STANDBY; nullopt if none is.
   std::optional<std::pair<VersionName, ServedVersion>> EvictLeastRecentlyUsed();
-  // Bytes of the weights of all that is LOADED.
-  int64_t MemoryBytes() const;
+  // Bytes of the adapters of all that is LOADED and shares the weights of its base.
+  int64_t AdapterBytes() const;
 
   // See ModelRegistry::Acquire.
   void Acquire(const std::string& name, AcquireDone done);
@@ -85,8 +85,8 @@ class VersionStates {
   // Sets what is known of it in memory: state, state_reason, memory, last use, aliases.
   void FillIn(v1::ModelVersion& version);
   std::vector<std::string> Loaded() const;
-  // Every version with tasks, their models, and all aliases: whether a request to it is answered, if
-  // need be after a load.
+  // Every version with tasks, their models, and all aliases: whether a request to it is answered,
+  // if need be after a load.
   std::map<std::string, bool> InService() const;
 
   // Ends all waiting, now and later.

@@ -17,34 +17,6 @@ namespace {
 
 using ::testing::ElementsAre;
 
-v1::Lora LoraOf(const std::vector<std::string>& modules) {
-  v1::Lora lora;
-  lora.set_rank(2);
-  lora.set_alpha(6);
-  lora.set_dropout(0);
-  for (const std::string& module : modules) lora.add_target_modules(module);
-  return lora;
-}
-
-std::vector<std::string> AllModules(bool gated) {
-  std::vector<std::string> modules = {"q", "k", "v", "o", "wo"};
-  for (const char* in : {"wi_0", "wi_1"}) {
-    if (gated) modules.push_back(in);
-  }
-  if (!gated) modules.push_back("wi");
-  return modules;
-}
-
-// One whose B is not 0.
-Adapter LearntAdapter(const T5Config& config, const v1::Lora& lora) {
-  Adapter adapter = InitialAdapter(config, lora, 7);
-  at::manual_seed(7);
-  for (auto& [name, weight] : adapter.weights) {
-    if (name.ends_with("lora_B.weight")) weight.normal_(0, .2);
-  }
-  return adapter;
-}
-
 at::Tensor Logits(const T5& t5, const Dropout& dropout = {}) {
   std::mt19937 random(3);
   const std::vector<int32_t> target = RandomTokens(5, random);

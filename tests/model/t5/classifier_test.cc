@@ -107,6 +107,47 @@ TEST_F(ClassifierTest, AnswersTheSameFromEveryThread) {
   for (const std::vector<float>& answer : answers) EXPECT_EQ(answer, expected);
 }
 
+TEST_F(ClassifierTest, AnswersByAnAdapterAndItsBaseAsByMergedWeights) {
+  const auto base = LoadedBase::Load(directory_.path(), {}).value();
+  v1::Lora lora = LoraOf(AllModules(config_.gated));
+  const Adapter adapter = LearntAdapter(config_, lora);
+  internal::ModelManifest manifest = Manifest();
+  *manifest.mutable_lora() = lora;
+  const auto write = [&](const std::string& directory) {
+    std::filesystem::copy(directory_.path(), directory);
+    EXPECT_TRUE(WriteAdapter(directory + "/" + kAdapterDirectory, adapter, lora, "base@1").ok());
+    EXPECT_TRUE(WriteWeights(directory, Merge(TinyWeights(config_), adapter)).ok());
+    EXPECT_TRUE(WriteManifest(directory, manifest).ok());
+  };
+  TemporaryDirectory parent;
+  const std::string directory = parent.At("adapter");
+  write(directory);
+  const auto merged = Classifier::Load(directory, ClassifierOptions()).value();
+  std::filesystem::remove(directory + "/model.safetensors");
+  const auto shared = Classifier::LoadAdapter(directory, base).value();
+  const Classifier::Input input = shared->Prepare(0, "the lamp is good").value();
+  const auto scores = shared->Score({&input}).value()[0];
+  const auto expected = merged->Score({&input}).value()[0];
+  const auto of_base = Load()->Score({&input}).value()[0];
+  double change = 0;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    EXPECT_NEAR(scores[i], expected[i], 1e-4);
+    change = std::max<double>(change, std::abs(scores[i] - of_base[i]));
+  }
+  EXPECT_GT(change, .01);
+  EXPECT_LT(shared->memory_bytes(), base->memory_bytes());
+
+  // What does not fit the base is refused.
+  manifest.mutable_lora()->set_rank(3);
+  ASSERT_TRUE(WriteManifest(directory, manifest).ok());
+  absl::Status status = Classifier::LoadAdapter(directory, base).status();
+  EXPECT_EQ(ReasonOf(status), v1::MODEL_INVALID);
+  EXPECT_THAT(status.message(), HasSubstr("lora_A.weight has shape [2, 16], not [3, 16]"));
+  manifest.clear_lora();
+  ASSERT_TRUE(WriteManifest(directory, manifest).ok());
+  EXPECT_EQ(ReasonOf(Classifier::LoadAdapter(directory, base).status()), v1::MODEL_INVALID);
+}
+
 TEST_F(ClassifierTest, PutsThePrefixBeforeTheTextAndTheEndBehind) {
   const auto classifier = Load();
   const auto tokenizer = Tokenizer::Load(directory_.At("spiece.model")).value();

@@ -175,6 +175,73 @@ TEST_P(T5ScorerTest, AnswersATextTheSameAloneAndInAnyBatch) {
             way_.kernels == nullptr ? 1e-4 : 0);
 }
 
+// Every module alone, then all of them at once.
+std::vector<std::vector<std::string>> ModuleSets(const T5Config& config) {
+  std::vector<std::vector<std::string>> sets;
+  for (const std::string& module : AllModules(config.gated)) sets.push_back({module});
+  sets.push_back({"q", "v"});
+  sets.push_back(AllModules(config.gated));
+  return sets;
+}
+
+TEST_P(T5ScorerTest, AnswersWithAnAdapterBesideAsWithItMergedIn) {
+  std::mt19937 random(5);
+  std::vector<std::vector<int32_t>> texts;
+  std::vector<LabelTrie> tries;
+  std::vector<T5Scorer::Input> inputs;
+  for (const int length : {1, 6, 50}) texts.push_back(RandomTokens(length, random));
+  for (const std::vector<std::string>& labels : LabelSets()) tries.push_back(TrieOf(labels));
+  for (const std::vector<int32_t>& text : texts) {
+    for (const LabelTrie& trie : tries) inputs.push_back({&text, &trie});
+  }
+  const std::vector<std::vector<float>> without = scorer_->Score(inputs);
+  for (const std::vector<std::string>& modules : ModuleSets(config_)) {
+    const Adapter adapter = LearntAdapter(config_, LoraOf(modules));
+    const std::unique_ptr<const T5Scorer> beside = scorer_->With(adapter);
+    const std::vector<std::vector<float>> scores = beside->Score(inputs);
+    const std::vector<std::vector<float>> merged =
+        ScorerBy(way_, config_, Merge(weights_, adapter))->Score(inputs);
+    double largest = 0, change = 0;
+    for (size_t i = 0; i < scores.size(); ++i) {
+      for (size_t label = 0; label < scores[i].size(); ++label) {
+        largest = std::max<double>(largest, std::abs(scores[i][label] - merged[i][label]));
+        change = std::max<double>(change, std::abs(scores[i][label] - without[i][label]));
+      }
+    }
+    const std::string of = modules.size() > 2 ? "all" : modules.size() == 2 ? "qv" : modules[0];
+    std::cout << of << ": largest difference " << largest << ", the adapter's own " << change
+              << std::endl;
+    EXPECT_LE(largest, way_.tolerance) << of;
+    EXPECT_GT(change, 10 * largest) << of;
+    EXPECT_GT(beside->memory_bytes(), 0);
+    EXPECT_LT(beside->memory_bytes(), scorer_->memory_bytes());
+  }
+  EXPECT_EQ(scorer_->Score(inputs), without) << "the base is as it was";
+}
+
+TEST_P(T5ScorerTest, AnswersWithAnAdapterTheSameAloneInAnyBatchAndOnAnyNumberOfThreads) {
+  const Adapter adapter = LearntAdapter(config_, LoraOf(AllModules(config_.gated)));
+  const std::unique_ptr<const T5Scorer> beside = scorer_->With(adapter);
+  const double tolerance = way_.kernels == nullptr ? 1e-4 : 0;
+  EXPECT_LE(LargestDifferenceInRandomBatches(*beside, config_, 20), tolerance);
+
+  std::mt19937 random(6);
+  const std::vector<int32_t> text = RandomTokens(90, random);
+  const LabelTrie trie = TrieOf(LabelSets()[2]);
+  const int threads = at::get_num_threads();
+  std::vector<std::vector<float>> scores;
+  for (const int count : {1, 2, 3}) {
+    at::set_num_threads(count);
+    scores.push_back(beside->Score({{&text, &trie}})[0]);
+  }
+  at::set_num_threads(threads);
+  for (size_t i = 1; i < scores.size(); ++i) {
+    for (size_t label = 0; label < scores[i].size(); ++label) {
+      EXPECT_NEAR(scores[i][label], scores[0][label], tolerance);
+    }
+  }
+}
+
 // TASUKI_BATCHES of them, for script/verify; 20 else.
 TEST(T5ScorerMiniTest, RandomBatchesAnswerEachTextAsItIsAnsweredAlone) {
   T5Config config;
@@ -280,8 +347,11 @@ TEST_P(T5ScorerParityTest, LabelsScoreAsTransformersLogitsSay) {
   const Golden golden(directory + "/golden.safetensors");
   Adapter adapter{.weights = golden.Map("adapter."), .scale = 0};
   if (!adapter.weights.empty()) adapter.scale = golden.Number("adapter_scale");
-  const WeightMap weights = Merge(*ReadWeights(directory, config), adapter);
-  const std::unique_ptr<const T5Scorer> scorer = ScorerBy(way, config, weights);
+  const WeightMap weights = *ReadWeights(directory, config);
+  // An adapter merged in, and beside.
+  std::vector<std::unique_ptr<const T5Scorer>> scorers;
+  scorers.push_back(ScorerBy(way, config, Merge(weights, adapter)));
+  if (!adapter.weights.empty()) scorers.push_back(ScorerBy(way, config, weights)->With(adapter));
   const std::vector<std::vector<int32_t>> inputs = golden.Sequences("input");
   const std::vector<std::vector<int32_t>> targets = golden.Sequences("target");
   const Tensor logits = golden.Floats("logits");
@@ -293,12 +363,14 @@ TEST_P(T5ScorerParityTest, LabelsScoreAsTransformersLogitsSay) {
     const int64_t length = static_cast<int64_t>(targets[i].size());
     const std::vector<double> expected =
         ByLogits(logits.slice(0, begin, begin + length), targets[i], labels);
-    const std::vector<float> scores = scorer->Score({{&inputs[i], &labels.trie}})[0];
-    ASSERT_EQ(scores.size(), expected.size());
-    for (size_t label = 0; label < scores.size(); ++label) {
-      // Of each branch on the way: their differences add up.
-      const double branches = static_cast<double>(labels.trie.path(static_cast<int>(label)).size());
-      largest = std::max(largest, std::abs(scores[label] - expected[label]) / branches);
+    for (const auto& scorer : scorers) {
+      const std::vector<float> scores = scorer->Score({{&inputs[i], &labels.trie}})[0];
+      ASSERT_EQ(scores.size(), expected.size());
+      for (size_t label = 0; label < scores.size(); ++label) {
+        // Of each branch on the way: their differences add up.
+        const auto branches = static_cast<double>(labels.trie.path(static_cast<int>(label)).size());
+        largest = std::max(largest, std::abs(scores[label] - expected[label]) / branches);
+      }
     }
     begin += length;
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "model/t5/adapter.h"
 #include "model/t5/config.h"
 #include "model/t5/t5.h"
 #include "model/t5/weights.h"
@@ -44,6 +45,34 @@ inline WeightMap TinyWeights(const T5Config& config, int64_t seed = 1) {
     if (weight.dim() == 1) weight.add_(at::randn_like(weight), .3);
   }
   return weights;
+}
+
+inline v1::Lora LoraOf(const std::vector<std::string>& modules) {
+  v1::Lora lora;
+  lora.set_rank(2);
+  lora.set_alpha(6);
+  lora.set_dropout(0);
+  for (const std::string& module : modules) lora.add_target_modules(module);
+  return lora;
+}
+
+inline std::vector<std::string> AllModules(bool gated) {
+  std::vector<std::string> modules = {"q", "k", "v", "o", "wo"};
+  for (const char* in : {"wi_0", "wi_1"}) {
+    if (gated) modules.push_back(in);
+  }
+  if (!gated) modules.push_back("wi");
+  return modules;
+}
+
+// One whose B is not 0.
+inline Adapter LearntAdapter(const T5Config& config, const v1::Lora& lora) {
+  Adapter adapter = InitialAdapter(config, lora, 7);
+  at::manual_seed(7);
+  for (auto& [name, weight] : adapter.weights) {
+    if (name.ends_with("lora_B.weight")) weight.normal_(0, .2);
+  }
+  return adapter;
 }
 
 // `length` random tokens, the last of them </s>.
