@@ -6,7 +6,8 @@
 // its end. Durations are in seconds, sizes in bytes. Everything here is thread-safe and never
 // blocks for long; no method can fail unless it says so.
 //
-//   rpc      Method() for each method at start
+//   rpc      Method() for each method at start; CountRefusal, CountAccessReload,
+//            SetCertificateExpiry
 //   serving  ForModel() for each loaded version; CountModelLoad, CountRejection
 //   jobs     ForJob() for each running trainer; CountAttempt, CountTrainerExit, CountNonFiniteLoss
 //   store    its own operations, and the job counts: it sees every change of a job's state
@@ -131,6 +132,11 @@ class Metrics {
   enum class TrainerExit { kFinished, kStopped, kFailed, kCrashed, kKilled };
   // Why a classification was not executed.
   enum class Rejection { kQueueFull, kDeadline, kDraining };
+  // Why a call was refused before it was looked at: without a token, with one that is not known,
+  // with one whose role is not for it.
+  enum class Refusal { kTokenMissing, kTokenInvalid, kRoleInsufficient };
+  // What says who may call, and is read again when it changes.
+  enum class AccessFile { kTokens, kCertificates };
 
   Metrics();
   // Stops listening. May take two seconds where a scraper stays connected.
@@ -156,6 +162,10 @@ class Metrics {
   // full name ("tasuki.v1.TrainingService"). The same names give the same series.
   MethodMetrics Method(const std::string& type, const std::string& service,
                        const std::string& method);
+  void CountRefusal(Refusal refusal);
+  // `ok` is false if what was read cannot be taken.
+  void CountAccessReload(AccessFile file, bool ok);
+  void SetCertificateExpiry(absl::Time expiry);
 
   // Serving.
   std::unique_ptr<ModelMetrics> ForModel(const ServedModel& model);
