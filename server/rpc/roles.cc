@@ -33,6 +33,7 @@ constexpr Row kRows[] = {
     {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", kAnyToken},
 
     {"/tasuki.v1.ClassificationService/Classify", kClassifiers},
+    {"/tasuki.v1.ClassificationService/StreamClassify", kClassifiers},
 
     {"/tasuki.v1.DatasetService/UploadDataset", kTrainers},
     {"/tasuki.v1.DatasetService/CheckDataset", kTrainers},
@@ -50,6 +51,12 @@ constexpr Row kRows[] = {
     {"/tasuki.v1.ModelService/LoadModelVersion", kAdmins},
     {"/tasuki.v1.ModelService/UnloadModelVersion", kAdmins},
     {"/tasuki.v1.ModelService/DeleteModelVersion", kAdmins},
+    {"/tasuki.v1.ModelService/SetModelAlias", kAdmins},
+    {"/tasuki.v1.ModelService/RollbackModelAlias", kAdmins},
+    {"/tasuki.v1.ModelService/ShadowModelAlias", kAdmins},
+    {"/tasuki.v1.ModelService/GetModelAlias", kAnyToken},
+    {"/tasuki.v1.ModelService/ListModelAliases", kAnyToken},
+    {"/tasuki.v1.ModelService/DeleteModelAlias", kAdmins},
 
     {"/tasuki.v1.ServerService/GetServerInfo", kAnyToken},
 
