@@ -12,5 +12,6 @@ void AddJobCommands(CLI::App& app, Session& session);
 void AddModelCommands(CLI::App& app, Session& session);
 void AddClassifyCommand(CLI::App& app, Session& session);
 void AddServerCommands(CLI::App& app, Session& session);
+void AddTokenCommands(CLI::App& app, Session& session);
 
 }  // namespace tasuki::cli
