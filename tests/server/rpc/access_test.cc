@@ -10,6 +10,8 @@
 #include <filesystem>
 #include <functional>
 #include <sstream>
+#include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "model/files/durable.h"
@@ -450,6 +452,36 @@ TEST_F(AccessTest, CertificatesAreReadAgainAndNoConnectionNotices) {
   Write("certificate", "nothing");
   EXPECT_TRUE(Comes([&] { return Value(errors) > count; }));
   EXPECT_TRUE(CallAny(Connect(Tls(next.pem())), kInfo).status.ok());
+}
+
+TEST_F(AccessTest, NoConnectionFailsWhileCertificatesChange) {
+  const TestCa ca("root");
+  options_.read_every = absl::Milliseconds(1);
+  UseTls(ca.Issue());
+  ASSERT_NO_FATAL_FAILURE(Listen());
+  std::atomic<bool> stop = false;
+  std::atomic<int> made = 0, failed = 0;
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 2; ++i) {
+    callers.emplace_back([&] {
+      while (!stop) {
+        if (!CallAny(Connect(Tls(ca.pem())), kInfo).status.ok()) ++failed;
+        ++made;
+      }
+    });
+  }
+  const std::string reloads = "tasuki_access_reloads_total{file=\"certificates\",result=\"ok\"}";
+  for (int i = 2; i <= 20; ++i) {
+    const TestCa::Issued next = ca.Issue();
+    Write("key", next.key);
+    Write("certificate", next.certificate);
+    EXPECT_TRUE(Comes([&] { return Value(reloads) == i; }));
+    const int before = made;
+    EXPECT_TRUE(Comes([&] { return made > before + 1; }));
+  }
+  stop = true;
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(failed, 0) << "of " << made;
 }
 
 TEST_F(AccessTest, AnotherCaForClientsHoldsForNewConnections) {
