@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 namespace tasuki {
 namespace {
@@ -86,11 +88,14 @@ std::optional<Role> RoleNamed(absl::string_view name) {
 }
 
 std::string Roles::ToString() const {
-  std::string text;
+  std::vector<absl::string_view> names;
   for (size_t i = 0; i < kNames.size(); ++i) {
-    if (Has(static_cast<Role>(i))) absl::StrAppend(&text, text.empty() ? "" : " or ", kNames[i]);
+    if (Has(static_cast<Role>(i))) names.emplace_back(kNames[i]);
   }
-  return text.empty() ? "nobody" : text;
+  if (names.size() < 2) return names.empty() ? "nobody" : std::string(names[0]);
+  const absl::string_view last = names.back();
+  names.pop_back();
+  return absl::StrCat(absl::StrJoin(names, ", "), " or ", last);
 }
 
 Roles RolesOf(absl::string_view method) {

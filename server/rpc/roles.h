@@ -33,7 +33,7 @@ class Roles {
 
   constexpr bool Has(Role role) const { return (bits_ >> static_cast<unsigned>(role) & 1) != 0; }
   constexpr bool operator==(const Roles&) const = default;
-  // "train or admin".
+  // "read, train or admin".
   std::string ToString() const;
 
  private:
