@@ -45,13 +45,18 @@ class Access::Stream : public grpc::experimental::Interceptor {
       : access_(access), info_(info), allowed_(allowed) {}
 
   ~Stream() override {
-    absl::MutexLock lock(&access_.mutex_);
-    access_.streams_.erase(this);
+    {
+      absl::MutexLock lock(&access_.mutex_);
+      access_.streams_.erase(this);
+    }
+    if (call_ != nullptr) grpc_call_unref(call_);
   }
 
   void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_INITIAL_METADATA)) {
       hash_ = TokenHash(*info_.server_context());
+      call_ = info_.server_context()->c_call();
+      grpc_call_ref(call_);
       {
         absl::MutexLock lock(&access_.mutex_);
         access_.streams_.insert(this);
@@ -59,7 +64,7 @@ class Access::Stream : public grpc::experimental::Interceptor {
       // From here on a change of the tokens finds this stream: who asks later sees the change.
       if (absl::StartsWith(info_.method(), kReflection)) {
         const absl::Status status = Decide(access_.CurrentTokens().get());
-        if (!status.ok()) Cancel(info_.server_context()->c_call(), status);
+        if (!status.ok()) Cancel(call_, status);
       }
     }
     methods->Proceed();
@@ -70,7 +75,7 @@ class Access::Stream : public grpc::experimental::Interceptor {
   }
 
   const char* method() const { return info_.method(); }
-  grpc_call* call() const { return info_.server_context()->c_call(); }
+  grpc_call* call() const { return call_; }
 
   // What the handler does from now on no longer reaches the client. May run reactions.
   static void Cancel(grpc_call* call, const absl::Status& status) {
@@ -82,7 +87,9 @@ class Access::Stream : public grpc::experimental::Interceptor {
   Access& access_;
   grpc::experimental::ServerRpcInfo& info_;
   const Roles allowed_;
+  // Constant once it is among the streams.
   std::string hash_;
+  grpc_call* call_ = nullptr;
 };
 
 class Access::Streams : public grpc::experimental::ServerInterceptorFactoryInterface {
