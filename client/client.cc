@@ -1,9 +1,14 @@
 #include "client/client.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
+#include <fstream>
+#include <iterator>
 #include <random>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -66,11 +71,69 @@ absl::Status CheckAddress(const std::string& address) {
   return absl::OkStatus();
 }
 
+bool IsThisMachine(const std::string& address) {
+  const std::string host = address.substr(0, address.rfind(':'));
+  in_addr v4{};
+  return host == "localhost" || host == "[::1]" ||
+         (inet_pton(AF_INET, host.c_str(), &v4) == 1 && ntohl(v4.s_addr) >> 24 == 127);
+}
+
+// A header must not have another line in it, nor be cut.
+absl::Status CheckToken(const std::string& token) {
+  for (const char c : token) {
+    if (c <= ' ' || c > '~') {
+      return absl::InvalidArgumentError("the token holds a space or a character beyond ASCII");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadPem(const std::string& path, const char* what, std::string& text) {
+  std::ifstream file(path, std::ios::binary);
+  text.assign(std::istreambuf_iterator<char>(file), {});
+  if (!file || text.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("the ", what, " ", path, " cannot be read"));
+  }
+  if (!absl::StrContains(text, "-----BEGIN ")) {
+    return absl::InvalidArgumentError(absl::StrCat("the ", what, " ", path, " is not PEM"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> CredentialsOf(
+    const ClientOptions& options) {
+  if (options.tls_certificate.empty() != options.tls_key.empty()) {
+    return absl::InvalidArgumentError(
+        "a certificate of the client and its key go together; give both or neither");
+  }
+  if (options.tls_ca.empty()) {
+    if (options.tls_certificate.empty()) return grpc::InsecureChannelCredentials();
+    return absl::InvalidArgumentError(
+        "a certificate of the client needs TLS; give the server's CA");
+  }
+  grpc::SslCredentialsOptions tls;
+  absl::Status status = ReadPem(options.tls_ca, "file of the CA", tls.pem_root_certs);
+  if (status.ok() && !options.tls_certificate.empty()) {
+    status.Update(ReadPem(options.tls_certificate, "certificate", tls.pem_cert_chain));
+    status.Update(ReadPem(options.tls_key, "key", tls.pem_private_key));
+  }
+  if (!status.ok()) return status;
+  return grpc::SslCredentials(tls);
+}
+
 }  // namespace
 
 absl::StatusOr<Client> Client::Connect(const std::string& address, ClientOptions options) {
   if (absl::Status status = CheckAddress(address); !status.ok()) return status;
-  return Client(std::make_unique<Connection>(address, std::move(options)));
+  if (absl::Status status = CheckToken(options.token); !status.ok()) return status;
+  if (!options.token.empty() && options.tls_ca.empty() && !IsThisMachine(address)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a token is not sent in the clear to another machine, which ", address,
+                     " may be; use TLS, by giving the CA of the server's certificate"));
+  }
+  const auto credentials = CredentialsOf(options);
+  if (!credentials.ok()) return credentials.status();
+  return Client(std::make_unique<Connection>(address, std::move(options), *credentials));
 }
 
 Client::Client(std::unique_ptr<Connection> connection) : connection_(std::move(connection)) {}

@@ -12,8 +12,9 @@
 //
 // Errors. An error of the server has the server's canonical code and message, and its details as
 // payloads; client/errors.h reads them (reason, faults of fields). Beside those every call can end
-// with UNAVAILABLE (no server answers at the address), DEADLINE_EXCEEDED (its time is over; what
-// the server did is unknown) and CANCELLED (ClientOptions::stop).
+// with UNAVAILABLE (no server answers at the address), FAILED_PRECONDITION (TLS cannot be agreed on;
+// the message says why), DEADLINE_EXCEEDED (its time is over; what the server did is unknown) and
+// CANCELLED (ClientOptions::stop).
 //
 // Retries. A call that ends UNAVAILABLE, or RESOURCE_EXHAUSTED with a time after which to try
 // again, is made again up to `max_attempts` times while its time lasts, after waits that double and
@@ -59,6 +60,14 @@ struct ClientOptions {
   absl::Duration transfer_timeout = absl::Hours(6);
   // How long WatchTrainingJob goes on trying to reach a server that does not answer.
   absl::Duration watch_patience = absl::Minutes(2);
+
+  // TLS if `tls_ca` is given. Paths of PEM files, read by Connect: who signs the certificates of
+  // servers; and this client's certificate with its key, if the server asks for one.
+  std::string tls_ca;
+  std::string tls_certificate;
+  std::string tls_key;
+  // Goes with every call, if given; only over TLS, or to an address of this machine.
+  std::string token;
 
   // 1 for no retries.
   int max_attempts = 5;
@@ -106,7 +115,8 @@ class Client {
   static constexpr size_t kAll = std::numeric_limits<size_t>::max();
 
   // `address` is HOST:PORT. Does not wait for the server: the first call does. INVALID_ARGUMENT if
-  // the address is not of that form.
+  // the address is not of that form, a file of TLS cannot be read, or a token would go in the clear
+  // to another machine.
   static absl::StatusOr<Client> Connect(const std::string& address, ClientOptions options = {});
   Client(Client&&) noexcept;
   Client& operator=(Client&&) noexcept;

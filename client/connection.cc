@@ -10,6 +10,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "client/errors.h"
+#include "client/tls_fault.h"
 
 namespace tasuki {
 namespace client {
@@ -49,10 +50,10 @@ bool WorthRetrying(const absl::Status& status) {
 
 }  // namespace
 
-Client::Connection::Connection(const std::string& server_address, ClientOptions client_options)
+Client::Connection::Connection(const std::string& server_address, ClientOptions client_options,
+                               const std::shared_ptr<grpc::ChannelCredentials>& credentials)
     : address(server_address), options(std::move(client_options)) {
-  const auto channel =
-      grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), ChannelOptions());
+  const auto channel = grpc::CreateCustomChannel(address, credentials, ChannelOptions());
   classification = v1::ClassificationService::NewStub(channel);
   datasets = v1::DatasetService::NewStub(channel);
   models = v1::ModelService::NewStub(channel);
@@ -87,6 +88,9 @@ absl::Status Client::Connection::Delete(Attempt attempt) const {
 absl::Status Client::Connection::Try(absl::Time deadline, Attempt attempt) const {
   grpc::ClientContext context;
   if (deadline != absl::InfiniteFuture()) context.set_deadline(absl::ToChronoTime(deadline));
+  if (!options.token.empty()) {
+    context.AddMetadata("authorization", absl::StrCat("Bearer ", options.token));
+  }
   const std::stop_callback cancel(options.stop, [&context] { context.TryCancel(); });
   absl::Status status = client::FromGrpcStatus(attempt(context));
   if (absl::IsCancelled(status)) {
@@ -95,6 +99,10 @@ absl::Status Client::Connection::Try(absl::Time deadline, Attempt attempt) const
     status = absl::UnavailableError("the server broke the call off");
   }
   if (absl::IsUnavailable(status) && ErrorReasonOf(status) == v1::ERROR_REASON_UNSPECIFIED) {
+    if (const std::string fault = client::TlsFault(address, options); !fault.empty()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("no connection with the server at ", address, ": ", fault));
+    }
     return WithPrefix(status, absl::StrCat("no Tasuki server answers at ", address, ": "));
   }
   return status;

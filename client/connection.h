@@ -31,7 +31,8 @@ inline constexpr size_t kChunkBytes = 256 * 1024;
 struct Client::Connection {
   using Attempt = absl::FunctionRef<grpc::Status(grpc::ClientContext&)>;
 
-  Connection(const std::string& address, ClientOptions options);
+  Connection(const std::string& address, ClientOptions options,
+             const std::shared_ptr<grpc::ChannelCredentials>& credentials);
 
   // Makes attempts of `attempt` until one ends with something else than an error worth retrying.
   // `repeatable` false: makes one.
@@ -40,9 +41,9 @@ struct Client::Connection {
   // A call whose second attempt finds the work of the first done ends OK, not NOT_FOUND.
   absl::Status Delete(Attempt attempt) const;
 
-  // One attempt: `attempt` with a context that has `deadline` and heeds `stop`. An error without
-  // the server's details that says the server was not reached gets the address. What gRPC cancelled
-  // is UNAVAILABLE; CANCELLED means `stop`.
+  // One attempt: `attempt` with a context that has `deadline` and the token and heeds `stop`. An
+  // error without the server's details that says the server was not reached gets the address, or is
+  // FAILED_PRECONDITION if TLS is why. What gRPC cancelled is UNAVAILABLE; CANCELLED means `stop`.
   absl::Status Try(absl::Time deadline, Attempt attempt) const;
 
   // Waits `mean` give or take a half, at most until `deadline`. False if stop was requested.

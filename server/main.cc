@@ -57,6 +57,8 @@ sigset_t BlockSignals() {
 
 int Run(const Options& options) {
   const sigset_t signals = BlockSignals();
+  // The habit after changing such files, which are read again anyway.
+  if (!options.tls_certificate.empty() || !options.tokens_file.empty()) signal(SIGHUP, SIG_IGN);
   auto server = Server::Start(options);
   if (!server.ok()) {
     std::fprintf(stderr, "tasukid: %s.\n", std::string(server.status().message()).c_str());

@@ -1,5 +1,6 @@
 #include "server/options.h"
 
+#include <arpa/inet.h>
 #include <limits.h>
 #include <unistd.h>
 
@@ -53,14 +54,31 @@ void Declare(CLI::App& app, Options& options) {
   };
   add("data_dir", options.data_dir, "Directory of everything that is stored; made if missing");
   add("listen", options.listen,
-      "HOST:PORT of the gRPC services, without TLS or authentication; port 0 picks a free one")
+      "HOST:PORT of the gRPC services; port 0 picks a free one. An address that other machines can "
+      "reach needs --tls_certificate and either --tokens_file or --tls_client_ca")
       ->check(CLI::Validator(CheckAddress, "HOST:PORT"));
   add("metrics_listen", options.metrics_listen,
-      "HOST:PORT of /metrics for Prometheus; port 0 picks a free one, none turns it off")
+      "HOST:PORT of /metrics for Prometheus, without TLS or tokens; port 0 picks a free one, none "
+      "turns it off")
       ->check(CLI::Validator(CheckAddressOrNone, "HOST:PORT"));
   add("health_listen", options.health_listen,
-      "HOST:PORT of a second gRPC server with nothing but health; port 0 picks a free one")
+      "HOST:PORT of a second gRPC server with nothing but health, without TLS or tokens; port 0 "
+      "picks a free one")
       ->check(CLI::Validator(CheckAddressOrNone, "HOST:PORT"));
+  add("tls_certificate", options.tls_certificate,
+      "PEM file of the server's certificate, followed by those between it and the root: TLS for "
+      "--listen. This file and the next three are read again when they change");
+  add("tls_key", options.tls_key, "PEM file of the certificate's private key, mode 0600");
+  add("tls_client_ca", options.tls_client_ca,
+      "PEM file of who signs the certificates of clients; each client then needs one");
+  add("tokens_file", options.tokens_file,
+      "File of the tokens that clients may have, one a line: NAME ROLE sha256:HASH, as tasuki "
+      "token "
+      "create prints it. Roles: read, classify, train, admin");
+  app.add_flag("--allow_unauthenticated_public_access", options.allow_unauthenticated_public_access,
+               "Listen where other machines can connect even without TLS, or without tokens and "
+               "certificates of clients")
+      ->envname("TASUKI_ALLOW_UNAUTHENTICATED_PUBLIC_ACCESS");
   add("store", options.store, "Where jobs, datasets and models are listed: sqlite")
       ->check(CLI::Validator(CheckStore, "STORE"));
   add("device", options.device, "Device of training and serving: auto or cpu")
@@ -133,12 +151,34 @@ std::string FlagWithoutValue(int argc, const char* const* argv) {
   return "";
 }
 
+// What TLS and tokens come to together. Answers a fault, or "".
+std::string CheckAccess(const Options& options) {
+  const bool tls = !options.tls_certificate.empty();
+  if (tls != !options.tls_key.empty()) {
+    return "--tls_certificate and --tls_key go together; give both or neither";
+  }
+  if (!tls && !options.tls_client_ca.empty()) {
+    return "--tls_client_ca needs --tls_certificate and --tls_key";
+  }
+  const bool authenticated = !options.tokens_file.empty() || !options.tls_client_ca.empty();
+  if (IsLoopback(options.listen) || (tls && authenticated) ||
+      options.allow_unauthenticated_public_access) {
+    return "";
+  }
+  return absl::StrCat(
+      "other machines can reach ", options.listen, ", which needs ",
+      tls ? "" : "TLS (--tls_certificate and --tls_key)", !tls && !authenticated ? " and " : "",
+      authenticated ? "" : "authentication (--tokens_file or --tls_client_ca)",
+      "; listen on 127.0.0.1, or say --allow_unauthenticated_public_access if that is meant");
+}
+
 // What depends on the machine. Answers a fault, or "".
 std::string Resolve(Options& options) {
   options.device = "cpu";
   for (std::string* address : {&options.metrics_listen, &options.health_listen}) {
     if (*address == "none") address->clear();
   }
+  if (std::string fault = CheckAccess(options); !fault.empty()) return fault;
   std::error_code error;
   if (options.data_dir.empty()) return "--data_dir is empty; name a directory";
   options.data_dir = std::filesystem::absolute(options.data_dir, error).lexically_normal();
@@ -157,6 +197,18 @@ std::string Resolve(Options& options) {
 }
 
 }  // namespace
+
+bool IsLoopback(const std::string& address) {
+  std::string host = address.substr(0, address.rfind(':'));
+  if (host == "localhost") return true;
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  }
+  in_addr v4{};
+  if (inet_pton(AF_INET, host.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == 127;
+  in6_addr v6{};
+  return inet_pton(AF_INET6, host.c_str(), &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
+}
 
 std::string OwnPath() {
   char path[PATH_MAX];

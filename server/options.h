@@ -19,6 +19,11 @@ struct Options {
   std::string listen = "127.0.0.1:8500";
   std::string metrics_listen = "127.0.0.1:9500";  // empty once parsed: none
   std::string health_listen = "none";             // empty once parsed: none
+  std::string tls_certificate;                    // empty: no TLS
+  std::string tls_key;
+  std::string tls_client_ca;  // empty: clients need no certificate
+  std::string tokens_file;    // empty: nobody needs a token
+  bool allow_unauthenticated_public_access = false;
   std::string store = "sqlite";
   std::string device = "auto";  // "cpu" once parsed
   std::string serving_precision = "fp32";
@@ -50,6 +55,9 @@ struct ParsedOptions {
 // A flag on the command line is taken before the --config file, that before TASUKI_… in the
 // environment, that before the default. Faults come as `finished` with one clear sentence.
 ParsedOptions ParseOptions(int argc, const char* const* argv);
+
+// Whether only this machine can reach `address`, HOST:PORT.
+bool IsLoopback(const std::string& address);
 
 // The path of the running program.
 std::string OwnPath();

@@ -5,7 +5,6 @@
 #include <optional>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
@@ -19,6 +18,7 @@
 #include "server/datasets/datasets.h"
 #include "server/jobs/jobs.h"
 #include "server/metrics/metrics.h"
+#include "server/rpc/access.h"
 #include "server/rpc/classification_path.h"
 #include "server/rpc/classification_service.h"
 #include "server/rpc/datasets_service.h"
@@ -134,6 +134,7 @@ struct Server::Rooms {
   std::unique_ptr<ClassificationService> classification_service;
   std::unique_ptr<InferenceService> inference_service;
   std::unique_ptr<ServerService> server_service;
+  std::unique_ptr<Access> access;
   std::unique_ptr<Endpoint> endpoint;
   std::unique_ptr<Endpoint> health_endpoint;
   bool stopped = false;
@@ -181,6 +182,15 @@ absl::Status Server::Rooms::Serve() {
       std::make_unique<InferenceService>(*classification_path, *registry, store->models());
   server_service = std::make_unique<ServerService>(InfoOf(options, compute), *registry);
 
+  Access::Options who;
+  who.tokens_file = options.tokens_file;
+  who.tls_certificate = options.tls_certificate;
+  who.tls_key = options.tls_key;
+  who.tls_client_ca = options.tls_client_ca;
+  absl::StatusOr<std::unique_ptr<Access>> read = Access::Open(std::move(who), metrics);
+  if (!read.ok()) return read.status();
+  access = *std::move(read);
+
   // Addresses before anything runs: a server that cannot be reached must not start trainers.
   if (!options.metrics_listen.empty()) {
     absl::StatusOr<std::string> address = metrics.Listen(options.metrics_listen);
@@ -194,12 +204,13 @@ absl::Status Server::Rooms::Serve() {
     health_endpoint = *std::move(opened);
   }
   if (absl::Status status = registry->Start(); !status.ok()) return status;
-  absl::StatusOr<std::unique_ptr<Endpoint>> opened = Endpoint::Listen(
-      {options.listen,
-       options.max_rpc_threads,
-       {datasets_service.get(), training_service.get(), models_service.get(),
-        classification_service.get(), inference_service.get(), server_service.get()}},
-      metrics);
+  Endpoint::Options main;
+  main.address = options.listen;
+  main.max_threads = options.max_rpc_threads;
+  main.services = {datasets_service.get(), training_service.get(), models_service.get(),
+                   classification_service.get(), inference_service.get(), server_service.get()};
+  main.access = access.get();
+  absl::StatusOr<std::unique_ptr<Endpoint>> opened = Endpoint::Listen(main, metrics);
   if (!opened.ok()) return opened.status();
   endpoint = *std::move(opened);
   if (absl::Status status = jobs->Start(); !status.ok()) return status;
@@ -225,15 +236,6 @@ absl::Status Server::Rooms::WriteReadyFile() const {
 
 Server::Server(std::unique_ptr<Rooms> rooms) : rooms_(std::move(rooms)) {}
 
-namespace {
-
-bool IsLoopback(absl::string_view address) {
-  return absl::StartsWith(address, "127.") || absl::StartsWith(address, "localhost:") ||
-         absl::StartsWith(address, "[::1]:");
-}
-
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
   const absl::Time begin = absl::Now();
   const absl::StatusOr<Compute> picked = PickCompute(options);
@@ -254,9 +256,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
       options.data_dir, options.device, options.serving_precision, compute.serving_kernels,
       compute.serving_threads, compute.training_kernels, compute.training_threads,
       absl::FormatDuration(absl::Trunc(measured, absl::Milliseconds(1))));
-  if (!IsLoopback(server->listen())) {
-    spdlog::warn("{} can be reached from other machines, and there is no TLS or authentication yet",
-                 server->listen());
+  if (options.allow_unauthenticated_public_access && !IsLoopback(server->listen())) {
+    spdlog::warn("other machines can reach {}, {} TLS and {}", server->listen(),
+                 options.tls_certificate.empty() ? "without" : "with",
+                 options.tokens_file.empty() && options.tls_client_ca.empty()
+                     ? "without tokens or certificates of clients: whoever does may do everything"
+                     : "with authentication");
   }
   return server;
 }

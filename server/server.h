@@ -16,8 +16,8 @@ namespace tasuki {
 // A running server. Start and Stop on one thread.
 class Server {
  public:
-  // Answers once it serves. FAILED_PRECONDITION if the data directory is in use or an address
-  // cannot be bound; else what the store met.
+  // Answers once it serves. FAILED_PRECONDITION if the data directory is in use, an address cannot
+  // be bound, or a file of tokens or certificates cannot be taken; else what the store met.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options);
   ~Server();
 

@@ -13,5 +13,6 @@ void AddModelCommands(CLI::App& app, Session& session);
 void AddAliasCommands(CLI::App& app, Session& session);
 void AddClassifyCommand(CLI::App& app, Session& session);
 void AddServerCommands(CLI::App& app, Session& session);
+void AddTokenCommands(CLI::App& app, Session& session);
 
 }  // namespace tasuki::cli

@@ -1,11 +1,15 @@
 #include "client/cli/run.h"
 
 #include <CLI/CLI.hpp>
+#include <cstdlib>
+#include <fstream>
 #include <iostream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
 #include "client/cli/commands.h"
 #include "client/cli/interrupts.h"
 #include "client/cli/session.h"
@@ -32,9 +36,32 @@ std::string UnknownCommand(const CLI::App& app, const CLI::ParseError& error) {
   return "there is no command \"" + rest.front() + "\"";
 }
 
+// Never from a flag: every user of a machine can see the command lines of all.
+absl::Status ReadToken(const Session& session, std::string& token) {
+  if (session.token_file.empty()) {
+    const char* variable = std::getenv("TASUKI_TOKEN");
+    token = variable != nullptr ? variable : "";
+    return absl::OkStatus();
+  }
+  std::ifstream file(session.token_file);
+  if (!std::getline(file, token)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("no token can be read from ", session.token_file));
+  }
+  token = std::string(absl::StripAsciiWhitespace(token));
+  return absl::OkStatus();
+}
+
 int RunAction(const Session& session) {
   ClientOptions options;
   options.stop = session.stop;
+  options.tls_ca = session.tls_ca;
+  options.tls_certificate = session.tls_certificate;
+  options.tls_key = session.tls_key;
+  if (absl::Status status = ReadToken(session, options.token); !status.ok()) {
+    PrintError(status);
+    return kUsage;
+  }
   auto client = Client::Connect(session.server, options);
   if (!client.ok()) {
     PrintError(client.status());
@@ -65,6 +92,17 @@ int RunCommandLine(int argc, char** argv, std::stop_token stop) {
   app.add_option("--server", session.server,
                  "Address of the server, HOST:PORT (default: 127.0.0.1:8500)")
       ->envname("TASUKI_SERVER");
+  app.add_option("--tls_ca", session.tls_ca,
+                 "PEM file of who signs the server's certificate: the connection uses TLS")
+      ->envname("TASUKI_TLS_CA");
+  app.add_option("--tls_certificate", session.tls_certificate,
+                 "PEM file of a certificate of yours, for a server that asks for one")
+      ->envname("TASUKI_TLS_CERTIFICATE");
+  app.add_option("--tls_key", session.tls_key, "PEM file of that certificate's private key")
+      ->envname("TASUKI_TLS_KEY");
+  app.add_option("--token_file", session.token_file,
+                 "File whose first line is your token; without it the variable TASUKI_TOKEN is one")
+      ->envname("TASUKI_TOKEN_FILE");
   app.add_option("--output", session.output,
                  "table for people (default), or json: one document, of streams one a line")
       ->check(CLI::IsMember({"table", "json"}));
@@ -81,6 +119,7 @@ int RunCommandLine(int argc, char** argv, std::stop_token stop) {
   AddAliasCommands(app, session);
   AddClassifyCommand(app, session);
   AddServerCommands(app, session);
+  AddTokenCommands(app, session);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& asked) {  // --help, --version

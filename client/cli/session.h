@@ -21,6 +21,8 @@ struct Session {
   // Flags of every command.
   std::string server = "127.0.0.1:8500";
   std::string output = "table";
+  std::string tls_ca, tls_certificate, tls_key;
+  std::string token_file;
 
   // Requested at Ctrl-C.
   std::stop_token stop;

@@ -133,6 +133,21 @@ MethodMetrics Metrics::Method(const std::string& type, const std::string& servic
   return metrics;
 }
 
+void Metrics::CountRefusal(Refusal refusal) {
+  series_->refusals[static_cast<size_t>(refusal)]->Increment();
+}
+
+void Metrics::CountAccessReload(AccessFile file, bool ok) {
+  series_->access_reloads
+      .Add({{"file", file == AccessFile::kTokens ? "tokens" : "certificates"},
+            {"result", ok ? "ok" : "error"}})
+      .Increment();
+}
+
+void Metrics::SetCertificateExpiry(absl::Time expiry) {
+  series_->certificate_expiry.Add({}).Set(absl::ToDoubleSeconds(expiry - absl::UnixEpoch()));
+}
+
 void Metrics::CountModelLoad(bool ok, absl::Duration duration) {
   series_->model_loads[ok ? 1 : 0]->Increment();
   series_->model_load_seconds.Observe(absl::ToDoubleSeconds(duration));

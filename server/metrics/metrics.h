@@ -6,9 +6,10 @@
 // its end. Durations are in seconds, sizes in bytes. Everything here is thread-safe and never
 // blocks for long; no method can fail unless it says so.
 //
-//   rpc      Method() for each method at start
 //   serving  ForModel() for each loaded version; CountModelLoad, CountRejection,
 //            CountExpiredExecutions
+//   rpc      Method() for each method at start; CountRefusal, CountAccessReload,
+//            SetCertificateExpiry
 //   jobs     ForJob() for each running trainer; CountAttempt, CountTrainerExit, CountNonFiniteLoss
 //   store    its own operations, and the job counts: it sees every change of a job's state
 //   server   Listen, SetBuildInfo, SetCompute, WatchVolume, SetDraining
@@ -152,6 +153,11 @@ class Metrics {
   // Why a request to classify was not executed: the queue was full, or too long for its deadline;
   // the deadline had passed, or could not be met; the server stops; the caller had gone.
   enum class Rejection { kQueueFull, kDeadline, kDraining, kCancelled };
+  // Why a call was refused before it was looked at: without a token, with one that is not known,
+  // with one whose role is not for it.
+  enum class Refusal { kTokenMissing, kTokenInvalid, kRoleInsufficient };
+  // What says who may call, and is read again when it changes.
+  enum class AccessFile { kTokens, kCertificates };
 
   Metrics();
   // Stops listening. May take two seconds where a scraper stays connected.
@@ -177,6 +183,10 @@ class Metrics {
   // full name ("tasuki.v1.TrainingService"). The same names give the same series.
   MethodMetrics Method(const std::string& type, const std::string& service,
                        const std::string& method);
+  void CountRefusal(Refusal refusal);
+  // `ok` is false if what was read cannot be taken.
+  void CountAccessReload(AccessFile file, bool ok);
+  void SetCertificateExpiry(absl::Time expiry);
 
   // Serving.
   std::unique_ptr<ModelMetrics> ForModel(const ServedModel& model);

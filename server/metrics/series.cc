@@ -60,6 +60,14 @@ Metrics::Series::Series(Registry& r)
       in_flight(Gauges(r, "grpc_server_in_flight_requests", "Calls being handled now.")),
       handling_seconds(Histograms(r, "grpc_server_handling_seconds",
                                   "Time from a call's arrival to its end in seconds.")),
+      refusals(Children<3>(Counters(r, "tasuki_access_refusals_total",
+                                    "Calls that were refused because of their token."),
+                           "reason", {"token_missing", "token_invalid", "role_insufficient"})),
+      access_reloads(Counters(r, "tasuki_access_reloads_total",
+                              "Changed files of tokens and certificates, by whether they could be "
+                              "taken.")),
+      certificate_expiry(Gauges(r, "tasuki_tls_certificate_expiry_timestamp_seconds",
+                                "When the server's certificate expires, since unix epoch.")),
 
       stage_seconds(Histograms(r, "tasuki_inference_stage_seconds",
                                "Time of the stages of a classification in seconds: tokenize and "
@@ -152,6 +160,11 @@ Metrics::Series::Series(Registry& r)
       compute_threads(Gauges(r, "tasuki_compute_threads",
                              "Threads of a matrix product, with precision and kernels.")),
       draining(Gauges(r, "tasuki_draining", "1 while the server shuts down.").Add({})) {
+  for (const char* file : {"tokens", "certificates"}) {
+    for (const char* result : {"ok", "error"}) {
+      access_reloads.Add({{"file", file}, {"result", result}});
+    }
+  }
   for (const char* state :
        {"QUEUED", "RUNNING", "PAUSED", "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED"}) {
     jobs.Add({{"state", state}});

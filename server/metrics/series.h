@@ -48,6 +48,9 @@ struct Metrics::Series {
   CounterFamily& handled;
   GaugeFamily& in_flight;
   HistogramFamily& handling_seconds;
+  std::array<prometheus::Counter*, 3> refusals;
+  CounterFamily& access_reloads;
+  GaugeFamily& certificate_expiry;  // without a child where there is no TLS
   // Serving, by version.
   HistogramFamily& stage_seconds;
   CounterFamily& texts;

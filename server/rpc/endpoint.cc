@@ -23,6 +23,9 @@ namespace {
 constexpr int kMaxMessageBytes = 64 << 20;
 // How long clients have to hear that the server stops, once no call is left.
 constexpr absl::Duration kGoodbye = absl::Milliseconds(100);
+// A connection keeps the certificates that it began with: after this time new calls go to a new
+// one. Those under way stay on the old one until they end.
+constexpr absl::Duration kMaxTlsAge = absl::Minutes(30);
 
 int ToMilliseconds(absl::Duration duration) {
   return static_cast<int>(absl::ToInt64Milliseconds(duration));
@@ -50,7 +53,13 @@ absl::StatusOr<std::unique_ptr<Endpoint>> Endpoint::Listen(const Options& option
   std::unique_ptr<Endpoint> endpoint(new Endpoint());
   grpc::ServerBuilder builder;
   int port = 0;
-  builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port);
+  Access* const access = options.access;
+  builder.AddListeningPort(
+      options.address,
+      access != nullptr ? access->Credentials() : grpc::InsecureServerCredentials(), &port);
+  if (access != nullptr && access->tls()) {
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, ToMilliseconds(kMaxTlsAge));
+  }
   // Two servers on one port would share its callers.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 1000);
@@ -71,8 +80,15 @@ absl::StatusOr<std::unique_ptr<Endpoint>> Endpoint::Listen(const Options& option
   builder.SetResourceQuota(quota);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> observers;
   observers.push_back(std::make_unique<CallObserver>(metrics, endpoint->calls_));
+  if (access != nullptr) observers.push_back(access->StreamInterceptors());
   builder.experimental().SetInterceptorCreators(std::move(observers));
-  for (grpc::Service* service : options.services) builder.RegisterService(service);
+  for (grpc::Service* service : options.services) {
+    if (access != nullptr) {
+      endpoint->guarded_.push_back(std::make_unique<GuardedService>(*service, *access));
+      service = endpoint->guarded_.back().get();
+    }
+    builder.RegisterService(service);
+  }
   if (options.services.empty()) {
     endpoint->nothing_ = std::make_unique<grpc::CallbackGenericService>();
     builder.RegisterCallbackGenericService(endpoint->nothing_.get());

@@ -9,6 +9,8 @@
 #include "absl/time/time.h"
 #include "grpcpp/server.h"
 #include "server/metrics/metrics.h"
+#include "server/rpc/access.h"
+#include "server/rpc/guarded_service.h"
 #include "server/rpc/observer.h"
 
 namespace tasuki {
@@ -23,6 +25,8 @@ class Endpoint {
     // A connection on which nothing came for so long is pinged, and closed without an answer.
     absl::Duration ping_after = absl::Minutes(1);
     absl::Duration pong_within = absl::Seconds(20);
+    // Who may connect and call; must outlive the endpoint. nullptr: everybody, without TLS.
+    Access* access = nullptr;
   };
 
   // Health says NOT_SERVING until SetServing. FAILED_PRECONDITION if the address cannot be bound.
@@ -45,6 +49,7 @@ class Endpoint {
  private:
   Endpoint() = default;
   CallsUnderWay calls_;
+  std::vector<std::unique_ptr<GuardedService>> guarded_;
   // Unregistered methods of a server without services: a gRPC server needs something to do.
   std::unique_ptr<grpc::CallbackGenericService> nothing_;
   std::unique_ptr<grpc::Server> server_;

@@ -94,6 +94,44 @@ TEST_F(OptionsTest, AnAddressCanBeNone) {
   EXPECT_EQ(parsed.options.health_listen, "");
 }
 
+TEST_F(OptionsTest, APublicAddressWantsTlsAndAuthenticationOrAClearWord) {
+  const char* const kPublic = "--listen=0.0.0.0:8500";
+  const char *certificate = "--tls_certificate=c", *key = "--tls_key=k",
+             *client_ca = "--tls_client_ca=a", *tokens = "--tokens_file=t";
+  const std::vector<std::pair<std::vector<const char*>, const char*>> refused = {
+      {{}, "TLS (--tls_certificate and --tls_key) and authentication"},
+      {{tokens}, "TLS (--tls_certificate and --tls_key);"},
+      {{certificate, key}, "needs authentication (--tokens_file or --tls_client_ca)"},
+  };
+  for (auto [flags, words] : refused) {
+    flags.push_back(kPublic);
+    const ParsedOptions parsed = Parse(flags);
+    EXPECT_EQ(parsed.exit_code, kExitBadSetup);
+    EXPECT_THAT(parsed.output, HasSubstr(words));
+    EXPECT_THAT(parsed.output, HasSubstr("0.0.0.0:8500"));
+    EXPECT_THAT(parsed.output, HasSubstr("--allow_unauthenticated_public_access"));
+    flags.push_back("--allow_unauthenticated_public_access");
+    EXPECT_FALSE(Parse(flags).finished);
+  }
+  EXPECT_FALSE(Parse({kPublic, certificate, key, tokens}).finished);
+  EXPECT_FALSE(Parse({kPublic, certificate, key, client_ca}).finished);
+  for (const char* flag : {certificate, key, client_ca}) {
+    const ParsedOptions parsed = Parse({flag});
+    EXPECT_EQ(parsed.exit_code, kExitBadSetup) << flag;
+    EXPECT_THAT(parsed.output, HasSubstr("--tls_certificate and --tls_key")) << flag;
+  }
+}
+
+TEST_F(OptionsTest, LoopbackIsWhatOnlyThisMachineCanReach) {
+  for (const char* address : {"127.0.0.1:1", "127.9.9.9:1", "localhost:1", "[::1]:1"}) {
+    EXPECT_TRUE(IsLoopback(address)) << address;
+  }
+  for (const char* address : {"0.0.0.0:1", "[::]:1", "127.example.com:1", "localhost.example:1",
+                              "10.0.0.1:1", "[2001:db8::1]:1", "example.com:1"}) {
+    EXPECT_FALSE(IsLoopback(address)) << address;
+  }
+}
+
 TEST_F(OptionsTest, AnUnknownNameInTheFileIsAFault) {
   const std::string file = absl::StrCat(testing::TempDir(), "options_test.", getpid());
   std::ofstream(file) << "drain_second=5\n";

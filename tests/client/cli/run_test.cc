@@ -8,11 +8,13 @@
 
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "client/sha256.h"
 #include "tests/client/fake_server.h"
 
 namespace tasuki::cli {
@@ -131,6 +133,12 @@ TEST(Run, ExitsWithTwoForAWrongCommandLine) {
       {"model", "evaluate", "m@1", "--task", "t", "--task", "u", "--dataset", "d-1"},
       {"job", "submit", "--file", "job.yaml", "--set", "NOTHING"},
       {"job", "estimate", "--file", "job.yaml", "--set", "NOTHING"},
+      {"token", "create", "--name", "a"},
+      {"token", "create", "--name", "a", "--role", "owner"},
+      {"token", "create", "--name", "a b", "--role", "read"},
+      {"--token", "secret", "server", "info"},
+      {"--token_file", "/nothing/here", "server", "info"},
+      {"--tls_ca", "/nothing/here", "server", "info"},
   };
   for (const auto& line : lines) {
     Command command(server, line);
@@ -140,39 +148,51 @@ TEST(Run, ExitsWithTwoForAWrongCommandLine) {
   }
 }
 
+TEST(Run, MakesATokenAndTheLineWithItsHash) {
+  FakeServer server;
+  const std::vector<std::string> create = {"token", "create", "--name",
+                                           "app1",  "--role", "classify"};
+  std::vector<std::string> as_json = create;
+  as_json.insert(as_json.begin(), {"--output", "json"});
+  std::set<std::string> tokens;
+  for (int i = 0; i < 2; ++i) {
+    Command command(server, as_json);
+    ASSERT_EQ(command.exit_code(), 0) << command.err();
+    const auto made = nlohmann::json::parse(command.out());
+    const std::string token = made["token"];
+    EXPECT_THAT(token, testing::MatchesRegex("tasuki_[A-Za-z0-9_-]{43,44}=?"));
+    client::Sha256 hash;
+    hash.Update(token);
+    EXPECT_EQ(made["line"], "app1 classify sha256:" + hash.Finish());
+    tokens.insert(token);
+  }
+  EXPECT_EQ(tokens.size(), 2) << "every one is new";
+  Command command(server, create);
+  EXPECT_THAT(command.out(), HasSubstr("app1 classify sha256:"));
+  EXPECT_THAT(command.err(), IsEmpty());
+}
+
+TEST(Run, SendsNoTokenInTheClearToAnotherMachine) {
+  FakeServer server;
+  const std::string file = testing::TempDir() + "token." + std::to_string(getpid());
+  std::ofstream(file) << "tasuki_secret\n";
+  Command command(server, {"--server", "192.0.2.1:8500", "--token_file", file, "server", "info"});
+  EXPECT_EQ(command.exit_code(), 2);
+  EXPECT_THAT(command.err(), AllOf(HasSubstr("in the clear"), Not(HasSubstr("tasuki_secret"))));
+  std::remove(file.c_str());
+}
+
 TEST(Run, HelpsEveryCommandWithAnExample) {
   FakeServer server;
-  const std::vector<std::string> lines[] = {{"dataset", "upload"},
-                                            {"dataset", "list"},
-                                            {"dataset", "get"},
-                                            {"dataset", "inspect"},
-                                            {"dataset", "check"},
-                                            {"dataset", "delete"},
-                                            {"job", "submit"},
-                                            {"dataset", "delete"},
-                                            {"job", "list"},
-                                            {"job", "get"},
-                                            {"job", "watch"},
-                                            {"job", "logs"},
-                                            {"job", "compare"},
-                                            {"job", "predictions"},
-                                            {"job", "cancel"},
-                                            {"job", "pause"},
-                                            {"job", "resume"},
-                                            {"job", "finish"},
-                                            {"job", "retry"},
-                                            {"job", "delete"},
-                                            {"model", "import"},
-                                            {"model", "export"},
-                                            {"model", "list"},
-                                            {"model", "get"},
-                                            {"model", "load"},
-                                            {"model", "unload"},
-                                            {"model", "evaluate"},
-                                            {"model", "delete"},
-                                            {"server", "info"},
-                                            {"classify"},
-                                            {}};
+  const std::vector<std::string> lines[] = {
+      {"dataset", "upload"}, {"dataset", "list"},    {"dataset", "get"},    {"dataset", "inspect"},
+      {"dataset", "check"},  {"dataset", "delete"},  {"job", "submit"},     {"dataset", "delete"},
+      {"job", "list"},       {"job", "get"},         {"job", "watch"},      {"job", "logs"},
+      {"job", "compare"},    {"job", "predictions"}, {"job", "cancel"},     {"job", "pause"},
+      {"job", "resume"},     {"job", "finish"},      {"job", "retry"},      {"job", "delete"},
+      {"model", "import"},   {"model", "export"},    {"model", "list"},     {"model", "get"},
+      {"model", "load"},     {"model", "unload"},    {"model", "evaluate"}, {"model", "delete"},
+      {"server", "info"},    {"token", "create"},    {"classify"},          {}};
   for (std::vector<std::string> line : lines) {
     line.push_back("--help");
     Command command(server, line);

@@ -39,6 +39,7 @@ std::string TextOfEverything() {
   metrics.SetBuildInfo("0.1.0", "2.11.0");
   metrics.SetCompute("serving", "int8", "avx512", 2);
   metrics.WatchVolume("data", "/");
+  metrics.SetCertificateExpiry(absl::Now());
   metrics.Method("unary", "tasuki.v1.TrainingService", "GetTrainingJob");
   auto model = metrics.ForModel(Sentiment());
   auto job = metrics.ForJob("trainingJobs/a");
@@ -106,6 +107,10 @@ TEST(Metrics, ChildrenWithAClosedListAreThereFromTheStart) {
   EXPECT_THAT(text, HasSubstr("tasuki_inference_expired_executions_total 0"));
   EXPECT_THAT(text, HasSubstr("grpc_code=\"DeadlineExceeded\""));
   EXPECT_THAT(text, HasSubstr("tasuki_draining 0"));
+  EXPECT_THAT(text, HasSubstr("tasuki_access_refusals_total{reason=\"token_invalid\"} 0"));
+  EXPECT_THAT(text, HasSubstr("tasuki_access_reloads_total{file=\"tokens\",result=\"error\"} 0"));
+  EXPECT_THAT(text, Not(HasSubstr("tasuki_tls_certificate_expiry_timestamp_seconds ")))
+      << "without TLS there is nothing that could expire";
 }
 
 TEST(Metrics, ReadsTheProcessAndTheVolume) {
