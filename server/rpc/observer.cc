@@ -10,6 +10,7 @@
 #include "google/protobuf/descriptor.h"
 #include "grpcpp/server_context.h"
 #include "inference/inference.pb.h"
+#include "server/rpc/trace_context.h"
 #include "spdlog/spdlog.h"
 #include "tasuki/v1/classification.pb.h"
 #include "tasuki/v1/datasets.pb.h"
@@ -72,14 +73,29 @@ class ObservedCall : public grpc::experimental::Interceptor {
     metrics_.in_flight.Decrement();
     metrics_.handling_seconds.Observe(seconds);
     metrics_.handled[std::clamp<int>(status.error_code(), 0, 16)]->Increment();
-    if (status.ok()) return;
+    if (status.ok()) {
+      if (!spdlog::should_log(spdlog::level::debug)) return;
+      return spdlog::debug("{} from {} took {:.3f} s{}", info_->method(),
+                           info_->server_context()->peer(), seconds, Trace());
+    }
     const spdlog::level::level_enum level = LevelOf(status.error_code());
     std::optional<int64_t> left_out = 0;
     if (level != spdlog::level::err && !(left_out = limit_.Take()).has_value()) return;
-    spdlog::log(level, "{} from {} failed after {:.3f} s with code {}: {}{}", info_->method(),
+    spdlog::log(level, "{} from {} failed after {:.3f} s with code {}{}: {}{}", info_->method(),
                 info_->server_context()->peer(), seconds, static_cast<int>(status.error_code()),
-                absl::Utf8SafeCEscape(status.error_message().substr(0, kMaxLoggedBytes)),
+                Trace(), absl::Utf8SafeCEscape(status.error_message().substr(0, kMaxLoggedBytes)),
                 *left_out > 0 ? absl::StrCat(" (and ", *left_out, " more calls failed)") : "");
+  }
+
+  // " [trace …]", so that lines of this call are found by those of its caller; empty if there is
+  // none.
+  std::string Trace() const {
+    const auto& metadata = info_->server_context()->client_metadata();
+    const auto header = metadata.find("traceparent");
+    if (header == metadata.end()) return "";
+    const std::string id =
+        TraceIdOf(absl::string_view(header->second.data(), header->second.size()));
+    return id.empty() ? "" : absl::StrCat(" [trace ", id, "]");
   }
 
   grpc::experimental::ServerRpcInfo* const info_;

@@ -145,3 +145,44 @@ PY
 }
 
 check "four LoRA versions of one base: memory at most 1.1 times base and adapters, answers equal those of the merged exports" adapters
+
+# ---- Models that come and go, and the end ----
+often() { [ -n "$full" ] && echo "$1" || echo "$2"; }
+
+# life TEST PATTERN: a test of tests/integration/serving_life_test.cc; the line that it prints
+life() {
+  TASUKI_SWAPS=$(often 200 100) TASUKI_LOADS=$(often 1024 64) TASUKI_SIGTERMS=$(often 200 20) \
+    build/release/tests/integration/serving_life_test --gtest_filter="ServingLife.$1" | tee "$out/life-$1.txt"
+  [ "${PIPESTATUS[0]}" = 0 ] && grep "$2" "$out/life-$1.txt"
+}
+
+access_table() {  # every RPC, every role, every kind of connection and credential
+  build/release/server_test --gtest_filter='AccessTable*:RolesTable*' | tee "$out/access.txt"
+  [ "${PIPESTATUS[0]}" = 0 ] && grep '\[  PASSED  \]' "$out/access.txt"
+}
+
+# Metrics count a call under its method and code, and its line in the log has the caller's trace.
+traced() {
+  local work=$out/traced id=0af7651916cd43dd8448eb211c80319c status=1
+  start_server "$work" --log_level=debug || return 1
+  "$client_python" - "$TASUKI_SERVER" "$id" <<'PY' && scrape "$work/metrics.txt" && status=0
+import sys, tasuki
+client = tasuki.Client(sys.argv[1], traceparent=f"00-{sys.argv[2]}-b7ad6b7169203331-01")
+client.server_info()
+try:
+    client.classify("a text", model="nobody")
+except tasuki.Error as error:
+    print(type(error).__name__)
+PY
+  stop_server || status=1
+  grep -q 'grpc_server_handled_total{grpc_code="NOT_FOUND",grpc_method="Classify".*} 1' "$work/metrics.txt" || status=1
+  grep -q 'grpc_server_handled_total{grpc_code="OK",grpc_method="GetServerInfo".*} 1' "$work/metrics.txt" || status=1
+  echo "$(grep -c "trace $id" "$work/server.log") lines of two calls have the trace"
+  [ $status = 0 ] && [ "$(grep -c "trace $id" "$work/server.log")" = 2 ]
+}
+
+check "hot swaps under 64 callers, every tenth to a corrupt version: no failed call" life HotSwapsLoseNoCall ' swaps under '
+check "loads and unloads by 32 threads: resident memory within 20 MB" life LoadsAndUnloadsGiveMemoryBack ' loads and unloads '
+check "SIGTERM under 64 callers: no failed call, NOT_SERVING first, exit in time" life SigtermsLoseNoAcceptedCall ' SIGTERMs under '
+check "every RPC by every role over every kind of connection: a table test" access_table
+check "metrics and trace of each call are there" traced
