@@ -93,13 +93,17 @@ class AccessTableTest : public testing::Test {
   static void CheckTable(const std::shared_ptr<grpc::Channel>& channel) {
     const auto methods = MethodsOfServer(channel, "token-a");
     ASSERT_THAT(methods, Contains("/tasuki.v1.ServerService/GetServerInfo"));
+    ASSERT_THAT(methods, Contains("/inference.GRPCInferenceService/ModelInfer"));
     ASSERT_THAT(methods, Contains("/grpc.health.v1.Health/Check"));
     ASSERT_THAT(methods, Contains(std::string(kReflectionPath)));
     for (const std::string& method : methods) {
       const Roles roles = RolesOf(method);
       EXPECT_NE(roles, Roles()) << method << " has no row in server/rpc/roles.cc";
       const bool for_all = roles == Roles::Everybody();
-      EXPECT_EQ(for_all, absl::StartsWith(method, "/grpc.health.")) << method;
+      EXPECT_EQ(for_all, absl::StartsWith(method, "/grpc.health.") ||
+                             method == "/inference.GRPCInferenceService/ServerLive" ||
+                             method == "/inference.GRPCInferenceService/ServerReady")
+          << method;
       const auto expect = [&](const std::string& token, StatusCode refusal, const char* reason) {
         const AnyAnswer answer = CallAny(channel, method, token);
         EXPECT_EQ(answer.status.error_code(), refusal) << method << " with " << token;
@@ -111,8 +115,8 @@ class AccessTableTest : public testing::Test {
       };
       const auto expect_allowed = [&](const std::string& token) {
         const AnyAnswer answer = CallAny(channel, method, token);
-        // An empty request does nothing; what stays open is cancelled by this side; a method that is
-        // declared only is guarded, too.
+        // An empty request does nothing; what stays open is cancelled by this side; a method that
+        // is declared only is guarded, too.
         const bool open = method == "/grpc.health.v1.Health/Watch";
         EXPECT_THAT(answer.status.error_code(),
                     testing::AnyOf(open ? StatusCode::CANCELLED : StatusCode::OK,
