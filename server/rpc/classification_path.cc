@@ -12,9 +12,10 @@
 namespace tasuki {
 namespace {
 
-// About ten milliseconds of tokenising, which every task does anew, with its prefix.
-constexpr size_t kLargeRequestBytes = 64 << 10;
-constexpr size_t kMaxLargeRequestsWaiting = 16;
+// About half a millisecond of tokenising, which every task does anew, with its prefix.
+constexpr size_t kLargeRequestBytes = 4 << 10;
+// A few seconds of it.
+constexpr size_t kMaxBytesWaiting = 16 << 20;
 // A shadow is for comparison: it takes neither much memory nor much patience.
 constexpr size_t kMaxShadowedBytes = 1 << 20;
 constexpr absl::Duration kShadowPatience = absl::Seconds(10);
@@ -163,7 +164,8 @@ class Acquired : public std::enable_shared_from_this<Acquired> {
         shadowed->labels.push_back(prediction.label());
       }
     }
-    const bool small = call_.request->ByteSizeLong() <= kMaxShadowedBytes;
+    const size_t bytes = call_.request->ByteSizeLong();
+    const bool small = bytes <= kMaxShadowedBytes;
     if (small) {
       shadowed->request = *call_.request;
       shadowed->request.clear_tasks();
@@ -171,8 +173,9 @@ class Acquired : public std::enable_shared_from_this<Acquired> {
         shadowed->request.add_tasks(model_->classifier->manifest().tasks(task).name());
       }
     }
-    if (!small ||
-        !work_.TryRun([shadowed, &batcher = batcher_] { Shadowed::Compare(shadowed, batcher); })) {
+    if (!small || !work_.TryRun(bytes, [shadowed, &batcher = batcher_] {
+          Shadowed::Compare(shadowed, batcher);
+        })) {
       shadow_->metrics->CountShadow(0, 0, static_cast<int64_t>(shadowed->labels.size()));
     }
   }
@@ -212,7 +215,7 @@ class Acquired : public std::enable_shared_from_this<Acquired> {
 }  // namespace
 
 ClassificationPath::ClassificationPath(ModelRegistry& registry)
-    : registry_(registry), work_(kMaxLargeRequestsWaiting) {}
+    : registry_(registry), work_(kMaxBytesWaiting) {}
 
 void ClassificationPath::Run(Call call) {
   const absl::Status status = Catching([&] { return CheckClassifyRequest(*call.request); });
@@ -245,11 +248,12 @@ void ClassificationPath::Submit(Call call, AcquiredModel model) {
   }
   auto acquired = std::make_shared<Acquired>(std::move(call), std::move(model), std::move(tasks),
                                              registry_.batcher(), work_);
-  if (acquired->BytesToTokenize() <= kLargeRequestBytes) {
+  const size_t bytes = acquired->BytesToTokenize();
+  if (bytes <= kLargeRequestBytes) {
     acquired->PrepareAndSubmit();
   } else if (absl::Status refused = acquired->Admit(); !refused.ok()) {
     acquired->End(refused);
-  } else if (!work_.TryRun([acquired] { acquired->PrepareAndSubmit(); })) {
+  } else if (!work_.TryRun(bytes, [acquired] { acquired->PrepareAndSubmit(); })) {
     acquired->End(MakeError(absl::StatusCode::kResourceExhausted, v1::QUEUE_FULL,
                             "Too many large requests wait to be read; try again a little later or "
                             "send fewer and shorter texts."));

@@ -42,8 +42,8 @@ class ClassificationPath {
   void Submit(Call call, AcquiredModel model);
 
   ModelRegistry& registry_;
-  // Tokenises what would hold up a reaction, of which gRPC has few threads: large requests, and
-  // those of shadows.
+  // Tokenises what would hold up a reaction, of which gRPC has few threads, and a refusal is to be
+  // answered at once: large requests, and those of shadows.
   WorkThread work_;
 };
 

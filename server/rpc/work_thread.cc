@@ -4,15 +4,17 @@
 
 namespace tasuki {
 
-WorkThread::WorkThread(size_t max_waiting)
-    : max_waiting_(max_waiting), thread_([this] { Run(); }) {}
+WorkThread::WorkThread(size_t max_waiting_bytes)
+    : max_waiting_bytes_(max_waiting_bytes), thread_([this] { Run(); }) {}
 
 WorkThread::~WorkThread() { Stop(); }
 
-bool WorkThread::TryRun(std::function<void()> work) {
+bool WorkThread::TryRun(size_t bytes, std::function<void()> work) {
   absl::MutexLock lock(&mutex_);
-  if (stopping_ || waiting_.size() >= max_waiting_) return false;
-  waiting_.push_back(std::move(work));
+  if (stopping_) return false;
+  if (!waiting_.empty() && waiting_bytes_ + bytes > max_waiting_bytes_) return false;
+  waiting_.push_back({bytes, std::move(work)});
+  waiting_bytes_ += bytes;
   return true;
 }
 
@@ -26,7 +28,7 @@ void WorkThread::Stop() {
 
 void WorkThread::Run() {
   while (true) {
-    std::function<void()> work;
+    Work work;
     {
       absl::MutexLock lock(&mutex_);
       const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -36,8 +38,9 @@ void WorkThread::Run() {
       if (waiting_.empty()) return;
       work = std::move(waiting_.front());
       waiting_.pop_front();
+      waiting_bytes_ -= work.bytes;
     }
-    work();
+    work.run();
   }
 }
 

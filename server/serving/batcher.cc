@@ -29,8 +29,10 @@ namespace {
 
 using Scores = std::vector<std::vector<float>>;
 
-// A request is taken if it would be answered within this share of the time that it has: an estimate
-// may be wrong, what stands behind it in its pass takes time, and the answer has a way to go.
+// A request is taken if it would be answered within this share of the time that it has, and a pass
+// takes more inputs only while it would end within this share of the time that each of its requests
+// has left: an estimate may be wrong, a request waits for all of its pass, and the answer has a way
+// to go.
 constexpr double kShareOfTime = .5;
 // While there are interactive requests, those in bulk make no longer passes than that: somebody may
 // come and wait for its end.
@@ -413,7 +415,7 @@ bool Batcher::Impl::TakeInputs(Order& order, const Place& place, Batch& batch) {
     if (batch.tokens > 0) {
       const absl::Duration time = pending->lane->pace.Of(sum, options_.max_batch_tokens);
       if (sum > options_.max_batch_tokens || time > batch.longest ||
-          batch.begin + time > batch.earliest_deadline) {
+          time > (batch.earliest_deadline - batch.begin) * kShareOfTime) {
         break;
       }
     }

@@ -9,8 +9,8 @@
 // What a forward pass takes. No waiting by default: when the thread is idle it takes what is there.
 // It drops what is cancelled, past its deadline or cannot be done before it any more, turns to the
 // version of the first request, and takes inputs in that order until max_batch_tokens, or until the
-// pass would end after the deadline of one that it took. They are sorted by length, computed with
-// no lock held, and each request's `done` is called once.
+// pass would take half of the time that one of its requests has left. They are sorted by length,
+// computed with no lock held, and each request's `done` is called once.
 //
 // What is refused. What would exceed max_queue_tokens, unless requests that would be done later
 // stand behind it: those are pushed out for it. And what cannot be answered before its deadline,
