@@ -16,8 +16,11 @@
 namespace tasuki {
 namespace {
 
-// Requests of one stream that are computed while the next is read.
-constexpr size_t kMaxUnanswered = 4;
+// Of one stream's requests so many are under way at once: two, so that one is read while another is
+// computed, and more while they are small, to share forward passes. Far less than a queue holds.
+constexpr size_t kMinUnanswered = 2;
+constexpr size_t kMaxUnanswered = 64;
+constexpr size_t kMaxUnansweredBytes = 64 << 10;
 constexpr int kPage = 1000;
 
 class InferReactor : public grpc::ServerUnaryReactor {
@@ -87,7 +90,7 @@ struct InferenceService::Inference {
   v1::ClassifyResponse answer;
 };
 
-// Reads a request while at most kMaxUnanswered - 1 before it are unanswered, and writes answers in
+// Reads a request while those before it that are unanswered are few or small, and writes answers in
 // the order of the requests. It ends when the client has no more, or when the server drains, and in
 // either case after the last answer, which nothing but a broken connection keeps from being
 // written.
@@ -115,6 +118,8 @@ class InferenceService::Stream
       if (ok && !finished_) {
         turns_.push_back(std::move(next_));
         turn = turns_.back().get();
+        turn->bytes = turn->request.ByteSizeLong();
+        unanswered_bytes_ += turn->bytes;
       } else {
         read_all_ = true;
       }
@@ -131,6 +136,7 @@ class InferenceService::Stream
     {
       absl::MutexLock lock(&mutex_);
       writing_ = false;
+      unanswered_bytes_ -= turns_.front()->bytes;
       turns_.pop_front();
     }
     Go();
@@ -144,6 +150,7 @@ class InferenceService::Stream
  private:
   struct Turn {
     inference::ModelInferRequest request;
+    size_t bytes = 0;  // of the request
     inference::ModelStreamInferResponse answer;
     bool answered = false;
   };
@@ -174,7 +181,9 @@ class InferenceService::Stream
         writing_ = true;
         to_write = turns_.front().get();
       }
-      if (!reading_ && !read_all_ && !draining_ && turns_.size() < kMaxUnanswered) {
+      if (!reading_ && !read_all_ && !draining_ &&
+          (turns_.size() < kMinUnanswered ||
+           (turns_.size() < kMaxUnanswered && unanswered_bytes_ < kMaxUnansweredBytes))) {
         reading_ = true;
         next_ = std::make_unique<Turn>();
         to_read = next_.get();
@@ -204,8 +213,9 @@ class InferenceService::Stream
   bool draining_ ABSL_GUARDED_BY(mutex_);
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   std::deque<std::unique_ptr<Turn>> turns_ ABSL_GUARDED_BY(mutex_);  // in the order of the requests
-  std::unique_ptr<Turn> next_ ABSL_GUARDED_BY(mutex_);               // what is being read
-  int starting_ ABSL_GUARDED_BY(mutex_) = 0;                         // threads in Go
+  size_t unanswered_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::unique_ptr<Turn> next_ ABSL_GUARDED_BY(mutex_);  // what is being read
+  int starting_ ABSL_GUARDED_BY(mutex_) = 0;            // threads in Go
 };
 
 InferenceService::InferenceService(ClassificationPath& path, ModelRegistry& registry,

@@ -351,6 +351,17 @@ class ConcurrentTest(Case):
         self.assertEqual([len(result.as_numpy("label")) for result, _ in got],
                          [40 if i % 4 == 0 else 1 for i in range(40)])
 
+    def test_stream_of_many_small_requests(self):
+        texts = [f"{i}日前です。" for i in range(256)]
+        got = self.stream([{"model_name": "mood", "inputs": [tensor([text])]} for text in texts])
+        np.testing.assert_array_equal(np.concatenate([result.as_numpy("probabilities") for result, _ in got]),
+                                      self.infer(texts).as_numpy("probabilities"))
+
+    def test_stream_of_large_requests(self):
+        texts = [TEXTS[i % 3] * 20 for i in range(256)]
+        got = self.stream([{"model_name": "reviews", "inputs": [tensor(texts)]}] * 8)
+        self.assertEqual([error for _, error in got], [None] * 8)  # the queue is never full
+
     def test_stream_goes_on_after_an_error(self):
         got = self.stream([{"model_name": name, "inputs": [tensor(TEXTS)]} for name in ("mood", "nothing", "mood")])
         self.assertIn("does not exist", got[1][1].message())
