@@ -3,11 +3,16 @@
 #include <atomic>
 #include <memory>
 
+#include "absl/strings/str_cat.h"
+#include "google/rpc/status.pb.h"
+#include "model/errors/errors.h"
 #include "server/rpc/status.h"
 #include "server/rpc/wire.h"
 
 namespace tasuki {
 namespace {
+
+constexpr size_t kMaxIdBytes = 256;
 
 // A call, with its messages.
 class ClassifyReactor : public grpc::ServerUnaryReactor {
@@ -33,10 +38,60 @@ class ClassifyReactor : public grpc::ServerUnaryReactor {
   v1::ClassifyResponse response_;
 };
 
+google::rpc::Status ToProto(const absl::Status& status) {
+  google::rpc::Status error;
+  const grpc::Status sent = ToGrpcStatus(status);
+  if (!error.ParseFromString(sent.error_details())) error.Clear();
+  error.set_code(sent.error_code());
+  error.set_message(sent.error_message());
+  return error;
+}
+
+absl::Status CheckId(const std::string& id) {
+  if (id.size() <= kMaxIdBytes) return absl::OkStatus();
+  Faults faults;
+  faults.Add("id",
+             absl::StrCat("has ", id.size(), " bytes; at most ", kMaxIdBytes, " are allowed"));
+  return faults.ToStatus();
+}
+
+// A request of StreamClassify.
+class ClassifyExchange : public OrderedStreams::Exchange {
+ public:
+  explicit ClassifyExchange(ClassificationPath& path) : path_(path) {}
+  absl::Status Read(const grpc::ByteBuffer& bytes) override {
+    const absl::Status status = Parse(bytes, request_);
+    return status.ok() ? CheckId(request_.id()) : status;
+  }
+  size_t request_bytes() const override { return request_.ByteSizeLong(); }
+  int texts() const override { return request_.request().texts_size(); }
+  void Ask(ClassificationPath::Call call) override {
+    response_.Clear();
+    call.request = &request_.request();
+    call.response = response_.mutable_response();
+    call.usual_priority = Priority::kBulk;
+    path_.Run(std::move(call));
+  }
+  grpc::ByteBuffer Answer(const absl::Status& status) override {
+    response_.set_id(request_.id());
+    if (!status.ok()) *response_.mutable_error() = ToProto(status);
+    const grpc::ByteBuffer bytes = Serialize(response_);
+    // Clear would keep the memory.
+    v1::StreamClassifyRequest().Swap(&request_);
+    v1::StreamClassifyResponse().Swap(&response_);
+    return bytes;
+  }
+
+ private:
+  ClassificationPath& path_;
+  v1::StreamClassifyRequest request_;
+  v1::StreamClassifyResponse response_;
+};
+
 }  // namespace
 
 ClassificationService::ClassificationService(ClassificationPath& path)
-    : path_(path), streams_(path) {}
+    : path_(path), streams_([&path] { return std::make_unique<ClassifyExchange>(path); }) {}
 
 grpc::ServerUnaryReactor* ClassificationService::Classify(grpc::CallbackServerContext* context,
                                                           const grpc::ByteBuffer* request,

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "server/rpc/classification_path.h"
-#include "server/rpc/classify_stream.h"
+#include "server/rpc/ordered_streams.h"
 #include "tasuki/v1/classification.grpc.pb.h"
 
 namespace tasuki {
@@ -26,7 +26,7 @@ class ClassificationService final
 
  private:
   ClassificationPath& path_;
-  ClassifyStreams streams_;
+  OrderedStreams streams_;
 };
 
 }  // namespace tasuki

@@ -1,34 +1,23 @@
 #include "server/rpc/inference_service.h"
 
 #include <algorithm>
-#include <deque>
+#include <functional>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "model/errors/errors.h"
+#include "server/rpc/classification.h"
 #include "server/rpc/inference.h"
 #include "server/rpc/status.h"
-#include "server/serving/batcher.h"
+#include "server/rpc/wire.h"
 #include "server/serving/version_name.h"
 
 namespace tasuki {
 namespace {
 
-// Requests of one stream that are computed while the next is read.
-constexpr size_t kMaxUnanswered = 4;
 constexpr int kPage = 1000;
-
-class InferReactor : public grpc::ServerUnaryReactor {
- public:
-  std::shared_ptr<const std::atomic<bool>> cancelled() const { return cancelled_; }
-  void OnCancel() override { cancelled_->store(true); }
-  void OnDone() override { delete this; }
-
- private:
-  const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
-};
 
 std::string WithoutCollection(const std::string& model) {
   return model.substr(model.find('/') + 1);  // `models/{model}`
@@ -79,7 +68,11 @@ const std::string& ModelIn(const Request& request) {
 
 // A ModelInfer, or one request of a stream.
 struct InferenceService::Inference {
-  Call call;
+  const inference::ModelInferRequest& request;
+  inference::ModelInferResponse& response;
+  const absl::Time arrival;
+  ClassificationPath::Call call;  // without its `done`
+  const std::function<void(const absl::Status&)> done;
   InferenceOrder order;
   // Until it is answered, so that the plan's tasks stay.
   std::shared_ptr<const LoadedModel> model;
@@ -87,147 +80,96 @@ struct InferenceService::Inference {
   v1::ClassifyResponse answer;
 };
 
-// Reads a request while at most kMaxUnanswered - 1 before it are unanswered, and writes answers in
-// the order of the requests. It ends when the client has no more, or when the server drains, and in
-// either case after the last answer, which nothing but a broken connection keeps from being
-// written.
-class InferenceService::Stream
-    : public grpc::ServerBidiReactor<inference::ModelInferRequest,
-                                     inference::ModelStreamInferResponse> {
+namespace {
+
+// A call of ModelInfer, with its messages.
+class InferReactor : public grpc::ServerUnaryReactor {
  public:
-  Stream(InferenceService& service, grpc::CallbackServerContext& context, bool draining)
-      : service_(service), context_(context), draining_(draining) {}
-
-  void Begin() { Go(); }
-  void Drain() {
-    {
-      absl::MutexLock lock(&mutex_);
-      draining_ = true;
+  void Run(InferenceService& service, const grpc::CallbackServerContext& context,
+           const grpc::ByteBuffer& request, grpc::ByteBuffer& response) {
+    if (absl::Status status = Parse(request, request_); !status.ok()) {
+      Finish(ToGrpcStatus(status));
+      return;
     }
-    Go();
-  }
-
-  void OnReadDone(bool ok) override {
-    Turn* turn = nullptr;
-    {
-      absl::MutexLock lock(&mutex_);
-      reading_ = false;
-      if (ok && !finished_) {
-        turns_.push_back(std::move(next_));
-        turn = turns_.back().get();
-      } else {
-        read_all_ = true;
-      }
-    }
-    if (turn != nullptr) {
-      service_.Infer({&turn->request, turn->answer.mutable_infer_response(),
-                      absl::FromChrono(context_.deadline()), context_.peer(), cancelled_,
-                      [this, turn](const absl::Status& status) { Answered(*turn, status); }});
-    }
-    Go();
-  }
-  void OnWriteDone(bool ok) override {
-    if (!ok) cancelled_->store(true);  // nobody reads the rest
-    {
-      absl::MutexLock lock(&mutex_);
-      writing_ = false;
-      turns_.pop_front();
-    }
-    Go();
+    ClassificationPath::Call call;
+    call.deadline = absl::FromChrono(context.deadline());
+    call.caller = context.peer();
+    call.cancelled = cancelled_;
+    call.done = [this, &response](const absl::Status& status) {
+      if (status.ok()) response = Serialize(response_);
+      Finish(ToGrpcStatus(status));  // the last use of this: it may be gone
+    };
+    service.Infer(request_, response_, absl::Now(), std::move(call));
   }
   void OnCancel() override { cancelled_->store(true); }
-  void OnDone() override {
-    absl::MutexLock lock(&service_.mutex_);
-    service_.streams_.erase(this);
+  void OnDone() override { delete this; }
+
+ private:
+  const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
+  inference::ModelInferRequest request_;
+  inference::ModelInferResponse response_;
+};
+
+// A request of ModelStreamInfer.
+class InferExchange : public OrderedStreams::Exchange {
+ public:
+  explicit InferExchange(InferenceService& service) : service_(service) {}
+  absl::Status Read(const grpc::ByteBuffer& bytes) override { return Parse(bytes, request_); }
+  size_t request_bytes() const override { return request_.ByteSizeLong(); }
+  int texts() const override {
+    if (request_.inputs().empty() || request_.inputs(0).shape().empty()) return 0;
+    return static_cast<int>(std::clamp<int64_t>(request_.inputs(0).shape(0), 0, kMaxTexts));
+  }
+  void Ask(ClassificationPath::Call call) override {
+    answer_.Clear();
+    service_.Infer(request_, *answer_.mutable_infer_response(), arrival_, std::move(call));
+  }
+  grpc::ByteBuffer Answer(const absl::Status& status) override {
+    if (!status.ok()) {
+      answer_.Clear();
+      answer_.set_error_message(ToGrpcStatus(status).error_message());
+    }
+    auto& response = *answer_.mutable_infer_response();
+    response.set_id(request_.id());
+    // Clients that await several answers to a request wait for it.
+    (*response.mutable_parameters())["triton_final_response"].set_bool_param(true);
+    const grpc::ByteBuffer bytes = Serialize(answer_);
+    // Clear would keep the memory.
+    inference::ModelInferRequest().Swap(&request_);
+    inference::ModelStreamInferResponse().Swap(&answer_);
+    return bytes;
   }
 
  private:
-  struct Turn {
-    inference::ModelInferRequest request;
-    inference::ModelStreamInferResponse answer;
-    bool answered = false;
-  };
-
-  void Answered(Turn& turn, const absl::Status& status) {
-    auto& response = *turn.answer.mutable_infer_response();
-    if (!status.ok()) {
-      response.Clear();
-      response.set_id(turn.request.id());
-      turn.answer.set_error_message(ToGrpcStatus(status).error_message());
-    }
-    (*response.mutable_parameters())["triton_final_response"].set_bool_param(true);
-    Go(&turn);
-  }
-
-  // Starts whatever can be started, after `answered` is that. Its thread may be none of gRPC's, and
-  // gRPC takes nothing more after Finish, which therefore comes from the last thread that is in
-  // here.
-  void Go(Turn* answered = nullptr) ABSL_LOCKS_EXCLUDED(mutex_) {
-    Turn* to_write = nullptr;
-    Turn* to_read = nullptr;
-    {
-      absl::MutexLock lock(&mutex_);
-      if (answered != nullptr) answered->answered = true;
-      if (finished_) return;
-      ++starting_;
-      if (!writing_ && !turns_.empty() && turns_.front()->answered) {
-        writing_ = true;
-        to_write = turns_.front().get();
-      }
-      if (!reading_ && !read_all_ && !draining_ && turns_.size() < kMaxUnanswered) {
-        reading_ = true;
-        next_ = std::make_unique<Turn>();
-        to_read = next_.get();
-      }
-    }
-    // Without the lock, for gRPC may react at once.
-    if (to_write != nullptr) StartWrite(&to_write->answer);
-    if (to_read != nullptr) StartRead(&to_read->request);
-    grpc::Status end;
-    {
-      absl::MutexLock lock(&mutex_);
-      if (--starting_ > 0 || finished_ || !turns_.empty() || !(read_all_ || draining_)) return;
-      finished_ = true;
-      if (!read_all_) end = ToGrpcStatus(DrainingError());
-    }
-    Finish(end);
-  }
-
   InferenceService& service_;
-  grpc::CallbackServerContext& context_;  // lives until OnDone
-  const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
-
-  absl::Mutex mutex_;
-  bool reading_ ABSL_GUARDED_BY(mutex_) = false;
-  bool writing_ ABSL_GUARDED_BY(mutex_) = false;  // the first of turns_
-  bool read_all_ ABSL_GUARDED_BY(mutex_) = false;
-  bool draining_ ABSL_GUARDED_BY(mutex_);
-  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
-  std::deque<std::unique_ptr<Turn>> turns_ ABSL_GUARDED_BY(mutex_);  // in the order of the requests
-  std::unique_ptr<Turn> next_ ABSL_GUARDED_BY(mutex_);               // what is being read
-  int starting_ ABSL_GUARDED_BY(mutex_) = 0;                         // threads in Go
+  const absl::Time arrival_ = absl::Now();
+  inference::ModelInferRequest request_;
+  inference::ModelStreamInferResponse answer_;
 };
+
+}  // namespace
 
 InferenceService::InferenceService(ClassificationPath& path, ModelRegistry& registry,
                                    ModelTable& table)
-    : path_(path), registry_(registry), table_(table) {}
+    : path_(path),
+      registry_(registry),
+      table_(table),
+      streams_([this] { return std::make_unique<InferExchange>(*this); }) {}
 
 void InferenceService::Drain() {
-  std::vector<std::shared_ptr<Stream>> streams;
-  {
-    absl::MutexLock lock(&mutex_);
-    draining_ = true;
-    for (const auto& [key, stream] : streams_) streams.push_back(stream);
-  }
-  for (const auto& stream : streams) stream->Drain();
+  draining_ = true;
+  streams_.Drain();
 }
 
-void InferenceService::Infer(Call call) {
-  auto inference = std::make_shared<Inference>();
-  inference->call = std::move(call);
-  const absl::Status status = Catching(
-      [&] { return Assign(ReadInferRequest(*inference->call.request), &inference->order); });
-  if (!status.ok()) return inference->call.done(status);
+void InferenceService::Infer(const inference::ModelInferRequest& request,
+                             inference::ModelInferResponse& response, absl::Time arrival,
+                             ClassificationPath::Call call) {
+  auto done = std::exchange(call.done, nullptr);
+  const std::shared_ptr<Inference> inference(
+      new Inference{request, response, arrival, std::move(call), std::move(done)});
+  const absl::Status status =
+      Catching([&] { return Assign(ReadInferRequest(request), &inference->order); });
+  if (!status.ok()) return inference->done(status);
   const std::string model = inference->order.request.model();
   registry_.Acquire(model, [this, inference](absl::StatusOr<AcquiredModel> acquired) {
     Classify(inference, std::move(acquired));
@@ -236,13 +178,12 @@ void InferenceService::Infer(Call call) {
 
 void InferenceService::Classify(const std::shared_ptr<Inference>& inference,
                                 absl::StatusOr<AcquiredModel> acquired) {
-  const Call& call = inference->call;
   v1::ClassifyRequest& request = inference->order.request;
   const absl::Status status = Catching([&]() -> absl::Status {
     if (!acquired.ok()) return acquired.status();
     inference->model = acquired->model;
     const auto& tasks = inference->model->classifier->manifest().tasks();
-    absl::Status fault = Assign(PlanInference(*call.request, tasks), &inference->plan);
+    absl::Status fault = Assign(PlanInference(inference->request, tasks), &inference->plan);
     if (!fault.ok()) return fault;
     for (const v1::Task* task : inference->plan.tasks) request.add_tasks(task->name());
     return absl::OkStatus();
@@ -250,49 +191,32 @@ void InferenceService::Classify(const std::shared_ptr<Inference>& inference,
   if (!status.ok()) {
     acquired = status;
     inference->model.reset();
-    return call.done(status);
+    return inference->done(status);
   }
-  ClassificationPath::Call classify;
-  classify.request = &request;
-  classify.response = &inference->answer;
-  classify.deadline = std::min(call.deadline, absl::Now() + inference->order.timeout);
-  classify.caller = call.caller;
-  classify.cancelled = call.cancelled;
-  classify.done = [inference](const absl::Status& classified) {
+  ClassificationPath::Call call = std::move(inference->call);
+  call.request = &request;
+  call.response = &inference->answer;
+  call.deadline = std::min(call.deadline, inference->arrival + inference->order.timeout);
+  call.done = [inference](const absl::Status& classified) {
     const absl::Status end = Catching([&] {
       if (classified.ok()) {
-        FillInferResponse(*inference->call.request, inference->plan, inference->answer,
-                          *inference->call.response);
+        FillInferResponse(inference->request, inference->plan, inference->answer,
+                          inference->response);
       }
       return classified;
     });
     inference->model.reset();
-    inference->call.done(end);
+    inference->done(end);
   };
-  path_.Run(std::move(classify), *std::move(acquired));
+  path_.Run(std::move(call), *std::move(acquired));
 }
 
 grpc::ServerUnaryReactor* InferenceService::ModelInfer(grpc::CallbackServerContext* context,
-                                                       const inference::ModelInferRequest* request,
-                                                       inference::ModelInferResponse* response) {
+                                                       const grpc::ByteBuffer* request,
+                                                       grpc::ByteBuffer* response) {
   auto* reactor = new InferReactor;
-  Infer({request, response, absl::FromChrono(context->deadline()), context->peer(),
-         reactor->cancelled(),
-         // The last use of the reactor: it may be gone when Finish returns.
-         [reactor](const absl::Status& status) { reactor->Finish(ToGrpcStatus(status)); }});
+  reactor->Run(*this, *context, *request, *response);
   return reactor;
-}
-
-grpc::ServerBidiReactor<inference::ModelInferRequest, inference::ModelStreamInferResponse>*
-InferenceService::ModelStreamInfer(grpc::CallbackServerContext* context) {
-  std::shared_ptr<Stream> stream;
-  {
-    absl::MutexLock lock(&mutex_);
-    stream = std::make_shared<Stream>(*this, *context, draining_);
-    streams_.emplace(stream.get(), stream);
-  }
-  stream->Begin();
-  return stream.get();
 }
 
 grpc::Status InferenceService::ServerLive(grpc::ServerContext*, const inference::ServerLiveRequest*,
@@ -304,7 +228,6 @@ grpc::Status InferenceService::ServerLive(grpc::ServerContext*, const inference:
 grpc::Status InferenceService::ServerReady(grpc::ServerContext*,
                                            const inference::ServerReadyRequest*,
                                            inference::ServerReadyResponse* response) {
-  absl::MutexLock lock(&mutex_);
   response->set_ready(!draining_);
   return grpc::Status::OK;
 }

@@ -3,18 +3,15 @@
 #pragma once
 
 #include <atomic>
-#include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "inference/inference.grpc.pb.h"
 #include "server/rpc/classification_path.h"
+#include "server/rpc/ordered_streams.h"
 #include "server/serving/model_registry.h"
 #include "server/store/model_table.h"
 
@@ -23,30 +20,27 @@ namespace tasuki {
 // ModelInfer and ModelStreamInfer are callback methods whose reactions never block; the others are
 // synchronous. Thread-safe.
 class InferenceService final
-    : public inference::GRPCInferenceService::WithCallbackMethod_ModelInfer<
-          inference::GRPCInferenceService::WithCallbackMethod_ModelStreamInfer<
+    : public inference::GRPCInferenceService::WithRawCallbackMethod_ModelInfer<
+          inference::GRPCInferenceService::WithRawCallbackMethod_ModelStreamInfer<
               inference::GRPCInferenceService::Service>> {
  public:
-  // A request on its way.
-  struct Call {
-    const inference::ModelInferRequest* request = nullptr;  // lives until `done`
-    inference::ModelInferResponse* response = nullptr;      // lives until `done`
-    absl::Time deadline = absl::InfiniteFuture();
-    std::string caller;
-    std::shared_ptr<const std::atomic<bool>> cancelled;
-    std::function<void(const absl::Status&)> done;  // as ClassificationPath::Call's
-  };
-
   InferenceService(ClassificationPath& path, ModelRegistry& registry, ModelTable& table);
   // Ends every stream once what it has read is answered, new ones too, with UNAVAILABLE (DRAINING);
   // the server is not ready any more.
-  void Drain() ABSL_LOCKS_EXCLUDED(mutex_);
+  void Drain();
+
+  // Never blocks. `call` has everything but its messages; request and response live until its
+  // `done`, and `arrival` is when the request's timeout began.
+  void Infer(const inference::ModelInferRequest& request, inference::ModelInferResponse& response,
+             absl::Time arrival, ClassificationPath::Call call);
 
   grpc::ServerUnaryReactor* ModelInfer(grpc::CallbackServerContext* context,
-                                       const inference::ModelInferRequest* request,
-                                       inference::ModelInferResponse* response) override;
-  grpc::ServerBidiReactor<inference::ModelInferRequest, inference::ModelStreamInferResponse>*
-  ModelStreamInfer(grpc::CallbackServerContext* context) override;
+                                       const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* response) override;
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ModelStreamInfer(
+      grpc::CallbackServerContext* context) override {
+    return streams_.Start(*context);
+  }
 
   grpc::Status ServerLive(grpc::ServerContext* context, const inference::ServerLiveRequest* request,
                           inference::ServerLiveResponse* response) override;
@@ -101,12 +95,9 @@ class InferenceService final
   grpc::Status LogSettings(Context*, const None*, None*) override { return NotOffered(); }
 
  private:
-  class Stream;
   struct Inference;
 
   static grpc::Status NotOffered();  // UNIMPLEMENTED
-  // Never blocks.
-  void Infer(Call call);
   void Classify(const std::shared_ptr<Inference>& inference,
                 absl::StatusOr<AcquiredModel> acquired);
   // Waits for a version that has to come into memory.
@@ -118,10 +109,8 @@ class InferenceService final
   ClassificationPath& path_;
   ModelRegistry& registry_;
   ModelTable& table_;
-
-  absl::Mutex mutex_;
-  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
-  std::map<Stream*, std::shared_ptr<Stream>> streams_ ABSL_GUARDED_BY(mutex_);
+  OrderedStreams streams_;
+  std::atomic<bool> draining_ = false;
 };
 
 }  // namespace tasuki

@@ -47,6 +47,10 @@ def typed(texts, model="mood", version=""):
     return request
 
 
+def tasuki(*command):
+    subprocess.run(["tasuki", "--server", SERVER, *command], check=True, capture_output=True)
+
+
 def strings(array):
     return [element.decode() for element in array.reshape(-1)]
 
@@ -197,6 +201,28 @@ class InferTest(Case):
         first, second, newest = (self.infer(model_version=version) for version in ("1", "2", ""))
         self.assertEqual([each.get_response().model_version for each in (first, second, newest)], ["1", "2", "2"])
         self.assertFalse(np.array_equal(first.as_numpy("probabilities"), second.as_numpy("probabilities")))
+
+    def test_an_alias_is_a_version(self):
+        tasuki("alias", "set", "mood@production", "mood@1")
+        try:
+            first = self.infer(model_version="production")
+            self.assertEqual(first.get_response().model_version, "1")
+            np.testing.assert_array_equal(first.as_numpy("probabilities"),
+                                          self.infer(model_version="1").as_numpy("probabilities"))
+            tasuki("alias", "set", "mood@production", "mood@2")
+            self.assertEqual(self.infer(model_version="production").get_response().model_version, "2")
+            self.assertTrue(self.client.is_model_ready("mood", "production"))
+            self.assertFalse(self.client.is_model_ready("mood", "staging"))
+        finally:
+            tasuki("alias", "delete", "mood@production")
+            tasuki("model", "load", "mood@1")  # left by its alias, it was unloaded
+
+    def test_truncation(self):
+        text = [TEXTS[0] * 50 + TEXTS[1]]
+        head, both = (self.infer(text, parameters={"truncation": which}) for which in ("HEAD", "HEAD_AND_TAIL"))
+        self.assertTrue(both.as_numpy("truncated")[0])
+        self.assertFalse(np.array_equal(head.as_numpy("probabilities"), both.as_numpy("probabilities")))
+        self.refused("INVALID_ARGUMENT", "texts[0]", self.infer, text, parameters={"truncation": "ERROR"})
 
     def test_unicode(self):
         texts = ["か\u3099", "𠮷野家🍣", "ÅÅ", "\u200b", "تجربة"]
@@ -351,6 +377,17 @@ class ConcurrentTest(Case):
         self.assertEqual([len(result.as_numpy("label")) for result, _ in got],
                          [40 if i % 4 == 0 else 1 for i in range(40)])
 
+    def test_stream_of_many_small_requests(self):
+        texts = [f"{i}日前です。" for i in range(256)]
+        got = self.stream([{"model_name": "mood", "inputs": [tensor([text])]} for text in texts])
+        np.testing.assert_array_equal(np.concatenate([result.as_numpy("probabilities") for result, _ in got]),
+                                      self.infer(texts).as_numpy("probabilities"))
+
+    def test_stream_of_large_requests(self):
+        texts = [TEXTS[i % 3] * 20 for i in range(256)]
+        got = self.stream([{"model_name": "reviews", "inputs": [tensor(texts)]}] * 8)
+        self.assertEqual([error for _, error in got], [None] * 8)  # a full queue is waited for
+
     def test_stream_goes_on_after_an_error(self):
         got = self.stream([{"model_name": name, "inputs": [tensor(TEXTS)]} for name in ("mood", "nothing", "mood")])
         self.assertIn("does not exist", got[1][1].message())
@@ -392,7 +429,7 @@ class RepositoryTest(Case):
         self.assertTrue(self.client.is_model_ready("mood", "2"))
         self.assertEqual(len(self.infer().as_numpy("label")), 3)
         self.assertFalse(self.client.is_model_ready("mood", "1"))
-        subprocess.run(["tasuki", "--server", SERVER, "model", "load", "mood@1"], check=True, capture_output=True)
+        tasuki("model", "load", "mood@1")
 
     def test_loading_what_is_not_there(self):
         self.refused("NOT_FOUND", "models/nothing", self.client.load_model, "nothing")
