@@ -1,6 +1,6 @@
 # Serving that client applications can lean on. Sourced by script/verify.
 
-resident() { awk '/^VmRSS/ { print $2 * 1024 }' "/proc/$SERVER_PID/status"; }
+resident() { awk '/^RssAnon/ { print $2 * 1024 }' "/proc/$SERVER_PID/status"; }  # but for pages of program and libraries
 
 adapters_trained() {  # four adapters of one base; each also exported, with its adapter merged in, and imported
   local work=$out/adapters i
@@ -12,24 +12,25 @@ adapters_trained() {  # four adapters of one base; each also exported, with its 
   done
 }
 
-adapters_served() {  # adapters_served FIGURES: bytes resident before, with all four loaded, and after 900 answers of each
+adapters_served() {  # adapters_served FIGURES: bytes resident before, with all four loaded, and after 300 answers of each
   local work=$out/adapters i before
+  head -n 301 "$work/corpus/sentiment_test.csv" >"$work/texts.csv"
   before=$(resident)
   for i in 1 2 3 4; do tasuki model load "adapted@$i" || return 1; done
   echo "$before $(resident)" >"$1"
-  for i in 1 2 3 4; do tasuki classify --model "adapted@$i" --file "$work/corpus/sentiment_test.csv" --out "$work/adapted-$i.jsonl" || return 1; done
+  for i in 1 2 3 4; do tasuki classify --model "adapted@$i" --file "$work/texts.csv" --out "$work/adapted-$i.jsonl" || return 1; done
   resident >>"$1"
   scrape "$work/metrics.txt"
   for i in 1 2 3 4; do
     tasuki model unload "adapted@$i" && tasuki model load "merged-$i@1" &&
-      tasuki classify --model "merged-$i@1" --file "$work/corpus/sentiment_test.csv" --out "$work/merged-$i.jsonl" && tasuki model unload "merged-$i@1" || return 1
+      tasuki classify --model "merged-$i@1" --file "$work/texts.csv" --out "$work/merged-$i.jsonl" && tasuki model unload "merged-$i@1" || return 1
   done
 }
 
 adapters() {
   local work=$out/adapters status=0
   mkdir -p "$work"
-  start_server "$work" || return 1
+  start_server "$work" --training_priority=normal || return 1
   adapters_trained || status=1
   stop_server || status=1
   [ $status = 0 ] && start_server "$work" || return 1  # with nothing in memory that training left
