@@ -37,7 +37,9 @@ struct LowRank {
     int64_t first_output, first_rank;
     PackedWeights b;  // [outputs, rank], fp32
   };
-  PackedWeights a;  // [ranks of all, width]
+  int64_t ranks = 0;       // of all parts
+  Tensor a;                // [width, ranks], for an fp32 operand: no panel is as narrow
+  PackedWeights packed_a;  // [ranks, width], for others
   std::vector<Part> parts;
 };
 
@@ -182,6 +184,8 @@ struct CpuScorer::Network {
   // `x` as left operand: in fp32 itself, and nothing is to be waited for.
   Operand Convert(const Member& member, float* x, int64_t rows, int64_t width,
                   const Buffers& buffers) const;
+  // A x of some rows.
+  void MultiplyLow(const Operand& x, int64_t rows, const LowRank& added, const Output& low) const;
   // The threads meet in it if there is an adapter: what is in buffers.low may not be needed any
   // more.
   void Multiply(const Member& member, const Operand& left, int64_t rows, const Product& product,
@@ -271,26 +275,30 @@ std::shared_ptr<const LowRank> CpuScorer::Network::Added(const Adapter& adapter,
                                                          Precision as, int64_t outputs) {
   auto added = std::make_shared<LowRank>();
   std::vector<Tensor> a;
-  int64_t ranks = 0;
   for (size_t i = 0; i < weights.size(); ++i) {
     const Adapter::Pair pair = adapter.Of(weights[i]);
     if (!pair.a.defined()) continue;
     int64_t output = static_cast<int64_t>(i) * pair.b.size(0);
     for (const Tensor& b : pair.b.split(outputs > 0 ? outputs : pair.b.size(0))) {
-      added->parts.push_back({output, ranks, Pack(b, Precision::kFp32)});
+      added->parts.push_back({output, added->ranks, Pack(b, Precision::kFp32)});
       output += b.size(0);
     }
     a.push_back(pair.a);
-    ranks += pair.a.size(0);
+    added->ranks += pair.a.size(0);
   }
   if (a.empty()) return nullptr;
-  added->a = Pack(at::cat(a), as);
+  if (as == Precision::kFp32) {
+    added->a = at::cat(a).t().contiguous();
+    bytes += added->a.nbytes();
+  } else {
+    added->packed_a = Pack(at::cat(a), as);
+  }
   const auto count = [&](const PackedWeights& packed) {
     bytes += panels(packed) * kernels.panel * packed.groups * 4;
   };
-  count(added->a);
+  count(added->packed_a);
   for (const LowRank::Part& part : added->parts) count(part.b);
-  low_width = std::max(low_width, ranks * (outputs > 0 ? config.num_heads : 1));
+  low_width = std::max(low_width, added->ranks * (outputs > 0 ? config.num_heads : 1));
   return added;
 }
 
@@ -387,6 +395,16 @@ Operand CpuScorer::Network::Convert(const Member& member, float* x, int64_t rows
   return LeftOperand(buffers, width, 0);
 }
 
+void CpuScorer::Network::MultiplyLow(const Operand& x, int64_t rows, const LowRank& added,
+                                     const Output& low) const {
+  if (x.precision != Precision::kFp32) {
+    return kernels.multiply(x, rows, added.packed_a, 0, panels(added.packed_a), low);
+  }
+  kernels.multiply_plain(static_cast<const float*>(x.data), x.stride, rows,
+                         added.a.const_data_ptr<float>(), added.ranks, added.a.size(0), added.ranks,
+                         low);
+}
+
 void CpuScorer::Network::Multiply(const Member& member, const Operand& left, int64_t rows,
                                   const Product& product, const Output& output,
                                   const Buffers& buffers, int64_t first_panel) const {
@@ -396,12 +414,11 @@ void CpuScorer::Network::Multiply(const Member& member, const Operand& left, int
                    {output.data, output.stride, adds && cuts ? OutputMode::kSet : output.mode});
   if (!adds) return;
   const LowRank& added = *product.added;
-  const int64_t ranks = added.a.outputs;
+  const int64_t ranks = added.ranks;
   const auto [first, last] = member.Share(rows);
   const Operand from = {left.precision, static_cast<int32_t*>(left.data) + first * left.stride,
                         left.stride, left.scales == nullptr ? nullptr : left.scales + first};
-  kernels.multiply(from, last - first, added.a, 0, panels(added.a),
-                   {buffers.low.get() + first * ranks, ranks});
+  MultiplyLow(from, last - first, added, {buffers.low.get() + first * ranks, ranks});
   member.Meet();
   for (const LowRank::Part& part : added.parts) {
     if (part.first_output + part.b.outputs <= first_panel * kernels.panel) continue;
@@ -585,11 +602,11 @@ void CpuScorer::Network::AttendToText(const Member& member, const Layer& layer,
     kernels.multiply(mixed, rows, *layer.cross_values[h], 0, panels(*layer.cross_values[h]),
                      {seen, inner()});
     if (layer.cross_values_added != nullptr) {
-      const PackedWeights &a = layer.cross_values_added->a,
-                          &b = layer.cross_values_added->parts[h].b;
-      float* low = decoding.buffers.low.get() + h * a.outputs;
-      kernels.multiply(mixed, rows, a, 0, panels(a), {low, heads * a.outputs});
-      kernels.multiply({Precision::kFp32, low, heads * a.outputs}, rows, b, 0, panels(b),
+      const LowRank& added = *layer.cross_values_added;
+      const PackedWeights& b = added.parts[h].b;
+      float* low = decoding.buffers.low.get() + h * added.ranks;
+      MultiplyLow(mixed, rows, added, {low, heads * added.ranks});
+      kernels.multiply({Precision::kFp32, low, heads * added.ranks}, rows, b, 0, panels(b),
                        {seen, inner(), OutputMode::kAdd});
     }
   }

@@ -85,7 +85,7 @@ inference_protocol() {
 }
 
 check "Open Inference Protocol: clients against the real server, at least 30 checks" inference_protocol
-resident() { awk '/^VmRSS/ { print $2 * 1024 }' "/proc/$SERVER_PID/status"; }
+resident() { awk '/^RssAnon/ { print $2 * 1024 }' "/proc/$SERVER_PID/status"; }  # but for pages of program and libraries
 
 adapters_trained() {  # four adapters of one base; each also exported, with its adapter merged in, and imported
   local work=$out/adapters i
@@ -97,24 +97,25 @@ adapters_trained() {  # four adapters of one base; each also exported, with its 
   done
 }
 
-adapters_served() {  # adapters_served FIGURES: bytes resident before, with all four loaded, and after 900 answers of each
+adapters_served() {  # adapters_served FIGURES: bytes resident before, with all four loaded, and after 300 answers of each
   local work=$out/adapters i before
+  head -n 301 "$work/corpus/sentiment_test.csv" >"$work/texts.csv"
   before=$(resident)
   for i in 1 2 3 4; do tasuki model load "adapted@$i" || return 1; done
   echo "$before $(resident)" >"$1"
-  for i in 1 2 3 4; do tasuki classify --model "adapted@$i" --file "$work/corpus/sentiment_test.csv" --out "$work/adapted-$i.jsonl" || return 1; done
+  for i in 1 2 3 4; do tasuki classify --model "adapted@$i" --file "$work/texts.csv" --out "$work/adapted-$i.jsonl" || return 1; done
   resident >>"$1"
   scrape "$work/metrics.txt"
   for i in 1 2 3 4; do
     tasuki model unload "adapted@$i" && tasuki model load "merged-$i@1" &&
-      tasuki classify --model "merged-$i@1" --file "$work/corpus/sentiment_test.csv" --out "$work/merged-$i.jsonl" && tasuki model unload "merged-$i@1" || return 1
+      tasuki classify --model "merged-$i@1" --file "$work/texts.csv" --out "$work/merged-$i.jsonl" && tasuki model unload "merged-$i@1" || return 1
   done
 }
 
 adapters() {
   local work=$out/adapters status=0
   mkdir -p "$work"
-  start_server "$work" || return 1
+  start_server "$work" --training_priority=normal || return 1
   adapters_trained || status=1
   stop_server || status=1
   [ $status = 0 ] && start_server "$work" || return 1  # with nothing in memory that training left
@@ -165,7 +166,7 @@ access_table() {  # every RPC, every role, every kind of connection and credenti
 traced() {
   local work=$out/traced id=0af7651916cd43dd8448eb211c80319c status=1
   start_server "$work" --log_level=debug || return 1
-  "$client_python" - "$TASUKI_SERVER" "$id" <<'PY' && scrape "$work/metrics.txt" && status=0
+  PYTHONPATH=build/release/python "$client_python" - "$TASUKI_SERVER" "$id" <<'PY' && scrape "$work/metrics.txt" && status=0
 import sys, tasuki
 client = tasuki.Client(sys.argv[1], traceparent=f"00-{sys.argv[2]}-b7ad6b7169203331-01")
 client.server_info()
