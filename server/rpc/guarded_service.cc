@@ -49,7 +49,7 @@ class Guard final : public MethodHandler {
         roles_(RolesOf(method.name())),
         has_payload_(method.method_type() == RpcMethod::NORMAL_RPC ||
                      method.method_type() == RpcMethod::SERVER_STREAMING),
-        callback_(method.api_type() == ApiType::CALL_BACK),
+        callback_(method.api_type() != ApiType::SYNC),
         inner_(*method.handler()),
         access_(access) {}
 
