@@ -70,6 +70,7 @@ void VersionStates::RemoveAlias(const std::string& name) {
 void VersionStates::Queue(const VersionName& name, Entry& entry, Cause cause) {
   entry.state = v1::ModelVersion::LOADING;
   entry.error = absl::OkStatus();
+  entry.asked = cause != Cause::kAtStart;
   entry.awaited = cause == Cause::kRequest;
   const auto first_at_start =
       std::find_if(to_load_.begin(), to_load_.end(),
@@ -81,7 +82,9 @@ bool VersionStates::BeginLoad(const VersionName& name, Cause cause) {
   absl::MutexLock lock(&mutex_);
   Entry* entry = Find(name);
   if (entry == nullptr) return false;
-  if (entry->state != v1::ModelVersion::LOADING && entry->state != v1::ModelVersion::LOADED) {
+  if (entry->state == v1::ModelVersion::LOADING) {
+    entry->asked |= cause != Cause::kAtStart;
+  } else if (entry->state != v1::ModelVersion::LOADED) {
     Queue(name, *entry, cause);
   }
   return true;
@@ -132,7 +135,7 @@ bool VersionStates::Defer(const VersionName& name) {
   absl::MutexLock lock(&mutex_);
   Entry* entry = Find(name);
   if (entry == nullptr) return true;
-  if (entry->awaited) return false;
+  if (entry->asked) return false;
   entry->state = v1::ModelVersion::STANDBY;
   return true;
 }

@@ -66,7 +66,7 @@ class VersionStates {
   std::optional<ToLoad> NextToLoad();
   // LOADING becomes LOADED or FAILED, and the requests that waited for that hear of it.
   void EndLoad(const VersionName& name, absl::StatusOr<ServedVersion> result);
-  // LOADING becomes STANDBY, unless a request waits: then false.
+  // LOADING becomes STANDBY, unless somebody has asked for it meanwhile: then false.
   bool Defer(const VersionName& name);
   // Blocks while LOADING; then the error of a FAILED one. NOT_FOUND, DEADLINE_EXCEEDED, or
   // UNAVAILABLE (DRAINING) after Stop.
@@ -99,6 +99,7 @@ class VersionStates {
     absl::Status error;    // while FAILED
     ServedVersion served;  // while LOADED
     absl::Time last_use;   // while LOADED: a request's, or when it was loaded
+    bool asked = false;    // while LOADING: not only because the server starts
     // While LOADING for a request: those that wait, each with its shadow.
     bool awaited = false;
     std::vector<std::pair<AcquireDone, std::shared_ptr<const LoadedModel>>> waiting;

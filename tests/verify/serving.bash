@@ -166,7 +166,8 @@ access_table() {  # every RPC, every role, every kind of connection and credenti
 traced() {
   local work=$out/traced id=0af7651916cd43dd8448eb211c80319c status=1
   start_server "$work" --log_level=debug || return 1
-  PYTHONPATH=build/release/python "$client_python" - "$TASUKI_SERVER" "$id" <<'PY' && scrape "$work/metrics.txt" && status=0
+  ctest --test-dir build/release -R client_python_install &&
+    PYTHONPATH=build/release/python "$client_python" - "$TASUKI_SERVER" "$id" <<'PY' && scrape "$work/metrics.txt" && status=0
 import sys, tasuki
 client = tasuki.Client(sys.argv[1], traceparent=f"00-{sys.argv[2]}-b7ad6b7169203331-01")
 client.server_info()

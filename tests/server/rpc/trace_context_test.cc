@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <string>
+#include <vector>
+
 namespace tasuki {
 namespace {
 
@@ -13,13 +16,19 @@ TEST(TraceContext, TakesTheIdOfAWellFormedHeader) {
 
 TEST(TraceContext, TakesNothingElse) {
   const std::string id = "0af7651916cd43dd8448eb211c80319c";
-  for (const std::string& header :
-       {std::string(), std::string("00"), "00-" + id, "00-" + id + "-b7ad6b7169203331",
-        "00-" + id + "-b7ad6b7169203331-01-more", "cc-" + id + "-b7ad6b7169203331-01.more",
-        "ff-" + id + "-b7ad6b7169203331-01",
-        "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
-        "00-" + std::string(32, '0') + "-b7ad6b7169203331-01", "00_" + id + "_b7ad6b7169203331_01",
-        std::string("00-0af7651916cd43dd8448eb211c8031\n\n-b7ad6b7169203331-01")}) {
+  const std::vector<std::string> headers = {
+      "",
+      "00",
+      "00-" + id,
+      "00-" + id + "-b7ad6b7169203331",
+      "00-" + id + "-b7ad6b7169203331-01-more",
+      "cc-" + id + "-b7ad6b7169203331-01.more",
+      "ff-" + id + "-b7ad6b7169203331-01",
+      "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+      "00-" + std::string(32, '0') + "-b7ad6b7169203331-01",
+      "00_" + id + "_b7ad6b7169203331_01",
+      "00-0af7651916cd43dd8448eb211c8031\n\n-b7ad6b7169203331-01"};
+  for (const std::string& header : headers) {
     EXPECT_EQ(TraceIdOf(header), "") << header;
   }
 }

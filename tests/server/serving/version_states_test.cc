@@ -231,6 +231,9 @@ TEST_F(VersionStatesTest, WhatIsAskedForIsLoadedBeforeWhatTheStartWants) {
   EXPECT_EQ(states_.NextToLoad()->name.ToString(), ten_.ToString());
   EXPECT_EQ(states_.NextToLoad()->name.ToString(), one_.ToString());
   EXPECT_TRUE(states_.Defer(one_));
+  EXPECT_EQ(states_.NextToLoad()->name.ToString(), two_.ToString());
+  ASSERT_TRUE(states_.BeginLoad(two_));
+  EXPECT_FALSE(states_.Defer(two_)) << "it was asked for while the start wanted it";
   EXPECT_EQ(StateOf(one_).state(), v1::ModelVersion::STANDBY);
 }
 
