@@ -1,6 +1,7 @@
 #include "server/rpc/classification_path.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -13,7 +14,7 @@ namespace tasuki {
 namespace {
 
 // About half a millisecond of tokenising, which every task does anew, with its prefix.
-constexpr size_t kLargeRequestBytes = 4 << 10;
+constexpr int64_t kLargeRequestBytes = 4 << 10;
 // A few seconds of it.
 constexpr size_t kMaxBytesWaiting = 16 << 20;
 // A shadow is for comparison: it takes neither much memory nor much patience.
@@ -108,25 +109,26 @@ class Acquired : public std::enable_shared_from_this<Acquired> {
         batcher_(batcher),
         work_(work) {}
 
-  size_t BytesToTokenize() const {
-    size_t bytes = 0;
-    for (const int task : tasks_) {
-      bytes +=
-          call_.request->ByteSizeLong() +
-          call_.request->texts_size() * model_->classifier->manifest().tasks(task).prefix().size();
+  // Of every input, prefix included.
+  std::vector<int64_t> InputBytes() const {
+    std::vector<int64_t> bytes;
+    bytes.reserve(call_.request->texts_size() * tasks_.size());
+    for (const std::string& text : call_.request->texts()) {
+      for (const int task : tasks_) {
+        const v1::Task& known = model_->classifier->manifest().tasks(task);
+        bytes.push_back(static_cast<int64_t>(text.size() + known.prefix().size()));
+      }
     }
     return bytes;
   }
 
-  // What is to be refused is refused before it costs anything: an input has a token at least.
-  absl::Status Admit() const {
-    return batcher_.Admit(ToSubmit(),
-                          static_cast<int64_t>(call_.request->texts_size() * tasks_.size()));
+  // What is to be refused is refused before it costs anything.
+  absl::Status Admit(const std::vector<int64_t>& input_bytes) const {
+    return batcher_.Admit(ToSubmit(), input_bytes);
   }
 
-  void PrepareAndSubmit() {
+  void PrepareAndSubmit(int64_t bytes) {
     const absl::Status status = Catching([&]() -> absl::Status {
-      if (absl::Status refused = Admit(); !refused.ok()) return refused;
       const absl::Time start = absl::Now();
       auto inputs = PrepareInputs(*call_.request, *model_, tasks_);
       if (!inputs.ok()) return inputs.status();
@@ -136,6 +138,7 @@ class Acquired : public std::enable_shared_from_this<Acquired> {
       model_->metrics->ObserveStage(ModelMetrics::Stage::kTokenize, took);
       Batcher::Request request = ToSubmit();
       request.inputs = *std::move(inputs);
+      request.bytes = bytes;
       request.done = [self = shared_from_this()](absl::StatusOr<Batcher::Answer> answer) {
         self->Complete(answer);
       };
@@ -248,12 +251,17 @@ void ClassificationPath::Submit(Call call, AcquiredModel model) {
   }
   auto acquired = std::make_shared<Acquired>(std::move(call), std::move(model), std::move(tasks),
                                              registry_.batcher(), work_);
-  const size_t bytes = acquired->BytesToTokenize();
-  if (bytes <= kLargeRequestBytes) {
-    acquired->PrepareAndSubmit();
-  } else if (absl::Status refused = acquired->Admit(); !refused.ok()) {
+  const std::vector<int64_t> inputs = acquired->InputBytes();
+  const int64_t bytes = std::accumulate(inputs.begin(), inputs.end(), int64_t{0});
+  if (absl::Status refused = acquired->Admit(inputs); !refused.ok()) {
     acquired->End(refused);
-  } else if (!work_.TryRun(bytes, [acquired] { acquired->PrepareAndSubmit(); })) {
+  } else if (bytes <= kLargeRequestBytes) {
+    acquired->PrepareAndSubmit(bytes);
+  } else if (!work_.TryRun(bytes, [acquired, bytes, inputs] {
+               // What expired while it waited for this is not tokenised.
+               const absl::Status still = acquired->Admit(inputs);
+               still.ok() ? acquired->PrepareAndSubmit(bytes) : acquired->End(still);
+             })) {
     acquired->End(MakeError(absl::StatusCode::kResourceExhausted, v1::QUEUE_FULL,
                             "Too many large requests wait to be read; try again a little later or "
                             "send fewer and shorter texts."));

@@ -1,10 +1,5 @@
 #include "server/serving/batcher.h"
 
-#include <sched.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <compare>
@@ -39,27 +34,11 @@ constexpr double kShareOfTime = .5;
 constexpr absl::Duration kBulkPass = absl::Milliseconds(100);
 constexpr absl::Duration kInteractiveLately = absl::Seconds(1);
 
-// Lets a thread that wakes have the core at once, not at the end of this one's turn of some 3 ms: a
-// turn is asked to be long, and Linux (6.12 or newer) lets who asks for less go first. Shares of
-// the core stay what they were; threads that this one starts are alike. Where it cannot be, nothing
-// happens.
-void TakeLongTurns() {
-  struct {  // of the system call; the C library has none
-    uint32_t size = sizeof(*this), policy = SCHED_OTHER;
-    uint64_t flags = 0;
-    int32_t nice = 0;
-    uint32_t priority = 0;
-    uint64_t runtime = 0, deadline = 0, period = 0;
-  } attributes;
-  attributes.nice = getpriority(PRIO_PROCESS, 0);
-  attributes.runtime = absl::ToInt64Nanoseconds(absl::Milliseconds(20));
-  if (getenv("NO_TURNS") == nullptr) syscall(SYS_sched_setattr, 0, &attributes, 0);
-}
-
 // A version that is or was asked lately.
 struct Lane {
   std::weak_ptr<const LoadedModel> model;
   Pace pace;
+  double tokens_per_byte = 0;          // of texts, a running mean; 0: not known
   std::array<int64_t, 2> tokens = {};  // that wait, by priority
   int64_t before = 0;                  // of TimeUntilDone
 };
@@ -162,7 +141,7 @@ class Batcher::Impl {
   Impl(const BatcherOptions& options, Metrics& metrics)
       : options_(options), metrics_(metrics), thread_([this] { Run(); }) {}
 
-  absl::Status Admit(const Request& request, int64_t tokens);
+  absl::Status Admit(const Request& request, absl::Span<const int64_t> input_bytes);
   absl::Status Submit(Request request);
   void Stop();
 
@@ -187,9 +166,10 @@ class Batcher::Impl {
   // ---- Taken or refused ----
   Lane& LaneOf(const std::shared_ptr<const LoadedModel>& model)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether the server goes on, and the request is worth a forward pass.
+  absl::Status CheckLife(const Request& request, absl::Time now) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // OK, and what has to be pushed out for the request; or why it is refused.
-  absl::Status Check(const Request& request, int64_t tokens, Lane& lane,
-                     std::vector<Place>& pushed_out) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckRoom(const Request& request, int64_t tokens, Lane& lane,
                          std::vector<Place>& pushed_out) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckTime(const Request& request, int64_t tokens, Lane& lane, absl::Time now)
@@ -251,15 +231,8 @@ Lane& Batcher::Impl::LaneOf(const std::shared_ptr<const LoadedModel>& model) {
   return found->second;
 }
 
-absl::Status Batcher::Impl::Check(const Request& request, int64_t tokens, Lane& lane,
-                                  std::vector<Place>& pushed_out) {
-  const absl::Time now = absl::Now();
-  if (stopping_) return DrainingError();
-  if (absl::Status status = Expiry(request, now); !status.ok()) return status;
-  if (absl::Status status = CheckRoom(request, tokens, lane, pushed_out); !status.ok()) {
-    return status;
-  }
-  return CheckTime(request, tokens, lane, now);
+absl::Status Batcher::Impl::CheckLife(const Request& request, absl::Time now) const {
+  return stopping_ ? DrainingError() : Expiry(request, now);
 }
 
 absl::Status Batcher::Impl::CheckRoom(const Request& request, int64_t tokens, Lane& lane,
@@ -327,24 +300,44 @@ void Batcher::Impl::CountRejection(const absl::Status& status, const Request& re
                           request.priority);
 }
 
-absl::Status Batcher::Impl::Admit(const Request& request, int64_t tokens) {
-  std::vector<Place> pushed_out;
+absl::Status Batcher::Impl::Admit(const Request& request, absl::Span<const int64_t> input_bytes) {
+  const int64_t most = request.model->classifier->manifest().max_input_tokens();
   absl::MutexLock lock(&mutex_);
-  absl::Status status = Check(request, tokens, LaneOf(request.model), pushed_out);
+  Lane& lane = LaneOf(request.model);
+  int64_t tokens = 0;
+  for (const int64_t bytes : input_bytes) {
+    const double some = static_cast<double>(bytes) * lane.tokens_per_byte;
+    tokens += std::clamp<int64_t>(static_cast<int64_t>(some), 1, std::max<int64_t>(1, most));
+  }
+  const absl::Time now = absl::Now();
+  std::vector<Place> pushed_out;
+  absl::Status status = CheckLife(request, now);
+  if (status.ok()) status = CheckRoom(request, tokens, lane, pushed_out);
+  if (status.ok()) status = CheckTime(request, tokens, lane, now);
   if (!status.ok()) CountRejection(status, request);
   return status;
 }
 
 absl::Status Batcher::Impl::Submit(Request request) {
   auto pending = std::make_shared<Pending>();
-  int64_t tokens = 0;
-  for (const auto& input : request.inputs) tokens += TokenCount(input);
+  int64_t tokens = 0, whole_tokens = 0;
+  for (const auto& input : request.inputs) {
+    tokens += TokenCount(input);
+    whole_tokens += input.token_count;
+  }
   std::vector<std::shared_ptr<Pending>> pushed_out;
   {
     absl::MutexLock lock(&mutex_);
     Lane& lane = LaneOf(request.model);
+    if (request.bytes > 0) {
+      const double seen = static_cast<double>(whole_tokens) / static_cast<double>(request.bytes);
+      double& mean = lane.tokens_per_byte;
+      mean = mean == 0 ? seen : mean + .05 * (seen - mean);
+    }
     std::vector<Place> places;
-    if (absl::Status status = Check(request, tokens, lane, places); !status.ok()) {
+    absl::Status status = CheckLife(request, absl::Now());
+    if (status.ok()) status = CheckRoom(request, tokens, lane, places);
+    if (!status.ok()) {
       CountRejection(status, request);
       return status;
     }
@@ -561,7 +554,6 @@ absl::Time Batcher::Impl::OldestArrival() const {
 }
 
 void Batcher::Impl::Run() {
-  TakeLongTurns();
   while (true) {
     Batch batch;
     {
@@ -594,8 +586,8 @@ Batcher::Batcher(const BatcherOptions& options, Metrics& metrics)
 
 Batcher::~Batcher() { impl_->Stop(); }
 
-absl::Status Batcher::Admit(const Request& request, int64_t tokens) {
-  return impl_->Admit(request, tokens);
+absl::Status Batcher::Admit(const Request& request, absl::Span<const int64_t> input_bytes) {
+  return impl_->Admit(request, input_bytes);
 }
 
 absl::Status Batcher::Submit(Request request) { return impl_->Submit(std::move(request)); }

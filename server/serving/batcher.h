@@ -26,6 +26,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "model/t5/classifier.h"
 #include "server/metrics/metrics.h"
 #include "server/serving/loaded_model.h"
@@ -55,6 +56,7 @@ class Batcher {
   struct Request {
     std::shared_ptr<const LoadedModel> model;  // kept until `done` has returned
     std::vector<Classifier::Input> inputs;
+    int64_t bytes = 0;  // of the texts that they were made from, prefixes included
     absl::Time deadline = absl::InfiniteFuture();
     std::shared_ptr<const std::atomic<bool>> cancelled;  // may be null
     std::string caller;                                  // callers get equal shares
@@ -68,8 +70,10 @@ class Batcher {
 
   Batcher(const BatcherOptions& options, Metrics& metrics);
   ~Batcher();
-  // What Submit would answer now if the inputs were `tokens` together, which nobody has made yet.
-  absl::Status Admit(const Request& request, int64_t tokens);
+  // To be asked before inputs are made, with the bytes of each, prefix included: what is refused is
+  // refused here, since how many tokens they are is known well enough. Errors are those of Submit,
+  // and QUEUE_FULL where the answer would come too late.
+  absl::Status Admit(const Request& request, absl::Span<const int64_t> input_bytes);
   // Never blocks. RESOURCE_EXHAUSTED (QUEUE_FULL, with RetryInfo), UNAVAILABLE (DRAINING),
   // DEADLINE_EXCEEDED (DEADLINE_PASSED) or CANCELLED; then `done` is not called. A request larger
   // than the whole queue is taken if the queue is empty.

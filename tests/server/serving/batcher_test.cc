@@ -37,6 +37,7 @@ class BatcherTest : public testing::Test {
   static Classifier::Input InputOf(int32_t first, int tokens) {
     Classifier::Input input;
     input.tokens.assign(tokens, first);
+    input.token_count = tokens;
     return input;
   }
 
@@ -163,11 +164,11 @@ TEST_F(BatcherTest, TakesNothingThatIsCancelledOrExpiredAlready) {
   Answer answer;
   Batcher::Request request = RequestOf({InputOf(1, 2)}, answer);
   request.deadline = absl::Now();
-  EXPECT_TRUE(absl::IsDeadlineExceeded(batcher.Admit(request, 1)));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(batcher.Admit(request, {1})));
   EXPECT_TRUE(absl::IsDeadlineExceeded(batcher.Submit(request)));
   request.deadline = absl::InfiniteFuture();
   request.cancelled = std::make_shared<std::atomic<bool>>(true);
-  EXPECT_TRUE(absl::IsCancelled(batcher.Admit(request, 1)));
+  EXPECT_TRUE(absl::IsCancelled(batcher.Admit(request, {1})));
   EXPECT_TRUE(absl::IsCancelled(batcher.Submit(request)));
   batcher.Stop();
   EXPECT_EQ(answer.calls, 0);
@@ -248,14 +249,16 @@ class PacedTest : public BatcherTest {
     log_->SetPace(absl::Milliseconds(1));
     for (const int tokens : {1, 10, 40}) {  // passes from which the pace is learnt
       Answer answer;
-      EXPECT_TRUE(Submit(batcher_, {InputOf(1, tokens)}, answer).ok());
-      answer.Await().IgnoreError();
+      EXPECT_TRUE(SubmitWithin(100'000, tokens, answer).ok());
+      EXPECT_TRUE(answer.Await().ok());
     }
     absl::SleepFor(absl::Milliseconds(20));  // until the last is accounted for
   }
   absl::Status SubmitWithin(int milliseconds, int tokens, Answer& answer) {
     Batcher::Request request = RequestOf({InputOf(1, tokens)}, answer);
     request.deadline = absl::Now() + absl::Milliseconds(milliseconds);
+    request.bytes = 3 * tokens;
+    if (absl::Status status = batcher_.Admit(request, {request.bytes}); !status.ok()) return status;
     return batcher_.Submit(std::move(request));
   }
 
