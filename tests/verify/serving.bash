@@ -110,7 +110,6 @@ adapters_served() {  # adapters_served FIGURES: bytes resident before, with all 
     tasuki classify --model "adapted@$i" --file "$work/texts.csv" --out "$work/adapted-$i.jsonl" || return 1
     [ $i = 1 ] || [ $i = 4 ] && resident >>"$1"
   done
-  scrape "$work/metrics.txt"
   for i in 1 2 3 4; do
     tasuki model unload "adapted@$i" && tasuki model load "merged-$i@1" &&
       tasuki classify --model "merged-$i@1" --file "$work/texts.csv" --out "$work/merged-$i.jsonl" && tasuki model unload "merged-$i@1" || return 1
