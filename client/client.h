@@ -12,9 +12,9 @@
 //
 // Errors. An error of the server has the server's canonical code and message, and its details as
 // payloads; client/errors.h reads them (reason, faults of fields). Beside those every call can end
-// with UNAVAILABLE (no server answers at the address), FAILED_PRECONDITION (TLS cannot be agreed on;
-// the message says why), DEADLINE_EXCEEDED (its time is over; what the server did is unknown) and
-// CANCELLED (ClientOptions::stop).
+// with UNAVAILABLE (no server answers at the address), FAILED_PRECONDITION (TLS cannot be agreed
+// on; the message says why), DEADLINE_EXCEEDED (its time is over; what the server did is unknown)
+// and CANCELLED (ClientOptions::stop).
 //
 // Retries. A call that ends UNAVAILABLE, or RESOURCE_EXHAUSTED with a time after which to try
 // again, is made again up to `max_attempts` times while its time lasts, after waits that double and

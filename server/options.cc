@@ -129,7 +129,8 @@ void Declare(CLI::App& app, Options& options) {
       "before, so that callers find other servers; then no new calls are taken")
       ->check(CLI::Range(0, 3600));
   add("drain_seconds", options.drain_seconds,
-      "Seconds that calls may take to end after SIGTERM and the delay, and then trainers to save; the "
+      "Seconds that calls may take to end after SIGTERM and the delay, and then trainers to save; "
+      "the "
       "server ends within the delay and twice these")
       ->check(CLI::Range(0, 86'400));
   add("trainer", options.trainer, "Path of tasuki-trainer; default: beside this program");

@@ -207,7 +207,7 @@ absl::Status Server::Rooms::Serve() {
   Endpoint::Options main;
   main.address = options.listen;
   main.max_threads = options.max_rpc_threads;
-  main.services = {datasets_service.get(), training_service.get(), models_service.get(),
+  main.services = {datasets_service.get(),       training_service.get(),  models_service.get(),
                    classification_service.get(), inference_service.get(), server_service.get()};
   main.access = access.get();
   absl::StatusOr<std::unique_ptr<Endpoint>> opened = Endpoint::Listen(main, metrics);

@@ -51,7 +51,8 @@ class ServerFixture : public testing::Test {
     watchers_ = std::make_unique<WatchHub>(store_->jobs());
     datasets_service_ = std::make_unique<DatasetsService>(*datasets_, store_->datasets());
     training_service_ = std::make_unique<TrainingService>(*jobs_, store_->jobs(), *watchers_);
-    models_service_ = std::make_unique<ModelsService>(*registry_, store_->models(), store_->aliases(), *data_);
+    models_service_ =
+        std::make_unique<ModelsService>(*registry_, store_->models(), store_->aliases(), *data_);
     classification_path_ = std::make_unique<ClassificationPath>(*registry_);
     classification_service_ = std::make_unique<ClassificationService>(*classification_path_);
     inference_service_ =
