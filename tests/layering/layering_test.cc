@@ -59,7 +59,9 @@ struct LibraryRule {
   Strings folders;
 };
 const std::vector<LibraryRule> kLibraries = {
-    {"LibTorch", {"torch/", "ATen/", "c10/", "caffe2/"}, {"model/t5", "model/cuda", "model/training"}},
+    {"LibTorch",
+     {"torch/", "ATen/", "c10/", "caffe2/"},
+     {"model/t5", "model/cuda", "model/training"}},
     {"gRPC", {"grpc/", "grpcpp/", "*.grpc.pb.h"}, {"server/rpc", "server", "client", "client/cli"}},
     {"SQL", {"soci/", "sqlite3.h", "libpq"}, {"server/store"}},
     {"Prometheus", {"prometheus/"}, {"server/metrics", "server/rpc"}},

@@ -352,8 +352,8 @@ std::vector<double> ByLogits(const Tensor& logits, const std::vector<int32_t>& t
 // logits: where these lie wide apart, the same rounding of activations moves them further. The
 // rounding of a single number is 2^-24, 2^-9 (bf16) and 1/254 of its row's largest (int8); some
 // dozens of products, one after the other, make the largest difference measured 3e-6, .027 and .14
-// at tiny size (those with an adapter, whose weights are large); .042 by LibTorch's operators, which
-// round results and attention, too. Twice that is let pass.
+// at tiny size (those with an adapter, whose weights are large); .042 by LibTorch's operators,
+// which round results and attention, too. Twice that is let pass.
 double ParityTolerance(const Way& way) {
   if (way.precision == Precision::kFp32) return 1e-5;
   if (way.precision == Precision::kInt8) return .25;
