@@ -249,7 +249,7 @@ TEST_P(T5ScorerTest, AnswersWithAnAdapterBesideAsWithItMergedIn) {
 TEST_P(T5ScorerTest, AnswersWithAnAdapterTheSameAloneInAnyBatchAndOnAnyNumberOfThreads) {
   const Adapter adapter = LearntAdapter(config_, LoraOf(AllModules(config_.gated)));
   const std::unique_ptr<const T5Scorer> beside = scorer_->With(adapter);
-  const double tolerance = way_.kernels == nullptr ? 1e-4 : 0;
+  const double tolerance = way_.kernels == nullptr ? way_.tolerance : 0;
   EXPECT_LE(LargestDifferenceInRandomBatches(*beside, config_, 20), tolerance);
 
   std::mt19937 random(6);
