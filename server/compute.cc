@@ -26,7 +26,16 @@ std::vector<const Kernels*> Candidates(const std::string& name, Precision precis
 }  // namespace
 
 absl::StatusOr<Compute> PickCompute(const Options& options) {
-  const Precision precision = PrecisionNamed(options.serving_precision).value();  // was checked
+  const absl::StatusOr<Device> device = OpenDevice(options.device);
+  if (!device.ok()) return device.status();
+  if (!device->is_cpu() && options.serving_precision == "int8") {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--serving_precision=int8 is for CPUs, and the device is ", device->name,
+                     "; use bf16, or --device=cpu"));
+  }
+  // On a GPU the kernels multiply nothing.
+  const Precision precision =
+      device->is_cpu() ? PrecisionNamed(options.serving_precision).value() : Precision::kFp32;
   const std::vector<const Kernels*> all = Candidates(options.kernels, Precision::kFp32);
   if (all.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("--kernels=", options.kernels,
@@ -45,7 +54,7 @@ absl::StatusOr<Compute> PickCompute(const Options& options) {
   const Kernels& serving =
       precision == Precision::kFp32 ? training : FastestKernels(precision, able);
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  Compute compute = {serving.name, training.name, options.serving_threads,
+  Compute compute = {*device, serving.name, training.name, options.serving_threads,
                      options.training_threads};
   if (compute.serving_threads == 0) {
     compute.serving_threads = FastestThreads(serving, precision, kServingRows, cores);

@@ -5,17 +5,21 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "model/t5/device.h"
 #include "server/options.h"
 
 namespace tasuki {
 
 struct Compute {
+  Device device;
   std::string serving_kernels, training_kernels;
   int serving_threads = 1, training_threads = 1;
 };
 
-// Takes a few tenths of a second at most. INVALID_ARGUMENT: this CPU has not the kernels, or they
-// cannot do the precision.
+// Takes a few tenths of a second at most, and a second or two if there is a GPU. On a GPU, kernels
+// and threads are what the CPU's part is done with. FAILED_PRECONDITION: the GPU that was asked for
+// cannot be used, or cannot do the precision. INVALID_ARGUMENT: this CPU has not the kernels, or
+// they cannot do the precision.
 absl::StatusOr<Compute> PickCompute(const Options& options);
 
 }  // namespace tasuki

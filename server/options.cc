@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "model/t5/device.h"
 
 namespace tasuki {
 namespace {
@@ -35,14 +36,6 @@ std::string CheckStore(const std::string& store) {
     return "PostgreSQL is not built yet; sqlite is the only store of this version";
   }
   return absl::StrCat("\"", store, "\" is not a store; sqlite is the only one of this version");
-}
-
-std::string CheckDevice(const std::string& device) {
-  if (device == "auto" || device == "cpu") return "";
-  if (absl::StartsWith(device, "cuda")) {
-    return "GPUs are not built yet; use auto or cpu";
-  }
-  return absl::StrCat("\"", device, "\" is not a device; use auto or cpu");
 }
 
 // Declares every flag; the help text gives unit and default, the name of the variable is added.
@@ -81,11 +74,14 @@ void Declare(CLI::App& app, Options& options) {
       ->envname("TASUKI_ALLOW_UNAUTHENTICATED_PUBLIC_ACCESS");
   add("store", options.store, "Where jobs, datasets and models are listed: sqlite")
       ->check(CLI::Validator(CheckStore, "STORE"));
-  add("device", options.device, "Device of training and serving: auto or cpu")
-      ->check(CLI::Validator(CheckDevice, "DEVICE"));
+  add("device", options.device,
+      "Device of training and serving: cpu, cuda:N, or auto for the first GPU if there is one that "
+      "can be used")
+      ->check(CLI::Validator([](const std::string& device) { return CheckDeviceName(device); },
+                             "DEVICE"));
   add("serving_precision", options.serving_precision,
       "Precision of products when classifying: fp32; bf16 and int8 are faster, change scores a "
-      "little, and need a CPU with AVX512-BF16 and AVX512-VNNI")
+      "little, and need a CPU with AVX512-BF16 and AVX512-VNNI, or bf16 a GPU")
       ->check(CLI::IsMember({"fp32", "bf16", "int8"}));
   add("kernels", options.kernels,
       "Instruction set of matrix products: avx512, avx2 or portable; auto for what a measurement "
@@ -175,7 +171,6 @@ std::string CheckAccess(const Options& options) {
 
 // What depends on the machine. Answers a fault, or "".
 std::string Resolve(Options& options) {
-  options.device = "cpu";
   for (std::string* address : {&options.metrics_listen, &options.health_listen}) {
     if (*address == "none") address->clear();
   }

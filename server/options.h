@@ -25,7 +25,7 @@ struct Options {
   std::string tokens_file;    // empty: nobody needs a token
   bool allow_unauthenticated_public_access = false;
   std::string store = "sqlite";
-  std::string device = "auto";  // "cpu" once parsed
+  std::string device = "auto";  // or cpu, cuda:N
   std::string serving_precision = "fp32";
   std::string kernels = "auto";
   int serving_threads = 0;   // 0: see PickCompute

@@ -39,7 +39,7 @@ namespace {
 ServingOptions ServingOptionsOf(const Options& options, const Compute& compute) {
   ServingOptions serving;
   serving.threads = compute.serving_threads;
-  serving.device = options.device;
+  serving.device = compute.device.name;
   serving.precision = PrecisionNamed(options.serving_precision).value();  // the flag was checked
   serving.max_batch_tokens = options.max_batch_tokens;
   serving.max_queue_tokens = options.max_queue_tokens;
@@ -56,9 +56,9 @@ JobsOptions JobsOptionsOf(const Options& options, const Compute& compute) {
   jobs.training_threads = compute.training_threads;
   jobs.kernels = compute.training_kernels;
   jobs.idle_priority = options.training_priority == "idle";
-  jobs.device = options.device;
+  jobs.device = compute.device.name;
   jobs.trains_in_bf16 =
-      options.device != "cpu" || CanDo(*KernelsNamed(compute.training_kernels), Precision::kBf16);
+      !compute.device.is_cpu() || CanDo(*KernelsNamed(compute.training_kernels), Precision::kBf16);
   jobs.stop_grace = absl::Seconds(options.drain_seconds);
   return jobs;
 }
@@ -67,7 +67,7 @@ v1::ServerInfo InfoOf(const Options& options, const Compute& compute) {
   v1::ServerInfo info;
   info.set_version(TASUKI_VERSION);
   *info.mutable_start_time() = google::protobuf::util::TimeUtil::GetCurrentTime();
-  info.set_device(options.device);
+  info.set_device(compute.device.name);
   info.set_serving_threads(compute.serving_threads);
   info.set_training_threads(compute.training_threads);
   info.set_libtorch_version(LibtorchVersion());
@@ -253,9 +253,13 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options) {
       TASUKI_VERSION, server->listen(),
       server->metrics_listen().empty() ? "off" : server->metrics_listen(),
       server->health_listen().empty() ? "on the same port" : server->health_listen(),
-      options.data_dir, options.device, options.serving_precision, compute.serving_kernels,
-      compute.serving_threads, compute.training_kernels, compute.training_threads,
+      options.data_dir,
+      compute.device.is_cpu() ? compute.device.name
+                              : absl::StrCat(compute.device.name, " (", compute.device.model, ")"),
+      options.serving_precision, compute.serving_kernels, compute.serving_threads,
+      compute.training_kernels, compute.training_threads,
       absl::FormatDuration(absl::Trunc(measured, absl::Milliseconds(1))));
+  if (!compute.device.no_gpu.empty()) spdlog::info("no GPU: {}", compute.device.no_gpu);
   if (options.allow_unauthenticated_public_access && !IsLoopback(server->listen())) {
     spdlog::warn("other machines can reach {}, {} TLS and {}", server->listen(),
                  options.tls_certificate.empty() ? "without" : "with",

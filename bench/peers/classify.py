@@ -1,6 +1,6 @@
 """Classification by peers: what bench-classify measures of ours. One line of JSON for each way.
 
-usage: classify.py MODEL TASK TEXTS WAY [--batch N] [--seconds S] [--threads N] [--texts N] [--work DIR]
+usage: classify.py MODEL TASK TEXTS WAY [--batch N] [--seconds S] [--threads N] [--texts N] [--work DIR] [--device D]
 
 WAY is transformers-generate-{fp32,bf16}: greedy generation of a label's tokens;
 transformers-step-{fp32,bf16}: one decoder step and the rows of the head that the labels begin with;
@@ -24,6 +24,7 @@ parser.add_argument("--seconds", type=float, default=10)
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--texts", dest="count", type=int, default=256)
 parser.add_argument("--work", type=Path, help="keeps the copies of the model in the forms of CTranslate2 and ONNX Runtime")
+parser.add_argument("--device", default="cpu", help="cpu or cuda; of transformers")
 options = parser.parse_args()
 
 import numpy
@@ -55,8 +56,8 @@ def one_step(dtype):
 
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
-    model = T5ForConditionalGeneration.from_pretrained(options.model, dtype=dtype).eval()
-    first = torch.tensor([target[0] for target in targets])
+    model = T5ForConditionalGeneration.from_pretrained(options.model, dtype=dtype).eval().to(options.device)
+    first = torch.tensor([target[0] for target in targets], device=options.device)
     rows = model.lm_head.weight[first] * model.model_dim ** -0.5
 
     class Step(torch.nn.Module):
@@ -79,10 +80,10 @@ if peer == "transformers":
     model, step = one_step({"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
 
     def classify(batch):
-        ids, mask = map(torch.from_numpy, padded(batch))
+        ids, mask = (torch.from_numpy(array).to(options.device) for array in padded(batch))
         if how == "generate":
-            return model.generate(input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, max_new_tokens=longest_target)
-        return step(ids, mask)
+            return model.generate(input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, max_new_tokens=longest_target).cpu()
+        return step(ids, mask).cpu()
 elif peer == "onnx":
     import onnxruntime
 

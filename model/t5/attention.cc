@@ -1,23 +1,21 @@
 #include "model/t5/attention.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/baddbmm.h>
-#include <ATen/ops/bmm.h>
-#include <ATen/ops/cat.h>
-#include <ATen/ops/dropout.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/_scaled_dot_product_attention_math.h>
+#include <ATen/ops/_scaled_dot_product_efficient_attention.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/embedding.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
-
-#include "model/t5/functions.h"
+#include <tuple>
 
 namespace tasuki {
 namespace {
@@ -27,39 +25,39 @@ using at::Tensor;
 constexpr float kUnseen = -std::numeric_limits<float>::infinity();
 // Up to here padding is cheaper than another group's calls.
 constexpr int64_t kShort = 32;
+constexpr int64_t kAligned = 16;  // numbers
 
-int64_t Longest(const Group& group, const std::vector<int64_t>& lengths) {
-  int64_t longest = 0;
-  for (int64_t sequence : group) longest = std::max(longest, lengths[sequence]);
-  return longest;
+int64_t RoundUp(int64_t size, int64_t multiple) {
+  return (size + multiple - 1) / multiple * multiple;
 }
 
-// 0 for the keys of each sequence of the group, kUnseen for padding: [sequences, 1, 1, longest].
-Tensor KeyMask(const Group& group, const std::vector<int64_t>& lengths, at::Device device) {
-  const int64_t longest = Longest(group, lengths), count = static_cast<int64_t>(group.size());
-  Tensor mask = at::zeros({count, 1, 1, longest}, at::kFloat);
-  float* out = mask.mutable_data_ptr<float>();
-  for (int64_t sequence : group) {
-    std::fill(out + lengths[sequence], out + longest, kUnseen);
-    out += longest;
-  }
-  return mask.to(device);
-}
-
-// Of distance + length - 1.
-std::vector<int64_t> Buckets(int64_t length, bool bidirectional, const T5Config& config) {
-  std::vector<int64_t> buckets(2 * length - 1);
-  for (int64_t i = 0; i < 2 * length - 1; ++i) {
-    buckets[i] = RelativePositionBucket(i - (length - 1), bidirectional, config);
-  }
-  return buckets;
-}
-
+// All are [sequences, heads, rows, d_kv], by whatever strides; so is the result, whose heads lie
+// side by side.
 Tensor Attend(const Tensor& queries, const Tensor& keys, const Tensor& values, const Tensor& bias,
               double dropout) {
-  Tensor weights = at::softmax(at::baddbmm(bias, queries, keys.transpose(1, 2)), -1);
-  if (dropout > 0) weights = at::dropout(weights, dropout, /*train=*/true);
-  return at::bmm(weights, values);
+  const Tensor expanded =
+      bias.expand({queries.size(0), queries.size(1), queries.size(2), keys.size(2)});
+  // T5 does not scale. What cuDNN and flash attention offer has no gradient for the bias.
+  if (queries.is_cuda()) {
+    return std::get<0>(at::_scaled_dot_product_efficient_attention(
+        queries, keys, values, expanded, /*compute_log_sumexp=*/at::GradMode::is_enabled(), dropout,
+        /*is_causal=*/false, /*scale=*/1.0));
+  }
+  return std::get<0>(at::_scaled_dot_product_attention_math(
+      queries, keys, values, expanded, dropout, /*is_causal=*/false, /*dropout_mask=*/{},
+      /*scale=*/1.0));
+}
+
+// [sequences * rows, parts * heads * d_kv] as its parts, each [sequences, heads, rows, d_kv].
+std::vector<Tensor> HeadsOf(const Tensor& rows, int64_t sequences, int64_t parts, int64_t heads) {
+  const int64_t d_kv = rows.size(1) / (parts * heads);
+  std::vector<Tensor> result = rows.view({sequences, -1, parts, heads, d_kv}).unbind(2);
+  for (Tensor& part : result) part = part.transpose(1, 2);
+  return result;
+}
+
+Tensor RowsOf(const Tensor& heads) {
+  return heads.transpose(1, 2).reshape({-1, heads.size(1) * heads.size(3)});
 }
 
 }  // namespace
@@ -83,28 +81,27 @@ int64_t RelativePositionBucket(int64_t distance, bool bidirectional, const T5Con
   return first + std::min(exact + static_cast<int64_t>(far), buckets - 1);
 }
 
-Tensor DistanceBias(const Tensor& table, int64_t length, bool bidirectional,
-                    const T5Config& config) {
-  const std::vector<int64_t> bucket_of = Buckets(length, bidirectional, config);
-  const Tensor buckets = at::tensor(bucket_of, at::kLong).to(table.device());
+std::vector<int64_t> PositionBuckets(int64_t length, bool bidirectional, const T5Config& config) {
+  std::vector<int64_t> buckets(2 * length - 1);
+  for (int64_t i = 0; i < 2 * length - 1; ++i) {
+    buckets[i] = RelativePositionBucket(i - (length - 1), bidirectional, config);
+  }
+  return buckets;
+}
+
+Tensor DistanceBias(const Tensor& table, const Tensor& buckets, bool bidirectional) {
   const Tensor bias = at::embedding(table, buckets).t().contiguous();
   if (bidirectional) return bias;
-  Tensor unseen = at::zeros({2 * length - 1}, bias.options().requires_grad(false));
+  const int64_t count = buckets.size(0), length = (count + 1) / 2;
+  Tensor unseen = at::zeros({count}, bias.options().requires_grad(false));
   unseen.narrow(0, length, length - 1).fill_(kUnseen);
   return bias + unseen;
 }
 
-Tensor PositionBias(const Tensor& table, int64_t length, bool bidirectional,
+Tensor DistanceBias(const Tensor& table, int64_t length, bool bidirectional,
                     const T5Config& config) {
-  const std::vector<int64_t> bucket_of = Buckets(length, bidirectional, config);
-  Tensor buckets = at::empty({length, length}, at::kLong);
-  for (int64_t query = 0; query < length; ++query) {
-    std::copy_n(bucket_of.begin() + (length - 1 - query), length,
-                buckets.mutable_data_ptr<int64_t>() + query * length);
-  }
-  Tensor bias = at::embedding(table, buckets.to(table.device())).permute({2, 0, 1}).contiguous();
-  if (bidirectional) return bias;
-  return bias + at::full({length, length}, kUnseen, bias.options()).triu_(1);
+  const std::vector<int64_t> buckets = PositionBuckets(length, bidirectional, config);
+  return DistanceBias(table, at::tensor(buckets, at::kLong).to(table.device()), bidirectional);
 }
 
 std::vector<Group> GroupByLength(const std::vector<int64_t>& lengths) {
@@ -124,113 +121,42 @@ std::vector<Group> GroupByLength(const std::vector<int64_t>& lengths) {
   return groups;
 }
 
-HeadPadding::HeadPadding(const std::vector<Group>& groups, const std::vector<int64_t>& lengths,
-                         int64_t heads, int64_t parts, at::Device device)
-    : heads_(heads), parts_(parts) {
-  std::vector<int64_t> first(lengths.size() + 1, 0);  // row of each sequence
-  std::partial_sum(lengths.begin(), lengths.end(), first.begin() + 1);
-  int64_t slots = 0;
-  for (const Group& group : groups) {
-    batches_.push_back(static_cast<int64_t>(group.size()) * heads);
-    longest_.push_back(Longest(group, lengths));
-    slots += parts * batches_.back() * longest_.back();
-  }
-
-  row_of_slot_ = at::full({slots}, -1, at::kLong);
-  slot_of_row_ = at::empty({first.back() * parts * heads}, at::kLong);
-  int64_t* row_of = row_of_slot_.mutable_data_ptr<int64_t>();
-  int64_t* slot_of = slot_of_row_.mutable_data_ptr<int64_t>();
-  int64_t begin = 0;  // slot of the sequence's head
-  for (size_t g = 0; g < groups.size(); ++g) {
-    for (int64_t part = 0; part < parts; ++part) {
-      for (int64_t sequence : groups[g]) {
-        for (int64_t head = 0; head < heads; ++head, begin += longest_[g]) {
-          for (int64_t i = 0; i < lengths[sequence]; ++i) {
-            const int64_t row = ((first[sequence] + i) * parts + part) * heads + head;
-            row_of[begin + i] = row;
-            slot_of[row] = begin + i;
-          }
-        }
-      }
-    }
-  }
-  row_of_slot_ = row_of_slot_.to(device);
-  slot_of_row_ = slot_of_row_.to(device);
+int64_t RoundUpSize(int64_t size, int64_t least) {
+  const int64_t quarter = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(size))) / 4;
+  return RoundUp(size, std::max(least, quarter));
 }
 
-std::vector<Tensor> HeadPadding::Pad(const Tensor& rows) const {
-  const int64_t d_kv = rows.size(1) / (parts_ * heads_);
-  const Tensor slots = GatherRows(rows.reshape({-1, d_kv}), row_of_slot_, slot_of_row_);
-  std::vector<int64_t> sizes;
-  for (size_t g = 0; g < batches_.size(); ++g) {
-    sizes.insert(sizes.end(), parts_, batches_[g] * longest_[g]);
-  }
-  std::vector<Tensor> padded = slots.split_with_sizes(sizes);
-  for (size_t i = 0; i < padded.size(); ++i) {
-    padded[i] = padded[i].view({batches_[i / parts_], longest_[i / parts_], d_kv});
-  }
-  return padded;
+Tensor KeyBias(const Tensor& lengths, int64_t length, at::ScalarType type) {
+  const int64_t width = RoundUp(length, kAligned);
+  const Tensor behind =
+      at::arange(width, lengths.options()).unsqueeze(0) >= lengths.unsqueeze(1);  // [., width]
+  return at::zeros(behind.sizes(), lengths.options().dtype(type))
+      .masked_fill_(behind, kUnseen)
+      .view({-1, 1, 1, width})
+      .narrow(3, 0, length);
 }
 
-Tensor HeadPadding::Unpad(const std::vector<Tensor>& padded) const {
-  const int64_t d_kv = padded[0].size(2);
-  std::vector<Tensor> slots;
-  for (const Tensor& group : padded) slots.push_back(group.reshape({-1, d_kv}));
-  return GatherRows(slots.size() == 1 ? slots[0] : at::cat(slots), slot_of_row_, row_of_slot_)
-      .view({-1, heads_ * d_kv});
+Tensor PositionBias(const Tensor& distance_bias, const Tensor& lengths, at::ScalarType type) {
+  const int64_t length = (distance_bias.size(1) + 1) / 2;
+  const int64_t width = RoundUp(length, kAligned);
+  // The window that begins at length - 1 - query holds the biases of that query for keys 0, 1, ….
+  const Tensor positions = distance_bias.unfold(1, length, 1).flip(1).unsqueeze(0);
+  Tensor bias = at::constant_pad_nd(positions, {0, width - length});
+  if (lengths.defined()) bias = bias + KeyBias(lengths, width, at::kFloat);
+  return bias.to(type).narrow(3, 0, length);
 }
 
-SelfAttention::SelfAttention(const std::vector<int64_t>& lengths, int64_t heads, at::Device device)
-    : groups(GroupByLength(lengths)),
-      inputs(groups, lengths, heads, 3, device),
-      outputs(groups, lengths, heads, 1, device) {}
-
-Tensor SelfAttention::operator()(const Tensor& rows, double dropout) const {
-  const std::vector<Tensor> padded = inputs.Pad(rows);
-  std::vector<Tensor> results;
-  for (size_t g = 0; g < groups.size(); ++g) {
-    results.push_back(
-        Attend(padded[3 * g], padded[3 * g + 1], padded[3 * g + 2], biases[g], dropout));
-  }
-  return outputs.Unpad(results);
+Tensor AttendToSelfPadded(const Tensor& rows, int64_t sequences, int64_t heads, const Tensor& bias,
+                          double dropout) {
+  const std::vector<Tensor> parts = HeadsOf(rows, sequences, 3, heads);
+  return RowsOf(Attend(parts[0], parts[1], parts[2], bias, dropout));
 }
 
-CrossAttention::CrossAttention(const std::vector<int64_t>& query_lengths,
-                               const std::vector<int64_t>& key_lengths, int64_t heads,
-                               at::Device device)
-    : groups(GroupByLength(key_lengths)),
-      queries(groups, query_lengths, heads, 1, device),
-      keys_values(groups, key_lengths, heads, 2, device) {
-  for (size_t g = 0; g < groups.size(); ++g) {
-    const int64_t count = static_cast<int64_t>(groups[g].size());
-    biases.push_back(KeyMask(groups[g], key_lengths, device)
-                         .expand({count, heads, queries.longest(g), keys_values.longest(g)})
-                         .reshape({count * heads, queries.longest(g), keys_values.longest(g)}));
-  }
-}
-
-Tensor CrossAttention::operator()(const Tensor& query_rows, const Tensor& key_value_rows,
-                                  double dropout) const {
-  const std::vector<Tensor> query = queries.Pad(query_rows);
-  const std::vector<Tensor> key_value = keys_values.Pad(key_value_rows);
-  std::vector<Tensor> results;
-  for (size_t g = 0; g < groups.size(); ++g) {
-    results.push_back(Attend(query[g], key_value[2 * g], key_value[2 * g + 1], biases[g], dropout));
-  }
-  return queries.Unpad(results);
-}
-
-SelfAttention PositionalSelfAttention(const std::vector<int64_t>& lengths, const Tensor& table,
-                                      bool bidirectional, const T5Config& config) {
-  SelfAttention attention(lengths, config.num_heads, table.device());
-  for (size_t g = 0; g < attention.groups.size(); ++g) {
-    const Group& group = attention.groups[g];
-    const int64_t longest = attention.inputs.longest(g);
-    const Tensor bias = PositionBias(table, longest, bidirectional, config).unsqueeze(0) +
-                        KeyMask(group, lengths, table.device());
-    attention.biases.push_back(bias.view({-1, longest, longest}));
-  }
-  return attention;
+Tensor AttendToOthersPadded(const Tensor& queries, const Tensor& keys_values, int64_t sequences,
+                            int64_t heads, const Tensor& bias, double dropout) {
+  const Tensor query = HeadsOf(queries, sequences, 1, heads)[0];
+  const std::vector<Tensor> parts = HeadsOf(keys_values, sequences, 2, heads);
+  return RowsOf(Attend(query, parts[0], parts[1], bias, dropout));
 }
 
 }  // namespace tasuki

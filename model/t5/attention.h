@@ -1,10 +1,9 @@
-// Attention over token-packed sequences: the one place where something is padded. Private to
-// model/: includes torch.
+// Relative positions, and attention over sequences that are padded to one length: that of a GPU, by
+// LibTorch's operators. Private to model/: includes torch.
 //
-// What a batch's layers share (who lies where, who sees whom) is made once for the batch; each
-// layer then is a gather, three products of [sequences, heads] matrices, and a gather back.
-// Sequences of like length are padded together, so that one long text among short ones costs
-// little.
+// A padded sequence is a rectangle of rows, so nothing is gathered: queries, keys and values are
+// views of the product that made them, and shapes follow from few numbers. Nothing here reads a
+// tensor on the host or copies to the device, so that it can be part of a CUDA graph (graphs.h).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -20,12 +19,13 @@ namespace tasuki {
 // for near positions, logarithmic for far ones. One-directional (decoder): all later keys are in 0.
 int64_t RelativePositionBucket(int64_t distance, bool bidirectional, const T5Config& config);
 
-// [heads, length, length], contiguous: the bias of each query for each key, looked up in `table`
-// [buckets, heads]. One-directional: -infinity for later keys. Differentiable.
-at::Tensor PositionBias(const at::Tensor& table, int64_t length, bool bidirectional,
-                        const T5Config& config);
+// Those of the distances 1 - length to length - 1.
+std::vector<int64_t> PositionBuckets(int64_t length, bool bidirectional, const T5Config& config);
 
-// [heads, 2 * length - 1]: the same by the distance from query to key, plus length - 1.
+// [heads, 2 * length - 1]: the bias of each distance from query to key, plus length - 1, looked up
+// in `table` [buckets, heads] by what PositionBuckets answers. One-directional: -infinity for later
+// keys. Differentiable.
+at::Tensor DistanceBias(const at::Tensor& table, const at::Tensor& buckets, bool bidirectional);
 at::Tensor DistanceBias(const at::Tensor& table, int64_t length, bool bidirectional,
                         const T5Config& config);
 
@@ -33,61 +33,33 @@ at::Tensor DistanceBias(const at::Tensor& table, int64_t length, bool bidirectio
 using Group = std::vector<int64_t>;
 std::vector<Group> GroupByLength(const std::vector<int64_t>& lengths);
 
-// Where packed rows [tokens, parts * heads * d_kv] lie in [sequences * heads, longest, d_kv], one
-// such tensor for each group and part. Parts are what one product made: queries, keys, values.
-class HeadPadding {
- public:
-  // REQUIRES: `groups` has each sequence once; no length is 0.
-  HeadPadding(const std::vector<Group>& groups, const std::vector<int64_t>& lengths, int64_t heads,
-              int64_t parts, at::Device device);
-  // Group after group, each its parts. Padding is 0.
-  std::vector<at::Tensor> Pad(const at::Tensor& rows) const;
-  // The inverse. REQUIRES: one part.
-  at::Tensor Unpad(const std::vector<at::Tensor>& padded) const;
-  // Of a group.
-  int64_t longest(size_t group) const { return longest_[group]; }
+// The next of few sizes: a multiple of `least`, and of a quarter of the power of two below it; a
+// quarter more than `size` at most, but for `least`.
+int64_t RoundUpSize(int64_t size, int64_t least = 1);
 
- private:
-  int64_t heads_;
-  int64_t parts_;
-  std::vector<int64_t> batches_;  // of each group: sequences * heads
-  std::vector<int64_t> longest_;
-  at::Tensor row_of_slot_;  // -1: padding
-  at::Tensor slot_of_row_;
-};
+// ---- Padded attention --------------------------------------------------------------------------
 
-// Sequences that look at themselves. Immutable once `biases` are set.
-struct SelfAttention {
-  SelfAttention(const std::vector<int64_t>& lengths, int64_t heads, at::Device device);
-  // From [tokens, 3 * heads * d_kv] (queries, keys, values) to [tokens, heads * d_kv].
-  at::Tensor operator()(const at::Tensor& rows, double dropout) const;
+// Biases are [sequences, heads, queries, keys] or expand to it, of the type of the queries, and lie
+// as the operator wants them: rows begin at multiples of 16.
 
-  std::vector<Group> groups;
-  HeadPadding inputs;
-  HeadPadding outputs;
-  // Of each group, to be set: [sequences * heads, longest, longest], -infinity where nobody looks.
-  // Every row of the padding, too, must see something.
-  std::vector<at::Tensor> biases;
-};
+// 0 for keys before the sequence's end, -infinity behind it: [sequences, 1, 1, length], for
+// `lengths` [sequences].
+at::Tensor KeyBias(const at::Tensor& lengths, int64_t length, at::ScalarType type);
 
-// Sequences that look at others, each at the whole of one. Immutable.
-struct CrossAttention {
-  CrossAttention(const std::vector<int64_t>& query_lengths, const std::vector<int64_t>& key_lengths,
-                 int64_t heads, at::Device device);
-  // From [queries, heads * d_kv] and [tokens, 2 * heads * d_kv] (keys, values) to
-  // [queries, heads * d_kv].
-  at::Tensor operator()(const at::Tensor& queries, const at::Tensor& keys_values,
-                        double dropout) const;
+// Of relative positions, from DistanceBias: [1, heads, length, length]. With `lengths`, keys behind
+// a sequence's end are unseen as well: [sequences, heads, length, length]. Differentiable.
+at::Tensor PositionBias(const at::Tensor& distance_bias, const at::Tensor& lengths,
+                        at::ScalarType type);
 
-  std::vector<Group> groups;
-  HeadPadding queries;
-  HeadPadding keys_values;
-  std::vector<at::Tensor> biases;
-};
+// From rows [sequences * length, 3 * heads * d_kv] (queries, keys, values) to
+// [sequences * length, heads * d_kv]: each attends to those of its own sequence.
+at::Tensor AttendToSelfPadded(const at::Tensor& rows, int64_t sequences, int64_t heads,
+                              const at::Tensor& bias, double dropout);
 
-// Self-attention in which every token of a sequence sees every other (bidirectional) or itself and
-// those before it; the bias is of relative positions.
-SelfAttention PositionalSelfAttention(const std::vector<int64_t>& lengths, const at::Tensor& table,
-                                      bool bidirectional, const T5Config& config);
+// The same from queries [sequences * queries, heads * d_kv] to keys and values
+// [sequences * keys, 2 * heads * d_kv] of another rectangle.
+at::Tensor AttendToOthersPadded(const at::Tensor& queries, const at::Tensor& keys_values,
+                                int64_t sequences, int64_t heads, const at::Tensor& bias,
+                                double dropout);
 
 }  // namespace tasuki

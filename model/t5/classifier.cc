@@ -16,6 +16,7 @@
 #include "model/recipe/recipe.h"
 #include "model/t5/adapter.h"
 #include "model/t5/config.h"
+#include "model/t5/device.h"
 #include "model/t5/model_json.h"
 #include "model/t5/scorer.h"
 #include "model/t5/weights.h"
@@ -199,6 +200,7 @@ class T5Classifier : public Classifier {
 
   absl::StatusOr<std::vector<std::vector<float>>> Score(
       absl::Span<const Input* const> inputs) const override {
+    EnterDevice(base_->options.device);
     // Torch keeps the number for each thread that calls it.
     thread_local int threads_set = 0;
     if (std::exchange(threads_set, threads_) != threads_) at::set_num_threads(threads_);
@@ -244,6 +246,7 @@ absl::StatusOr<std::unique_ptr<Classifier>> LoadBy(const std::string& directory,
       absl::StatusOr<Adapter> weights = ReadAdapter(absl::StrCat(directory, "/", kAdapterDirectory),
                                                     base->shape.config, tasks->manifest.lora());
       if (!weights.ok()) return weights.status();
+      EnterDevice(base->options.device);
       weights->weights = On(at::Device(base->options.device), std::move(weights->weights));
       adapted = base->scorer->With(*weights);
     }
@@ -255,17 +258,21 @@ absl::StatusOr<std::unique_ptr<Classifier>> LoadBy(const std::string& directory,
 
 absl::StatusOr<std::shared_ptr<const LoadedBase>> LoadedBase::Load(
     const std::string& directory, const ClassifierOptions& options) {
-  if (options.precision != Precision::kFp32 &&
-      (options.device != "cpu" || !CanDo(BestKernels(), options.precision))) {
-    return MakeError(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNSPECIFIED,
-                     absl::StrCat("bf16 and int8 need a CPU with AVX512-BF16 and AVX512-VNNI; ",
-                                  options.device, " has kernels \"", BestKernels().name, "\""));
+  const bool able = options.device == "cpu" ? CanDo(BestKernels(), options.precision)
+                                            : options.precision != Precision::kInt8;
+  if (!able) {
+    return MakeError(
+        absl::StatusCode::kUnimplemented, v1::ERROR_REASON_UNSPECIFIED,
+        absl::StrCat("bf16 needs a GPU, or a CPU with AVX512-BF16 and AVX512-VNNI, "
+                     "and int8 such a CPU; the device is ",
+                     options.device, ", the CPU has kernels \"", BestKernels().name, "\""));
   }
   return Guarded("loading the model", [&]() -> absl::StatusOr<std::shared_ptr<const LoadedBase>> {
     absl::StatusOr<Shape> shape = ReadShape(directory);
     if (!shape.ok()) return shape.status();
     absl::StatusOr<WeightMap> weights = ReadWeights(directory, shape->config);
     if (!weights.ok()) return weights.status();
+    EnterDevice(options.device);
     return std::make_shared<const T5Base>(*std::move(shape), *std::move(weights), options);
   });
 }

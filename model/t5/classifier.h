@@ -17,8 +17,9 @@ namespace tasuki {
 
 struct ClassifierOptions {
   int threads = 1;             // of a matrix product; set on each thread that calls Score
-  std::string device = "cpu";  // or "cuda:N"
-  // Of the products with weights; another than fp32 on a CPU that can do it (BestKernels()).
+  std::string device = "cpu";  // or "cuda:N" that OpenDevice has opened
+  // Of the products with weights. On a CPU another than fp32 where it can do it (BestKernels()); on
+  // a GPU fp32 or bf16.
   Precision precision = Precision::kFp32;
 };
 

@@ -8,7 +8,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/gelu.h>
-#include <ATen/ops/index_select.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/rms_norm.h>
 #include <ATen/ops/threshold_backward.h>
@@ -18,7 +17,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <mutex>
 #include <optional>
 #include <vector>
@@ -32,37 +30,6 @@ namespace {
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-Tensor Gather(const Tensor& source, const Tensor& from) {
-  if (!source.is_cpu()) {
-    return source.index_select(0, from.clamp_min(0)).masked_fill_((from < 0).unsqueeze(1), 0);
-  }
-  const Tensor rows = source.contiguous();
-  const int64_t count = from.size(0), width = rows.size(1);
-  Tensor result = at::empty({count, width}, rows.options());
-  const float* in = rows.const_data_ptr<float>();
-  const int64_t* index = from.const_data_ptr<int64_t>();
-  float* out = result.mutable_data_ptr<float>();
-  for (int64_t i = 0; i < count; ++i, out += width) {
-    if (index[i] < 0) {
-      std::memset(out, 0, width * sizeof(float));
-    } else {
-      std::memcpy(out, in + index[i] * width, width * sizeof(float));
-    }
-  }
-  return result;
-}
-
-struct GatherRowsFunction : torch::autograd::Function<GatherRowsFunction> {
-  static Tensor forward(AutogradContext* context, const Tensor& source, const Tensor& from,
-                        const Tensor& back) {
-    context->saved_data["back"] = back;
-    return Gather(source, from);
-  }
-  static variable_list backward(AutogradContext* context, variable_list gradient) {
-    return {Gather(gradient[0], context->saved_data["back"].toTensor()), Tensor(), Tensor()};
-  }
-};
 
 constexpr int64_t kGrain = 1 << 14;  // elements that are worth another thread
 constexpr int64_t kBlock = 32;       // rows of which the gradient of a norm's weight is one sum
@@ -196,11 +163,6 @@ struct EmbedFunction : torch::autograd::Function<EmbedFunction> {
 };
 
 }  // namespace
-
-Tensor GatherRows(const Tensor& source, const Tensor& from, const Tensor& back) {
-  return at::GradMode::is_enabled() ? GatherRowsFunction::apply(source, from, back)
-                                    : Gather(source, from);
-}
 
 Tensor RmsNorm(const Tensor& x, const Tensor& weight, double epsilon) {
   if (!x.is_cpu()) return at::rms_norm(x, {x.size(-1)}, weight, epsilon);

@@ -94,15 +94,17 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
 }  // namespace
 
 Tensor Linear(const Tensor& x, const std::vector<Tensor>& weights, Precision precision) {
-  if (!x.is_cpu()) {
-    const Tensor weight = weights.size() == 1 ? weights[0] : at::cat(weights);
-    if (precision == Precision::kFp32) return at::linear(x, weight);
-    return at::linear(x.to(at::kBFloat16), weight.to(at::kBFloat16)).to(at::kFloat);
-  }
+  if (!x.is_cpu()) return LinearByTorch(x, weights, precision);
   const Tensor rows = x.contiguous();
   return at::GradMode::is_enabled()
              ? LinearFunction::apply(rows, at::TensorList(weights), precision)
              : Forward(rows, weights, precision);
+}
+
+Tensor LinearByTorch(const Tensor& x, const std::vector<Tensor>& weights, Precision precision) {
+  const Tensor weight = weights.size() == 1 ? weights[0] : at::cat(weights);
+  const at::ScalarType type = precision == Precision::kFp32 ? at::kFloat : at::kBFloat16;
+  return at::linear(x.to(type), weight.to(type));
 }
 
 }  // namespace tasuki

@@ -13,7 +13,10 @@ namespace tasuki {
 
 std::unique_ptr<const T5Scorer> T5Scorer::Make(const T5Config& config, const WeightMap& weights,
                                                Precision precision) {
-  if (!weights.at("shared.weight").is_cpu()) return std::make_unique<TorchScorer>(config, weights);
+  const at::Device device = weights.at("shared.weight").device();
+  if (!device.is_cpu()) {
+    return std::make_unique<TorchScorer>(config, weights, precision, MakeGraphMaker(device));
+  }
   return std::make_unique<CpuScorer>(config, weights, precision, BestKernels());
 }
 

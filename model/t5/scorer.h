@@ -1,6 +1,6 @@
 // T5 for answering: built once from the weights, immutable. Private to model/: includes torch.
 //
-// One encoder pass without padding, one decoder pass over the rows of each text's label trie (rows
+// One encoder pass, one decoder pass over the rows of each text's label trie (rows
 // see their ancestors only), and of the head only the rows of the children's tokens.
 #pragma once
 
@@ -28,7 +28,7 @@ class T5Scorer {
   // For the device on which the weights are. On a CPU they are copied into the form in which they
   // are used, but for the embedding and the head, which must not change while the scorer lives;
   // elsewhere none may. Throws std::bad_alloc or c10::Error.
-  // REQUIRES: a precision that the device can do (BestKernels()); anywhere but on a CPU, fp32.
+  // REQUIRES: a precision that the device can do (BestKernels()); on a GPU, fp32 or bf16.
   static std::unique_ptr<const T5Scorer> Make(const T5Config& config, const WeightMap& weights,
                                               Precision precision = Precision::kFp32);
   virtual ~T5Scorer() = default;

@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
-#include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -23,52 +23,84 @@ namespace {
 
 using at::Tensor;
 
-// How the tokens of a stack attend to each other: packed on a CPU, padded elsewhere.
-class StackAttention {
- public:
-  StackAttention(const std::vector<int64_t>& lengths, const Tensor& table, bool bidirectional,
-                 const T5Config& config)
-      : lengths_(lengths) {
-    if (table.is_cpu()) {
-      const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
-      biases_ = DistanceBias(table, longest, bidirectional, config);
-    } else {
-      padded_.emplace(PositionalSelfAttention(lengths, table, bidirectional, config));
-    }
-  }
+// How the tokens of a stack attend to each other. Biases are shared by the layers.
+struct PackedSelfAttention {
+  PackedSelfAttention(const PackedTokens& tokens, const Tensor& table, bool bidirectional,
+                      const T5Config& config, Precision)
+      : lengths(tokens.lengths),
+        biases(DistanceBias(table, *std::max_element(lengths.begin(), lengths.end()), bidirectional,
+                            config)) {}
   Tensor operator()(const Tensor& rows, double dropout) const {
-    return padded_ ? (*padded_)(rows, dropout) : AttendToSelf(rows, lengths_, biases_, dropout);
+    return AttendToSelf(rows, lengths, biases, dropout);
   }
 
- private:
-  const std::vector<int64_t>& lengths_;
-  Tensor biases_;
-  std::optional<SelfAttention> padded_;
+  const std::vector<int64_t>& lengths;
+  const Tensor biases;
+};
+
+struct PaddedSelfAttention {
+  PaddedSelfAttention(const PaddedTokens& tokens, const Tensor& table, bool bidirectional,
+                      const T5Config& config, Precision precision)
+      : sequences(tokens.sequences()),
+        heads(config.num_heads),
+        // In the decoder earlier keys are seen only, and those of a token are none of the padding.
+        bias(PositionBias(DistanceBias(table, tokens.buckets, bidirectional),
+                          bidirectional ? tokens.lengths : Tensor(),
+                          TypeOfProducts(table.device(), precision))) {}
+  Tensor operator()(const Tensor& rows, double dropout) const {
+    return AttendToSelfPadded(rows, sequences, heads, bias, dropout);
+  }
+
+  const int64_t sequences, heads;
+  const Tensor bias;
 };
 
 // How those of the decoder attend to the encoder's.
-struct EncoderAttention {
-  EncoderAttention(const std::vector<int64_t>& query_lengths,
-                   const std::vector<int64_t>& key_lengths, const T5Config& config,
-                   at::Device device)
-      : query_lengths(query_lengths),
-        key_lengths(key_lengths),
+struct PackedEncoderAttention {
+  PackedEncoderAttention(const PackedTokens& decoder_input, const PackedTokens& input,
+                         const T5Config& config, Precision)
+      : query_lengths(decoder_input.lengths),
+        key_lengths(input.lengths),
         heads(config.num_heads),
-        to_states(device.is_cpu() && StatesAreCheaper(query_lengths, key_lengths, config.num_heads,
-                                                      config.d_kv, config.d_model)) {
-    if (!device.is_cpu()) padded.emplace(query_lengths, key_lengths, heads, device);
-  }
+        to_states(
+            StatesAreCheaper(query_lengths, key_lengths, heads, config.d_kv, config.d_model)) {}
   Tensor operator()(const Tensor& queries, const Tensor& keys_values, double dropout) const {
-    return padded
-               ? (*padded)(queries, keys_values, dropout)
-               : AttendToOthers(queries, keys_values, query_lengths, key_lengths, heads, dropout);
+    return AttendToOthers(queries, keys_values, query_lengths, key_lengths, heads, dropout);
+  }
+  Tensor ToStates(const Tensor& queries, const Tensor& encoded, const Tensor& key_weight,
+                  const Tensor& value_weight, double dropout) const {
+    return AttendToStates(queries, encoded, key_weight, value_weight, query_lengths, key_lengths,
+                          heads, dropout);
   }
 
   const std::vector<int64_t>&query_lengths, &key_lengths;
   const int64_t heads;
   const bool to_states;  // keys and values need not be made
-  std::optional<CrossAttention> padded;
 };
+
+struct PaddedEncoderAttention {
+  PaddedEncoderAttention(const PaddedTokens& decoder_input, const PaddedTokens& input,
+                         const T5Config& config, Precision precision)
+      : sequences(decoder_input.sequences()),
+        heads(config.num_heads),
+        bias(KeyBias(input.lengths, input.length(),
+                     TypeOfProducts(input.ids.device(), precision))) {}
+  Tensor operator()(const Tensor& queries, const Tensor& keys_values, double dropout) const {
+    return AttendToOthersPadded(queries, keys_values, sequences, heads, bias, dropout);
+  }
+
+  const int64_t sequences, heads;
+  const Tensor bias;
+};
+
+template <typename Tokens>
+constexpr bool kPacked = std::is_same_v<Tokens, PackedTokens>;
+template <typename Tokens>
+using SelfAttentionOf =
+    std::conditional_t<kPacked<Tokens>, PackedSelfAttention, PaddedSelfAttention>;
+template <typename Tokens>
+using EncoderAttentionOf =
+    std::conditional_t<kPacked<Tokens>, PackedEncoderAttention, PaddedEncoderAttention>;
 
 // One pass through a stack. Layers are known by the prefix of their weights' names.
 struct Pass {
@@ -78,30 +110,24 @@ struct Pass {
   Precision precision;
   Dropout dropout;
 
-  Tensor Embed(const PackedTokens& tokens) const {
-    return Drop(tasuki::Embed(Weight("shared.weight"), tokens.ids));
+  Tensor Embed(const Tensor& ids) const {
+    return Drop(tasuki::Embed(Weight("shared.weight"), ids));
   }
 
   // Sublayers answer the residual stream x [tokens, d_model] with what they add to it.
-  Tensor Attend(const std::string& layer, const Tensor& x, const StackAttention& attention) const {
+  template <typename SelfAttention>
+  Tensor Attend(const std::string& layer, const Tensor& x, const SelfAttention& attention) const {
     const std::string part = layer + "SelfAttention.";
     const Tensor seen = attention(Linear(part, {"q", "k", "v"}, Norm(layer, x)), dropout.network);
     return Add(x, Linear(part, {"o"}, seen));
   }
 
+  template <typename EncoderAttention>
   Tensor Attend(const std::string& layer, const Tensor& x, const EncoderAttention& attention,
                 const Tensor& encoded) const {
     const std::string part = layer + "EncDecAttention.";
     const Tensor queries = Linear(part, {"q"}, Norm(layer, x));
-    Tensor seen;
-    if (attention.to_states && !IsAdapted(part, "k") && !IsAdapted(part, "v")) {
-      seen = AttendToStates(queries, encoded, Weight(part + "k.weight"), Weight(part + "v.weight"),
-                            attention.query_lengths, attention.key_lengths, attention.heads,
-                            dropout.network);
-    } else {
-      seen = attention(queries, Linear(part, {"k", "v"}, encoded), dropout.network);
-    }
-    return Add(x, Linear(part, {"o"}, seen));
+    return Add(x, Linear(part, {"o"}, Look(part, queries, attention, encoded)));
   }
 
   Tensor FeedForward(const std::string& layer, const Tensor& x) const {
@@ -130,6 +156,18 @@ struct Pass {
   Tensor Add(const Tensor& x, const Tensor& more) const {
     return AddDropped(x, more, dropout.network);
   }
+  Tensor Look(const std::string& part, const Tensor& queries,
+              const PackedEncoderAttention& attention, const Tensor& encoded) const {
+    if (attention.to_states && !IsAdapted(part, "k") && !IsAdapted(part, "v")) {
+      return attention.ToStates(queries, encoded, Weight(part + "k.weight"),
+                                Weight(part + "v.weight"), dropout.network);
+    }
+    return attention(queries, Linear(part, {"k", "v"}, encoded), dropout.network);
+  }
+  Tensor Look(const std::string& part, const Tensor& queries,
+              const PaddedEncoderAttention& attention, const Tensor& encoded) const {
+    return attention(queries, Linear(part, {"k", "v"}, encoded), dropout.network);
+  }
   bool IsAdapted(const std::string& part, const char* name) const {
     return adapter.weights.contains(absl::StrCat(part, name, ".lora_A.weight"));
   }
@@ -147,7 +185,8 @@ struct Pass {
       const auto a = adapter.weights.find(absl::StrCat(part, name, ".lora_A.weight"));
       if (a != adapter.weights.end()) {
         const Tensor& b = adapter.weights.at(absl::StrCat(part, name, ".lora_B.weight"));
-        const Tensor low = at::linear(tasuki::Drop(x, dropout.adapter), a->second);
+        const Tensor low =
+            at::linear(tasuki::Drop(x, dropout.adapter).to(a->second.scalar_type()), a->second);
         product.narrow(1, column, width).add_(at::linear(low, b), adapter.scale);
       }
       column += width;
@@ -159,6 +198,38 @@ struct Pass {
 // The biases of relative positions are those of a stack's first block.
 Tensor BiasTable(const std::string& stack, const WeightMap& weights) {
   return weights.at(stack + "block.0.layer.0.SelfAttention.relative_attention_bias.weight");
+}
+
+template <typename Tokens>
+Tensor EncodeBy(const Pass& pass, const Tokens& input) {
+  const SelfAttentionOf<Tokens> attention(input, BiasTable("encoder.", pass.weights),
+                                          /*bidirectional=*/true, pass.config, pass.precision);
+
+  Tensor x = pass.Embed(input.ids);
+  for (int64_t i = 0; i < pass.config.num_layers; ++i) {
+    const std::string block = absl::StrCat("encoder.block.", i, ".layer.");
+    x = pass.Attend(block + "0.", x, attention);
+    x = pass.FeedForward(block + "1.", x);
+  }
+  return pass.FinalNorm("encoder.", x);
+}
+
+template <typename Tokens>
+Tensor DecodeBy(const Pass& pass, const Tokens& decoder_input, const Tensor& encoded,
+                const Tokens& input) {
+  const SelfAttentionOf<Tokens> attention(decoder_input, BiasTable("decoder.", pass.weights),
+                                          /*bidirectional=*/false, pass.config, pass.precision);
+  const EncoderAttentionOf<Tokens> encoder_attention(decoder_input, input, pass.config,
+                                                     pass.precision);
+
+  Tensor x = pass.Embed(decoder_input.ids);
+  for (int64_t i = 0; i < pass.config.num_decoder_layers; ++i) {
+    const std::string block = absl::StrCat("decoder.block.", i, ".layer.");
+    x = pass.Attend(block + "0.", x, attention);
+    x = pass.Attend(block + "1.", x, encoder_attention, encoded);
+    x = pass.FeedForward(block + "2.", x);
+  }
+  return pass.FinalNorm("decoder.", x);
 }
 
 }  // namespace
@@ -189,43 +260,31 @@ T5::T5(const T5Config& config, WeightMap weights, Adapter adapter, Precision pre
 }
 
 Tensor T5::Encode(const PackedTokens& input, const Dropout& dropout) const {
-  const Pass pass{config_, weights_, adapter_, precision_, dropout};
-  const StackAttention attention(input.lengths, BiasTable("encoder.", weights_),
-                                 /*bidirectional=*/true, config_);
+  return EncodeBy({config_, weights_, adapter_, precision_, dropout}, input);
+}
 
-  Tensor x = pass.Embed(input);
-  for (int64_t i = 0; i < config_.num_layers; ++i) {
-    const std::string block = absl::StrCat("encoder.block.", i, ".layer.");
-    x = pass.Attend(block + "0.", x, attention);
-    x = pass.FeedForward(block + "1.", x);
-  }
-  return pass.FinalNorm("encoder.", x);
+Tensor T5::Encode(const PaddedTokens& input, const Dropout& dropout) const {
+  return EncodeBy({config_, weights_, adapter_, precision_, dropout}, input);
 }
 
 Tensor T5::Decode(const PackedTokens& decoder_input, const Tensor& encoded,
                   const PackedTokens& input, const Dropout& dropout) const {
-  const Pass pass{config_, weights_, adapter_, precision_, dropout};
-  const StackAttention attention(decoder_input.lengths, BiasTable("decoder.", weights_),
-                                 /*bidirectional=*/false, config_);
-  const EncoderAttention encoder_attention(decoder_input.lengths, input.lengths, config_,
-                                           encoded.device());
+  return DecodeBy({config_, weights_, adapter_, precision_, dropout}, decoder_input, encoded,
+                  input);
+}
 
-  Tensor x = pass.Embed(decoder_input);
-  for (int64_t i = 0; i < config_.num_decoder_layers; ++i) {
-    const std::string block = absl::StrCat("decoder.block.", i, ".layer.");
-    x = pass.Attend(block + "0.", x, attention);
-    x = pass.Attend(block + "1.", x, encoder_attention, encoded);
-    x = pass.FeedForward(block + "2.", x);
-  }
-  return pass.FinalNorm("decoder.", x);
+Tensor T5::Decode(const PaddedTokens& decoder_input, const Tensor& encoded,
+                  const PaddedTokens& input, const Dropout& dropout) const {
+  return DecodeBy({config_, weights_, adapter_, precision_, dropout}, decoder_input, encoded,
+                  input);
 }
 
 Tensor T5::Logits(const Tensor& decoded) const {
   if (!config_.tie_word_embeddings) {
-    return Linear(decoded, {weights_.at("lm_head.weight")}, precision_);
+    return Linear(decoded, {weights_.at("lm_head.weight")}, precision_).to(at::kFloat);
   }
   const double scale = 1 / std::sqrt(static_cast<double>(config_.d_model));
-  return Linear(decoded * scale, {weights_.at("shared.weight")}, precision_);
+  return Linear(decoded * scale, {weights_.at("shared.weight")}, precision_).to(at::kFloat);
 }
 
 std::vector<int32_t> ShiftRight(const std::vector<int32_t>& target, const T5Config& config) {

@@ -18,10 +18,13 @@
 #include "model/errors/errors.h"
 #include "model/files/durable.h"
 #include "model/t5/adapter.h"
+#include "model/t5/device.h"
+#include "model/t5/graphs.h"
 #include "model/t5/packed_attention.h"
 #include "model/training/loss.h"
 #include "model/training/numerics.h"
 #include "model/training/optimizer.h"
+#include "model/training/padded_loss.h"
 #include "model/training/work.h"
 
 namespace tasuki {
@@ -87,7 +90,7 @@ TokenFloats KeptByAdapter(const Work& work, bool on_cpu) {
 
 // What is kept besides the sizes of the network.
 struct Keeping {
-  bool on_cpu;  // packed rows, and no noise
+  bool on_cpu;  // packed rows, and no noise; else padding, and biases for each sequence
   bool dropout;
   TokenFloats adapter;
 };
@@ -102,28 +105,27 @@ int64_t KeptFloats(const T5Config& config, const std::vector<int64_t>& inputs,
   int64_t n = 0, m = 0;            // tokens
   int64_t nn = 0, mm = 0, mn = 0;  // pairs of them that attention looks at
   for (size_t i = 0; i < inputs.size(); ++i) {
-    n += inputs[i];
-    m += targets[i];
-    nn += longest_input * inputs[i];
+    n += keeping.on_cpu ? inputs[i] : longest_input;
+    m += keeping.on_cpu ? targets[i] : longest_target;
+    nn += longest_input * longest_input;
     mm += longest_target * longest_target;
     mn += longest_target * longest_input;
   }
   const int64_t noise = keeping.dropout && !keeping.on_cpu ? 1 : 0;
-  const int64_t pairs = keeping.on_cpu ? 0 : 1 + 2 * noise;  // softmax, noise, what is multiplied
   const int64_t ff = (config.gated ? 4 : 1) + 2 * noise - (config.gated ? noise : 0);
   const int64_t attention = (2 + noise) * d + 4 * k;  // a token in a self-attention
   const int64_t feed_forward = (2 + noise) * d + ff * f;
   const int64_t across = keeping.on_cpu && StatesAreCheaper(targets, inputs, h, config.d_kv, d)
                              ? 2 * m * h * d + h * mn
-                             : n * 2 * k + pairs * h * mn;
-  const int64_t encoder = config.num_layers * (n * (attention + feed_forward) + pairs * h * nn);
-  const int64_t decoder =
-      config.num_decoder_layers *
-      (m * (attention + feed_forward + (2 + noise) * d + 2 * k) + across + pairs * h * mm);
-  const int64_t biases = keeping.on_cpu ? 0 : 2 * h * (nn + mm);
+                             : n * 2 * k;
+  const int64_t encoder = config.num_layers * n * (attention + feed_forward);
+  const int64_t decoder = config.num_decoder_layers *
+                          (m * (attention + feed_forward + (2 + noise) * d + 2 * k) + across);
+  // For each sequence, with their gradients of two layers.
+  const int64_t biases = keeping.on_cpu ? 0 : 3 * h * (nn + mm);
   const int64_t logits = 3 * m * config.vocab_size;
   // The gradients of what one layer keeps.
-  const int64_t passing = 2 * (n * (f + 3 * k) + pairs * h * nn);
+  const int64_t passing = 2 * n * (f + 3 * k);
   return encoder + decoder + biases + logits + passing + 2 * d * (n + m) +
          keeping.adapter.input * n + keeping.adapter.target * m;
 }
@@ -144,7 +146,11 @@ int64_t KeptFloats(const T5Config& config, const Batch& batch, const Keeping& ke
     tokens = 0;
   };
   for (const auto& [input, target] : examples) {
-    if (tokens + input > kTokensAtOnce) close();
+    const bool full = keeping.on_cpu
+                          ? tokens + input > kTokensAtOnce
+                          : !inputs.empty() && static_cast<int64_t>(inputs.size() + 1) * inputs[0] >
+                                                   kTokensAtOnceOnGpu;
+    if (full) close();
     inputs.push_back(input);
     targets.push_back(target);
     tokens += input;
@@ -232,6 +238,7 @@ absl::StatusOr<Speed> MeasureSpeed(Work& work, int64_t steps, const std::string&
   if (!model.ok()) return model.status();
   const v1::Recipe& recipe = work.recipe();
   const std::unique_ptr<Optimizer> optimizer = Optimizer::Create(recipe, model->trained());
+  GraphCache graphs{at::Device(device)};
   Speed speed;
   const Clock::time_point begin = Clock::now();
   for (int i = 0; i <= kMostMeasuredSteps && i < std::max<int64_t>(steps, 2); ++i) {
@@ -240,7 +247,10 @@ absl::StatusOr<Speed> MeasureSpeed(Work& work, int64_t steps, const std::string&
     const Clock::time_point step_begin = Clock::now();
     ClearGradients(model->trained());
     Backward(*model, batch,
-             {.dropout = DropoutOf(work), .label_smoothing = recipe.label_smoothing()});
+             {.dropout = DropoutOf(work),
+              .label_smoothing = recipe.label_smoothing(),
+              .tokens_at_once = TokensAtOnce(device),
+              .graphs = &graphs});
     (void)GradientNorm(model->trained());
     optimizer->Step({.step = i + 1, .learning_rate = 1e-9});
     const bool time_is_up = Clock::now() - begin > kMeasuringTime;
@@ -279,6 +289,7 @@ absl::StatusOr<Response> EstimateOrThrow(const v1::TrainingJob& job, const Train
                                          const TrainingOptions& options, const StopSignal& stop) {
   Response response;
   Warnings warnings(response);
+  if (const auto device = OpenDevice(options.device); !device.ok()) return device.status();
   SetNumerics(options.threads, options.kernels);
   absl::Status made = MakeDirectories(places.checkpoints_directory);
   if (!made.ok()) return made;

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "model/training/padded_loss.h"
+
 namespace tasuki {
 namespace {
 
@@ -14,28 +16,6 @@ int64_t TokensOf(const std::vector<std::vector<int32_t>>& sequences) {
     tokens += static_cast<int64_t>(sequence.size());
   }
   return tokens;
-}
-
-// The batch in parts of at most `most_tokens` input tokens, each of examples of like length.
-std::vector<Batch> Parts(const Batch& batch, int64_t most_tokens) {
-  std::vector<int64_t> order(batch.size());
-  std::iota(order.begin(), order.end(), int64_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return batch.inputs[a].size() > batch.inputs[b].size();
-  });
-  std::vector<Batch> parts;
-  int64_t tokens = most_tokens;
-  for (const int64_t example : order) {
-    tokens += static_cast<int64_t>(batch.inputs[example].size());
-    if (tokens > most_tokens) {
-      parts.emplace_back();
-      tokens = static_cast<int64_t>(batch.inputs[example].size());
-    }
-    parts.back().inputs.push_back(batch.inputs[example]);
-    parts.back().targets.push_back(batch.targets[example]);
-    parts.back().weights.push_back(batch.weights[example]);
-  }
-  return parts;
 }
 
 // Factor of each target token in L.
@@ -56,6 +36,7 @@ int64_t Batch::target_tokens() const { return TokensOf(targets); }
 at::Tensor TargetLogits(const T5& model, const std::vector<std::vector<int32_t>>& inputs,
                         const std::vector<std::vector<int32_t>>& targets, const Dropout& dropout) {
   const at::Device device = model.weights().begin()->second.device();
+  if (!device.is_cpu()) return PaddedTargetLogits(model, inputs, targets, dropout);
   std::vector<std::vector<int32_t>> shifted;
   for (const std::vector<int32_t>& target : targets) {
     shifted.push_back(ShiftRight(target, model.config()));
@@ -80,9 +61,13 @@ void PadTargets(absl::Span<std::vector<int32_t>> targets, int32_t pad) {
 }
 
 double Backward(const T5& model, const Batch& batch, const LossOptions& options) {
+  if (!model.weights().begin()->second.is_cpu()) return PaddedBackward(model, batch, options);
   const int64_t target_tokens = batch.target_tokens();
+  const auto is_full = [&](const Batch& part, int64_t length) {
+    return part.input_tokens() + length > options.tokens_at_once;
+  };
   double sum = 0;
-  for (const Batch& part : Parts(batch, options.tokens_at_once)) {
+  for (const Batch& part : Parts(batch, is_full)) {
     const at::Tensor logits = TargetLogits(model, part.inputs, part.targets, options.dropout);
     const at::Tensor factors = TokenFactors(part, target_tokens, logits.device());
     const at::Tensor loss = TokenLosses(logits, part.targets, options.label_smoothing).dot(factors);
@@ -90,6 +75,24 @@ double Backward(const T5& model, const Batch& batch, const LossOptions& options)
     sum += loss.item<double>();
   }
   return sum;
+}
+
+std::vector<Batch> Parts(const Batch& batch,
+                         const std::function<bool(const Batch& part, int64_t length)>& is_full) {
+  std::vector<int64_t> order(batch.size());
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return batch.inputs[a].size() > batch.inputs[b].size();
+  });
+  std::vector<Batch> parts;
+  for (const int64_t example : order) {
+    const int64_t length = static_cast<int64_t>(batch.inputs[example].size());
+    if (parts.empty() || is_full(parts.back(), length)) parts.emplace_back();
+    parts.back().inputs.push_back(batch.inputs[example]);
+    parts.back().targets.push_back(batch.targets[example]);
+    parts.back().weights.push_back(batch.weights[example]);
+  }
+  return parts;
 }
 
 }  // namespace tasuki

@@ -10,12 +10,15 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "absl/types/span.h"
 #include "model/t5/t5.h"
 
 namespace tasuki {
+
+class GraphCache;
 
 // Examples of one optimizer step, in any order.
 struct Batch {
@@ -46,11 +49,17 @@ struct LossOptions {
   Dropout dropout;
   double label_smoothing = 0;
   int64_t tokens_at_once = kTokensAtOnce;
+  GraphCache* graphs = nullptr;  // of this model and these options; used on a GPU, if there is one
 };
 
 // Adds the gradient of L to the weights that are trained and answers L. Goes through the batch in
 // parts of at most `tokens_at_once` input tokens, longest examples first, so that memory does not
 // grow with it. Without dropout the parts change L by rounding only.
 double Backward(const T5& model, const Batch& batch, const LossOptions& options);
+
+// The batch in parts, longest examples first: one ends where `is_full` says that an example with
+// that many input tokens has no place in it any more.
+std::vector<Batch> Parts(const Batch& batch,
+                         const std::function<bool(const Batch& part, int64_t length)>& is_full);
 
 }  // namespace tasuki

@@ -152,7 +152,13 @@ bool IsFrozen(const v1::Recipe& recipe, const std::string& weight) {
 }
 
 void ClearGradients(const WeightMap& weights) {
-  for (const auto& [name, weight] : weights) weight.mutable_grad() = at::Tensor();
+  for (const auto& [name, weight] : weights) {
+    if (weight.is_cpu()) {
+      weight.mutable_grad() = at::Tensor();
+    } else if (weight.grad().defined()) {
+      weight.mutable_grad().zero_();
+    }
+  }
 }
 
 Optimizer::Optimizer(const v1::Recipe& recipe, const WeightMap& weights)

@@ -19,7 +19,8 @@ double GradientNorm(const WeightMap& weights);
 // Whether `recipe` keeps the weight of that name as it is.
 bool IsFrozen(const v1::Recipe& recipe, const std::string& weight);
 
-// Forgets the gradients, and their memory.
+// Forgets the gradients, and on a CPU their memory; on a GPU graphs know where they lie, and they
+// are zeros.
 void ClearGradients(const WeightMap& weights);
 
 // Changes weights in place from their gradients. Thread-compatible; the weights are shared with the

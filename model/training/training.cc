@@ -19,6 +19,8 @@
 #include "model/files/durable.h"
 #include "model/files/model_directory.h"
 #include "model/files/sha256.h"
+#include "model/t5/device.h"
+#include "model/t5/graphs.h"
 #include "model/training/checkpoint.h"
 #include "model/training/numerics.h"
 #include "model/training/optimizer.h"
@@ -73,16 +75,18 @@ absl::Status OutOfMemory() {
 
 // The loss, with its gradients in the weights; nullopt if there is too little memory for it.
 std::optional<double> LossOf(const Work& work, const T5& model, const Batch& batch,
-                             const internal::TrainingState& state) {
+                             const internal::TrainingState& state, GraphCache& graphs) {
   ClearGradients(model.trained());
   try {
     return Backward(model, batch,
                     {.dropout = DropoutOf(work),
                      .label_smoothing = work.recipe().label_smoothing(),
-                     .tokens_at_once = state.tokens_at_once()});
+                     .tokens_at_once = state.tokens_at_once(),
+                     .graphs = &graphs});
   } catch (const std::exception& error) {
     if (!SaysOutOfMemory(error)) throw;
   }
+  graphs.Clear();
   ClearGradients(model.trained());
   return std::nullopt;
 }
@@ -103,9 +107,9 @@ bool TakeLessAtOnce(internal::TrainingState& state, TrainingObserver& observer) 
 // Tries the longest batch, so that a lack of memory shows before hours of shorter ones. Answers
 // whether it fits, and how much at once if not everything did.
 bool FitLongestBatch(Work& work, const T5& model, internal::TrainingState& state,
-                     TrainingObserver& observer) {
+                     TrainingObserver& observer, GraphCache& graphs) {
   const Batch batch = work.BatchAt(work.LongestStep());
-  while (!LossOf(work, model, batch, state)) {
+  while (!LossOf(work, model, batch, state, graphs)) {
     if (!TakeLessAtOnce(state, observer)) return false;
   }
   ClearGradients(model.trained());
@@ -116,7 +120,8 @@ bool FitLongestBatch(Work& work, const T5& model, internal::TrainingState& state
 // an error.
 absl::StatusOr<ProgressReporter::Step> TakeStep(Work& work, const T5& model, Optimizer& optimizer,
                                                 int64_t steps_done, int64_t total_steps,
-                                                const internal::TrainingState& state) {
+                                                const internal::TrainingState& state,
+                                                GraphCache& graphs) {
   const v1::Recipe& recipe = work.recipe();
   const Batch batch = work.BatchAt(steps_done);
   ProgressReporter::Step step;
@@ -126,7 +131,7 @@ absl::StatusOr<ProgressReporter::Step> TakeStep(Work& work, const T5& model, Opt
   step.learning_rate = LearningRate(recipe, steps_done, total_steps);
 
   at::manual_seed(Random({recipe.seed(), steps_done}).Next());
-  const std::optional<double> loss = LossOf(work, model, batch, state);
+  const std::optional<double> loss = LossOf(work, model, batch, state, graphs);
   if (!loss) return OutOfMemory();
   step.loss = *loss;
   step.gradient_norm = GradientNorm(model.trained());
@@ -223,6 +228,7 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
   const auto warn = [&](const std::string& text) { observer.OnMessage(Severity::WARNING, text); };
   ProgressReporter progress(observer);
   progress.Enter(v1::Progress::PREPARING);
+  if (const auto device = OpenDevice(options.device); !device.ok()) return device.status();
   if (job.has_evaluation()) {
     SetNumerics(options.threads, options.kernels);
     return EvaluateVersion(job.evaluation(), places, options, stop, observer, progress);
@@ -240,8 +246,10 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
   internal::TrainingState state;
   state.set_threads(options.threads);
   state.set_kernels(options.kernels);
-  state.set_tokens_at_once(kTokensAtOnce);
+  state.set_tokens_at_once(TokensAtOnce(options.device));
   state.set_libtorch_version(TORCH_VERSION);
+  const std::string device = options.device == "cpu" ? "" : "cuda";
+  state.set_device(device);
   int64_t step = 0;  // steps done
   if (resumed->has_value()) {
     step = (*resumed)->step();
@@ -252,6 +260,10 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
                         " and goes on with ", TORCH_VERSION,
                         ": its weights may differ in the last digits."));
     }
+  }
+  if (state.device() != device) {
+    warn(absl::StrCat("The job began on another device and goes on on ", options.device,
+                      ": its weights may differ in the last digits."));
   }
   const std::string kernels = SetNumerics(state.threads(), state.kernels());
   if (kernels != state.kernels() && resumed->has_value() && !state.kernels().empty()) {
@@ -276,6 +288,7 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
   if (!first.ok()) return first.status();
   const T5& model = *first;
   const std::unique_ptr<Optimizer> optimizer = Optimizer::Create(recipe, model.trained());
+  GraphCache graphs{at::Device(options.device)};
   if (step > 0) {
     absl::Status read = checkpoints.ReadWeights(step, model.trained());
     if (read.ok()) read = checkpoints.ReadOptimizer(step, optimizer->state());
@@ -303,7 +316,9 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
   }
   const int64_t at_once = state.tokens_at_once();
   progress.Enter(v1::Progress::PREPARING);
-  if (step < total_steps && !FitLongestBatch(work, model, state, observer)) return OutOfMemory();
+  if (step < total_steps && !FitLongestBatch(work, model, state, observer, graphs)) {
+    return OutOfMemory();
+  }
   if (state.tokens_at_once() != at_once) saved_step = kNotSaved;
 
   // The training.
@@ -332,7 +347,7 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
     if (last) break;
 
     progress.Enter(v1::Progress::TRAINING);
-    auto taken = TakeStep(work, model, *optimizer, step, total_steps, state);
+    auto taken = TakeStep(work, model, *optimizer, step, total_steps, state, graphs);
     if (ReasonOf(taken.status()) == v1::OUT_OF_MEMORY && TakeLessAtOnce(state, observer)) {
       saved_step = kNotSaved;
       continue;

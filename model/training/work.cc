@@ -6,6 +6,7 @@
 #include "model/errors/errors.h"
 #include "model/training/numerics.h"
 #include "model/training/optimizer.h"
+#include "model/training/padded_loss.h"
 
 namespace tasuki {
 
@@ -35,6 +36,10 @@ absl::StatusOr<T5> FirstModel(const Work& work, const std::string& device) {
 Dropout DropoutOf(const Work& work) {
   return {.network = work.recipe().dropout(),
           .adapter = work.lora() != nullptr ? work.lora()->dropout() : 0};
+}
+
+int64_t TokensAtOnce(const std::string& device) {
+  return device == "cpu" ? kTokensAtOnce : kTokensAtOnceOnGpu;
 }
 
 int64_t TotalSteps(const Work& work) {

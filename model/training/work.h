@@ -86,6 +86,9 @@ absl::StatusOr<T5> FirstModel(const Work& work, const std::string& device);
 // What is zeroed while it is trained.
 Dropout DropoutOf(const Work& work);
 
+// Input tokens that go through the model at once, to begin with.
+int64_t TokensAtOnce(const std::string& device);
+
 // Steps that the recipe asks for, and steps from one evaluation to the next.
 int64_t TotalSteps(const Work& work);
 int64_t StepsPerEvaluation(const Work& work);

@@ -30,6 +30,7 @@ const std::map<std::string, Strings> kMayInclude = {
     {"model/recipe", {"tasuki/v1", "tasuki/internal", "model/errors"}},
     {"model/t5",
      {"tasuki/v1", "tasuki/internal", "model/errors", "model/files", "model/text", "model/recipe"}},
+    {"model/cuda", {"model/t5"}},
     {"model/training",
      {"tasuki/v1", "tasuki/internal", "model/errors", "model/files", "model/text", "model/recipe",
       "model/t5"}},
@@ -58,7 +59,9 @@ struct LibraryRule {
   Strings folders;
 };
 const std::vector<LibraryRule> kLibraries = {
-    {"LibTorch", {"torch/", "ATen/", "c10/", "caffe2/"}, {"model/t5", "model/training"}},
+    {"LibTorch",
+     {"torch/", "ATen/", "c10/", "caffe2/"},
+     {"model/t5", "model/cuda", "model/training"}},
     {"gRPC", {"grpc/", "grpcpp/", "*.grpc.pb.h"}, {"server/rpc", "server", "client", "client/cli"}},
     {"SQL", {"soci/", "sqlite3.h", "libpq"}, {"server/store"}},
     {"Prometheus", {"prometheus/"}, {"server/metrics", "server/rpc"}},

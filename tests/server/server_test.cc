@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "model/files/durable.h"
+#include "model/t5/device.h"
 #include "model/t5/kernels.h"
 #include "tasuki/v1/server.grpc.pb.h"
 
@@ -90,6 +91,14 @@ TEST_F(ServerTest, ComputesWithWhatIsMeasuredUnlessItIsTold) {
   const auto refused = Server::Start(options_);
   EXPECT_TRUE(absl::IsInvalidArgument(refused.status()));
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("portable"));
+}
+
+TEST_F(ServerTest, DoesNotStartOnAGpuThatIsNotThere) {
+  if (OpenDevice("cuda:99").ok()) GTEST_SKIP() << "a hundred GPUs";
+  options_.device = "cuda:99";
+  const auto refused = Server::Start(options_);
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused.status())) << refused.status();
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("cuda:99 cannot be used: "));
 }
 
 TEST_F(ServerTest, StopsAtOnceWhenNothingIsUnderWay) {

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <set>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/model/t5/tiny_t5.h"
@@ -45,43 +47,55 @@ TEST(GroupByLength, KeepsShortOnesTogetherAndLongOnesApart) {
   EXPECT_THAT(GroupByLength({}), ElementsAre());
 }
 
-TEST(HeadPadding, PutsEveryValueInItsPlaceAndBack) {
-  const int64_t heads = 2, parts = 3, width = 4;
-  const std::vector<int64_t> lengths = {2, 80, 3, 70};
-  const std::vector<Group> groups = GroupByLength(lengths);
-  ASSERT_EQ(groups.size(), 2);
-  const HeadPadding padding(groups, lengths, heads, parts, at::kCPU);
-  const Tensor rows = at::randn({155, parts * heads * width});
-  const std::vector<Tensor> padded = padding.Pad(rows);
-  ASSERT_EQ(padded.size(), groups.size() * parts);
-  for (int64_t part = 0; part < parts; ++part) {
-    // The second group holds sequences 2 (rows 82 to 84) and 0 (rows 0 and 1).
-    const Tensor group = padded[parts + part].view({2, heads, 3, width});
-    const Tensor of_part = rows.view({155, parts, heads, width}).select(1, part);
-    EXPECT_TRUE(at::equal(group[0], of_part.slice(0, 82, 85).transpose(0, 1)));
-    EXPECT_TRUE(at::equal(group[1].slice(1, 0, 2), of_part.slice(0, 0, 2).transpose(0, 1)));
-    EXPECT_TRUE(at::equal(group[1].slice(1, 2, 3), at::zeros({heads, 1, width})));
+TEST(RoundUpSize, ComesToFewSizesThatAreLittleMore) {
+  std::set<int64_t> sizes;
+  for (int64_t size = 1; size <= 512; ++size) {
+    const int64_t rounded = RoundUpSize(size);
+    EXPECT_GE(rounded, size);
+    EXPECT_LE(4 * rounded, 5 * size + 3) << size;
+    EXPECT_EQ(RoundUpSize(rounded), rounded);
+    EXPECT_EQ(RoundUpSize(size, 8) % 8, 0);
+    sizes.insert(rounded);
   }
-  const HeadPadding one(groups, lengths, heads, 1, at::kCPU);
-  const Tensor part = rows.slice(1, 0, heads * width).contiguous();
-  EXPECT_TRUE(at::equal(one.Unpad(one.Pad(part)), part));
+  EXPECT_EQ(sizes.size(), 32);
+  EXPECT_EQ(RoundUpSize(22, 8), 24);
+  EXPECT_EQ(RoundUpSize(3, 8), 8);
 }
 
-TEST(PositionBias, LooksUpBucketsAndHidesLaterKeysOneWay) {
+// Of every query for every key, as the operators want them.
+TEST(PositionBias, LooksUpBucketsAndHidesKeysThatAreLaterOrBehindTheEnd) {
   const T5Config config = TinyConfig();
-  const Tensor table = at::randn({32, 3});
-  const Tensor both = PositionBias(table, 40, true, config);
-  const Tensor one = PositionBias(table, 40, false, config);
-  for (const auto& [query, key] :
-       std::vector<std::pair<int, int>>{{0, 0}, {39, 0}, {0, 39}, {7, 9}}) {
-    for (int head = 0; head < 3; ++head) {
-      const int64_t bucket = RelativePositionBucket(key - query, true, config);
-      EXPECT_EQ(both[head][query][key].item<float>(), table[bucket][head].item<float>());
-      const float seen =
-          table[RelativePositionBucket(key - query, false, config)][head].item<float>();
-      EXPECT_EQ(one[head][query][key].item<float>(), key > query ? -INFINITY : seen);
+  const int64_t length = 40;
+  const Tensor table = at::randn({32, 3}), lengths = at::tensor(std::vector<int64_t>{25, 40});
+  for (const bool bidirectional : {true, false}) {
+    const Tensor distances = DistanceBias(table, length, bidirectional, config);
+    const Tensor bias = PositionBias(distances, bidirectional ? lengths : Tensor(), at::kFloat);
+    ASSERT_EQ(bias.sizes(), at::IntArrayRef({bidirectional ? 2 : 1, 3, length, length}));
+    EXPECT_EQ(bias.stride(3), 1);
+    EXPECT_EQ(bias.stride(2), 48) << "rows begin at multiples of 16";
+    const auto value = bias.accessor<float, 4>();
+    for (int64_t sequence = 0; sequence < bias.size(0); ++sequence) {
+      for (int64_t query = 0; query < length; ++query) {
+        for (int64_t key = 0; key < length; ++key) {
+          const bool seen = bidirectional ? key < (sequence == 0 ? 25 : 40) : key <= query;
+          const int64_t bucket = RelativePositionBucket(key - query, bidirectional, config);
+          ASSERT_EQ(value[sequence][1][query][key],
+                    seen ? table[bucket][1].item<float>() : -INFINITY)
+              << sequence << " " << query << " " << key;
+        }
+      }
     }
   }
+}
+
+TEST(KeyBias, HidesWhatIsBehindTheEnd) {
+  const Tensor bias = KeyBias(at::tensor(std::vector<int64_t>{1, 3, 2}), 3, at::kFloat);
+  ASSERT_EQ(bias.sizes(), at::IntArrayRef({3, 1, 1, 3}));
+  EXPECT_EQ(bias.stride(0), 16);
+  const float unseen = -INFINITY;
+  EXPECT_TRUE(
+      at::equal(bias.reshape({3, 3}),
+                at::tensor({0.f, unseen, unseen, 0.f, 0.f, 0.f, 0.f, 0.f, unseen}).view({3, 3})));
 }
 
 }  // namespace

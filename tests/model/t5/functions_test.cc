@@ -10,21 +10,6 @@ namespace {
 
 using at::Tensor;
 
-TEST(GatherRows, PutsZerosWhereThereIsNoRowAndSendsGradientsBack) {
-  const Tensor source = at::randn({3, 5}).set_requires_grad(true);
-  const Tensor from = at::tensor(std::vector<int64_t>{2, -1, 0}),
-               back = at::tensor(std::vector<int64_t>{2, -1, 0});
-  const Tensor result = GatherRows(source, from, back);
-  EXPECT_TRUE(at::equal(result[0], source[2]));
-  EXPECT_TRUE(at::equal(result[1], at::zeros({5})));
-  EXPECT_TRUE(at::equal(result[2], source[0]));
-  const Tensor gradient = at::randn({3, 5});
-  result.backward(gradient);
-  EXPECT_TRUE(at::equal(source.grad()[0], gradient[2]));
-  EXPECT_TRUE(at::equal(source.grad()[1], at::zeros({5})));
-  EXPECT_TRUE(at::equal(source.grad()[2], gradient[0]));
-}
-
 TEST(RmsNorm, AgreesWithItsDefinitionAndItsGradients) {
   // Widths around the eight lanes, rows around a block of the weight's gradient.
   for (const int64_t width : {3, 8, 13, 48}) {

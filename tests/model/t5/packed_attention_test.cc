@@ -39,6 +39,28 @@ std::vector<Tensor> Gradients(const Tensor& result, const std::vector<Tensor>& o
   return gradients;
 }
 
+// Rows of sequences that are filled up with rows of random numbers, which nobody may see.
+class Padding {
+ public:
+  Padding(const std::vector<int64_t>& lengths, int64_t length) {
+    int64_t row = 0;
+    for (const int64_t filled : lengths) {
+      for (int64_t i = 0; i < length; ++i) {
+        if (i < filled) place_.push_back(static_cast<int64_t>(from_.size()));
+        from_.push_back(i < filled ? row++ : -1);
+      }
+    }
+    for (int64_t& from : from_) from = from < 0 ? row : from;
+  }
+  Tensor Fill(const Tensor& rows) const {
+    return at::cat({rows, at::randn({1, rows.size(1)})}).index_select(0, at::tensor(from_));
+  }
+  Tensor Strip(const Tensor& rows) const { return rows.index_select(0, at::tensor(place_)); }
+
+ private:
+  std::vector<int64_t> from_, place_;
+};
+
 class PackedAttentionTest : public testing::Test {
  protected:
   void SetUp() override { at::manual_seed(1); }
@@ -54,7 +76,10 @@ TEST_F(PackedAttentionTest, ToSelfIsWhatThePaddedOneIs) {
     const Tensor packed =
         AttendToSelf(rows, kLengths, DistanceBias(table, 50, bidirectional, config_), 0);
     const auto gradients = Gradients(packed, {rows, table});
-    const Tensor padded = PositionalSelfAttention(kLengths, table, bidirectional, config_)(rows, 0);
+    const Padding padding(kLengths, 56);
+    const Tensor bias = PositionBias(DistanceBias(table, 56, bidirectional, config_),
+                                     bidirectional ? at::tensor(kLengths) : Tensor(), at::kFloat);
+    const Tensor padded = padding.Strip(AttendToSelfPadded(padding.Fill(rows), 5, heads_, bias, 0));
     const auto expected = Gradients(padded, {rows, table});
     EXPECT_LE(Difference(packed, padded), 1e-5);
     EXPECT_LE(Difference(gradients[0], expected[0]), 2e-5);
@@ -71,8 +96,10 @@ TEST_F(PackedAttentionTest, ToOthersIsWhatThePaddedOneIsAlsoWithoutKeysAndValues
   };
   const std::vector<Tensor> all = {queries, states, keys, values};
 
+  const Padding targets(kTargets, 72), inputs(kLengths, 56);
   const Tensor padded =
-      CrossAttention(kTargets, kLengths, heads_, at::kCPU)(queries, keys_values(), 0);
+      targets.Strip(AttendToOthersPadded(targets.Fill(queries), inputs.Fill(keys_values()), 5,
+                                         heads_, KeyBias(at::tensor(kLengths), 56, at::kFloat), 0));
   const auto expected = Gradients(padded, all);
   const Tensor packed = AttendToOthers(queries, keys_values(), kTargets, kLengths, heads_, 0);
   const auto gradients = Gradients(packed, all);

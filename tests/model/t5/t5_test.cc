@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "gtest/gtest.h"
+#include "model/t5/attention.h"
 #include "tests/model/t5/tiny_t5.h"
 
 namespace tasuki {
@@ -44,6 +45,36 @@ Tensor Loss(const T5& t5, const Sequences& inputs, const Sequences& targets, dou
                                 PackedTokens::Of(targets, at::kCPU).ids, {}, at::Reduction::Sum);
 }
 
+// The same of padded sequences: what a GPU computes, here on a CPU.
+Tensor PaddedLogits(const T5& t5, const Sequences& inputs, const Sequences& targets) {
+  const int64_t count = static_cast<int64_t>(inputs.size()), length = 192, target_length = 56;
+  const auto filled = [&](const Sequences& sequences, int64_t length) {
+    Tensor ids = at::randint(t5.config().vocab_size, {count, length}, at::kLong);
+    for (int64_t i = 0; i < count; ++i) {
+      const Tensor real = PackedTokens::Of({sequences[i]}, at::kCPU).ids;
+      ids[i].narrow(0, 0, real.size(0)).copy_(real);
+    }
+    return ids.view({-1});
+  };
+  Sequences shifted;
+  std::vector<int64_t> lengths, rows;
+  for (int64_t i = 0; i < count; ++i) {
+    shifted.push_back(ShiftRight(targets[i], t5.config()));
+    lengths.push_back(static_cast<int64_t>(inputs[i].size()));
+    for (size_t t = 0; t < targets[i].size(); ++t) {
+      rows.push_back(i * target_length + static_cast<int64_t>(t));
+    }
+  }
+  const auto buckets = [&](int64_t length, bool bidirectional) {
+    return at::tensor(PositionBuckets(length, bidirectional, t5.config()));
+  };
+  const PaddedTokens input = {filled(inputs, length), at::tensor(lengths), buckets(length, true)};
+  const PaddedTokens decoder_input = {
+      filled(shifted, target_length), {}, buckets(target_length, false)};
+  const Tensor logits = t5.Logits(t5.Decode(decoder_input, t5.Encode(input, {}), input, {}));
+  return logits.index_select(0, at::tensor(rows));
+}
+
 WeightMap Gradients(const T5& t5) {
   WeightMap gradients;
   for (const auto& [name, weight] : t5.weights()) {
@@ -72,6 +103,24 @@ TEST_P(T5Test, AnswersABatchAsItAnswersOneByOne) {
     row += alone.size(0);
   }
   EXPECT_EQ(row, together.size(0));
+}
+
+TEST_P(T5Test, AnswersPaddedSequencesAsPackedOnesWithTheSameGradients) {
+  const Batch batch = RandomBatch();
+  const auto loss_of = [&](const Tensor& logits) {
+    return at::cross_entropy_loss(logits, PackedTokens::Of(batch.targets, at::kCPU).ids, {},
+                                  at::Reduction::Sum);
+  };
+  const Tensor packed = Logits(t5_, batch.inputs, batch.targets);
+  loss_of(packed).backward();
+  const WeightMap expected = Gradients(t5_);
+  const Tensor padded = PaddedLogits(t5_, batch.inputs, batch.targets);
+  loss_of(padded).backward();
+  EXPECT_TRUE(at::allclose(padded, packed, 1e-4, 1e-4));
+  for (const auto& [name, gradient] : Gradients(t5_)) {
+    const double difference = (gradient - expected.at(name)).abs().max().item<double>();
+    EXPECT_LT(difference, 2e-5 * gradient.abs().max().item<double>()) << name;
+  }
 }
 
 TEST_P(T5Test, GradientOfABatchIsTheSumOfThoseOneByOne) {

@@ -18,6 +18,7 @@
 #include "model/files/safetensors.h"
 #include "model/recipe/recipe.h"
 #include "model/t5/adapter.h"
+#include "model/t5/device.h"
 #include "model/t5/kernels.h"
 #include "tests/model/training/tiny_base.h"
 
@@ -119,7 +120,7 @@ class TrainTest : public ::testing::Test {
   }
 
   absl::StatusOr<TrainingOutcome> Run(const v1::TrainingJob& job) {
-    return Train(job, places_, {.threads = 1}, stop_, recorder_);
+    return Train(job, places_, {.threads = 1, .device = device_}, stop_, recorder_);
   }
 
   // The job's weights when nothing interrupts it.
@@ -164,6 +165,7 @@ class TrainTest : public ::testing::Test {
 
   Folder folder_;
   TrainingPlaces places_;
+  std::string device_ = "cpu";
   StopSignal stop_;
   Recorder recorder_;
 };
@@ -189,6 +191,32 @@ TEST_F(TrainTest, LearnsSixteenRowsByHeart) {
     EXPECT_EQ(evaluation.split(), v1::Evaluation::VALID);
     EXPECT_EQ(evaluation.step(), outcome->best_step);
   }
+}
+
+// Skipped where there is no GPU; bench/gpu runs it where there is one.
+TEST_F(TrainTest, OnAGpuGoesOnFromItsCheckpointAndOnACpuFromThatOfAGpu) {
+  device_ = "cuda:0";
+  if (const auto gpu = OpenDevice(device_); !gpu.ok()) GTEST_SKIP() << gpu.status().message();
+  StopAtFirstCheckpointAndResume(Job(), 4);
+  EXPECT_TRUE(std::filesystem::exists(places_.result_directory + "/model.safetensors"));
+  EXPECT_THAT(recorder_.messages, Not(Contains(HasSubstr("another device"))));
+
+  places_.checkpoints_directory = folder_ / "other-checkpoints";
+  places_.result_directory = folder_ / "other-result";
+  recorder_.on_checkpoint = [this](int64_t) { stop_.request = StopSignal::kStop; };
+  ASSERT_TRUE(Run(Job()).ok());
+  device_ = "cpu";
+  stop_.request = StopSignal::kNone;
+  recorder_.on_checkpoint = nullptr;
+  const absl::StatusOr<TrainingOutcome> outcome = Run(Job());
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_TRUE(outcome->finished);
+  EXPECT_THAT(recorder_.messages, Contains(HasSubstr("began on another device")));
+}
+
+TEST_F(TrainTest, RefusesAGpuThatIsNotThere) {
+  device_ = "cuda:99";
+  EXPECT_TRUE(absl::IsFailedPrecondition(Run(Job()).status()));
 }
 
 TEST_F(TrainTest, LeavesACompleteModelDirectory) {
