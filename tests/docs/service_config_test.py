@@ -45,14 +45,15 @@ class Server(grpc.GenericRpcHandler):
     """Ends the first `failures` calls of every method with a code, and answers those after them with nothing."""
 
     def __init__(self, code, failures):
-        self.code, self.left, self.calls = code, failures, []
+        self.code, self.left, self.calls, self.watched = code, failures, [], False
         self.server = grpc.server(concurrent.futures.ThreadPoolExecutor(4), handlers=[self])
         self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
         self.server.start()
 
     def service(self, details):
         if details.method == "/grpc.health.v1.Health/Watch":
-            return None
+            self.watched = True
+            return None  # whoever has no health service is taken for healthy
         self.calls.append(details.method)
         return grpc.stream_stream_rpc_method_handler(self.answer)
 
@@ -86,6 +87,7 @@ class ServiceConfigTest(unittest.TestCase):
                 ended = grpc.StatusCode.OK
             except grpc.RpcError as error:
                 ended = error.code()
+        self.assertTrue(server.watched, "nobody asked for the server's health")
         return ended, len(server.calls)
 
     def test_unavailable_is_repeated(self):

@@ -193,3 +193,13 @@ check "loads and unloads by 32 threads: resident memory within 20 MB" life Loads
 check "SIGTERM under 64 callers: no failed call, NOT_SERVING first, exit in time" life SigtermsLoseNoAcceptedCall ' SIGTERMs under '
 check "every RPC by every role over every kind of connection: a table test" access_table
 check "metrics and trace of each call are there" traced
+
+client_examples() {  # on the data of a server that has models/reviews
+  local work=$out/client-examples status=1
+  start_server "$work" || return 1
+  small_models "$work" && status=0
+  stop_server && [ $status = 0 ] || return 1
+  "$client_python" tests/docs/client_examples.py "$work/data" "$work/examples"
+}
+
+check "the examples of docs/clients.md run as written in Go, Java and Node, with and without TLS and a token" client_examples
