@@ -23,7 +23,7 @@ constexpr size_t kMaxTokensFileBytes = 1 << 20;
 // Ours have 50. Longer ones are not hashed: a header may be a megabyte long.
 constexpr size_t kMaxTokenBytes = 512;
 // Whose handler is gRPC's own, so that nothing asks before it runs.
-constexpr absl::string_view kReflection = "/grpc.reflection.";
+constexpr absl::string_view kReflection = "/grpc.reflection.v1alpha.";
 
 // The hash of the token that the call brings; "" without one, "-" for what can be none.
 std::string TokenHash(const grpc::ServerContextBase& context) {

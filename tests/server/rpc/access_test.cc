@@ -307,6 +307,12 @@ TEST_F(AccessTest, HealthIsForAllAndReflectionForWhoHasAToken) {
   EXPECT_EQ(answer.messages.size(), 0);
   EXPECT_EQ(MethodsOfServer(channel, "wrong").size(), 0);
   EXPECT_GT(MethodsOfServer(channel, "secret").size(), 10);
+  // Clients ask for version 1 first, and go on to v1alpha when there is none.
+  for (const char* token : {"", "wrong", "secret"}) {
+    answer = CallAny(channel, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", token,
+                     "\x3a\x01*");
+    EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << token;
+  }
 }
 
 TEST_F(AccessTest, TokensAreReadAgainAndABrokenFileChangesNothing) {
