@@ -182,7 +182,7 @@ except tasuki.Error as error:
     print(type(error).__name__)
 PY
   stop_server || status=1
-  grep -q 'grpc_server_handled_total{grpc_code="NOT_FOUND",grpc_method="Classify".*} 1' "$work/metrics.txt" || status=1
+  grep -q 'grpc_server_handled_total{grpc_code="NotFound",grpc_method="Classify".*} 1' "$work/metrics.txt" || status=1
   grep -q 'grpc_server_handled_total{grpc_code="OK",grpc_method="GetServerInfo".*} 1' "$work/metrics.txt" || status=1
   echo "$(grep -c "trace $id" "$work/server.log") lines of two calls have the trace"
   [ $status = 0 ] && [ "$(grep -c "trace $id" "$work/server.log")" = 2 ]
