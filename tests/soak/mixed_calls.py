@@ -5,7 +5,8 @@ usage: mixed_calls.py ADDRESS MODEL TASK PID [--calls N] [--callers N] [--seed S
 N calls (10,000) by 16 callers at once, in an order that the seed decides: right ones with every option, alone and on streams;
 wrong ones; cancelled and expired ones; huge and empty ones; bytes that are not UTF-8 and bytes that are no message. Each has
 the codes that it may end with. A call that a full queue refuses is made again when the server said. PID is the server's: its
-memory, files and threads are looked at after a tenth of the calls and at the end. Prints a line for each kind and one with what
+memory, files and threads are looked at after a tenth of the calls (1,000 or half of them at least: the allocator keeps what 16
+callers need at once) and at the end. Prints a line for each kind and one with what
 grew; exits with 1 if a code was not as expected, an answer was wrong, memory grew by 32 MB, or files or threads by 4.
 
 Wants grpcio, grpcio-tools and googleapis-common-protos.
@@ -254,7 +255,7 @@ def usage():
 chosen = random.Random(options.seed).choices(list(KINDS), [share for share, _ in KINDS.values()], k=options.calls)
 tally = Tally()
 begin = time.monotonic()
-warm = max(len(chosen) // 10, min(len(chosen), 200))
+warm = max(len(chosen) // 10, min(len(chosen) // 2, 1000))
 run(chosen[:warm], tally, 1000)
 before = usage()
 run(chosen[warm:], tally, 2000)
