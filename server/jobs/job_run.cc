@@ -188,6 +188,21 @@ absl::StatusOr<std::unique_ptr<TrainerProcess>> JobRun::StartTrainer(const std::
   return TrainerProcess::Start(options);
 }
 
+absl::Status JobRun::RunAside(const std::string& flag, const std::string& directory) {
+  auto spec = MakeSpec(/*out_of_memory=*/false);
+  if (!spec.ok()) return spec.status();
+  spec->set_job_dir(directory);
+  absl::Status status = MakeDirectories(directory);
+  if (status.ok()) status = WriteJson(directory + "/spec.json", *spec);
+  if (!status.ok()) return status;
+  auto process = StartTrainer(flag, directory + "/spec.json", directory + "/log");
+  if (!process.ok()) return process.status();
+  std::thread reader([&] { ReadEvents(**process); });
+  WatchOver(**process);
+  reader.join();
+  return absl::OkStatus();
+}
+
 void JobRun::WatchOver(TrainerProcess& process) {
   {
     absl::MutexLock lock(&mutex_);

@@ -77,6 +77,9 @@ class JobRun {
   absl::StatusOr<std::unique_ptr<TrainerProcess>> StartTrainer(const std::string& flag,
                                                                const std::string& spec,
                                                                const std::string& log) const;
+  // Runs a trainer of a job that is none of the store's in `directory`, to its end; what it said
+  // last is in last_event_.
+  absl::Status RunAside(const std::string& flag, const std::string& directory);
   // On the reader's thread: until the process has ended.
   void ReadEvents(TrainerProcess& process);
   void TakeEvent(const internal::TrainerEvent& event);

@@ -1,8 +1,6 @@
 // Deployment: what becomes of a version that a job published and an alias is to name.
 #include <algorithm>
 #include <optional>
-#include <set>
-#include <thread>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -63,17 +61,7 @@ double MacroF1(const Evaluations& evaluations, const std::string& task, bool tes
 
 absl::StatusOr<std::vector<v1::Evaluation>> JobRun::Evaluate(const std::string& directory) {
   recorded_ = false;
-  auto spec = MakeSpec(/*out_of_memory=*/false);
-  if (!spec.ok()) return spec.status();
-  spec->set_job_dir(directory);
-  absl::Status status = MakeDirectories(directory);
-  if (status.ok()) status = WriteJson(directory + "/spec.json", *spec);
-  if (!status.ok()) return status;
-  auto process = StartTrainer("--spec", directory + "/spec.json", directory + "/log");
-  if (!process.ok()) return process.status();
-  std::thread reader([&] { ReadEvents(**process); });
-  WatchOver(**process);
-  reader.join();
+  if (absl::Status status = RunAside("--spec", directory); !status.ok()) return status;
 
   if (last_event_.has_finished()) {
     const auto& evaluations = last_event_.finished().evaluations();

@@ -1,29 +1,17 @@
 // Estimates: a trainer that prepares a job, measures a few steps of it and says what it would need.
 #include <signal.h>
 
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
 #include "model/errors/status_proto.h"
-#include "model/files/durable.h"
 #include "server/jobs/job_run.h"
 
 namespace tasuki {
 
 absl::StatusOr<v1::EstimateTrainingJobResponse> JobRun::Estimate(const std::string& directory) {
-  auto spec = MakeSpec(/*out_of_memory=*/false);
-  if (!spec.ok()) return spec.status();
-  spec->set_job_dir(directory);
-  absl::Status status = MakeDirectories(directory);
-  if (status.ok()) status = WriteJson(directory + "/spec.json", *spec);
-  if (!status.ok()) return status;
-  auto process = StartTrainer("--estimate", directory + "/spec.json", directory + "/log");
-  if (!process.ok()) return process.status();
-  std::thread reader([&] { ReadEvents(**process); });
-  WatchOver(**process);
-  reader.join();
+  if (absl::Status status = RunAside("--estimate", directory); !status.ok()) return status;
 
   if (last_event_.has_estimate()) return std::move(*last_event_.mutable_estimate());
   if (last_event_.has_failed()) return StatusOf(last_event_.failed());

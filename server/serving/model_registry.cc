@@ -224,14 +224,7 @@ absl::StatusOr<v1::ModelVersion> ModelRegistry::Unload(const std::string& name) 
   absl::Status status = TakeTurn(version->name());
   if (!status.ok()) return status;
   const auto end = absl::MakeCleanup([&] { EndTurn(version->name()); });
-  const auto aliases = aliases_.Of(version->name());
-  if (!aliases.ok()) return aliases.status();
-  if (!aliases->empty()) {
-    return MakeError(absl::StatusCode::kFailedPrecondition, v1::RESOURCE_IN_USE,
-                     absl::StrCat(version->name(), " is named by ", aliases->front(),
-                                  ": point that to another version first"),
-                     {{"resource", version->name()}, {"used_by", aliases->front()}});
-  }
+  if (status = aliases_.CheckUnnamed(version->name()); !status.ok()) return status;
   status = UnloadInTurn(version->name());
   if (!status.ok()) return status;
   return Get(version->name());

@@ -134,4 +134,9 @@ absl::StatusOr<std::vector<std::string>> AliasTable::Of(const std::string& versi
       });
 }
 
+absl::Status AliasTable::CheckUnnamed(const std::string& version) {
+  return store_.sessions_->Read(
+      kRead, [&](soci::session& sql) { return tasuki::CheckUnnamed(sql, version); });
+}
+
 }  // namespace tasuki

@@ -30,6 +30,8 @@ class AliasTable {
   absl::StatusOr<std::vector<v1::ModelAlias>> All();
   // The aliases that name a version, as theirs or as their shadow.
   absl::StatusOr<std::vector<std::string>> Of(const std::string& version);
+  // FAILED_PRECONDITION, RESOURCE_IN_USE if there is one, naming it.
+  absl::Status CheckUnnamed(const std::string& version);
 
  private:
   Store& store_;

@@ -231,12 +231,7 @@ absl::Status ModelTable::DeleteVersion(const std::string& name) {
            "published = 1",
         soci::use(key.model), soci::use(key.number), soci::into(to_load);
     if (!sql.got_data()) return NoSuch(name);
-    if (const auto aliases = AliasesOf(sql, name); !aliases.empty()) {
-      return MakeError(absl::StatusCode::kFailedPrecondition, v1::RESOURCE_IN_USE,
-                       absl::StrCat(name, " is named by ", aliases.front(),
-                                    ": point that to another version first"),
-                       {{"resource", name}, {"used_by", aliases.front()}});
-    }
+    if (absl::Status status = CheckUnnamed(sql, name); !status.ok()) return status;
     if (to_load == 1) {
       return MakeError(absl::StatusCode::kFailedPrecondition, v1::RESOURCE_IN_USE,
                        absl::StrCat(name, " is loaded for classification: unload it first"),

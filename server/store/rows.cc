@@ -61,6 +61,15 @@ std::vector<std::string> AliasesOf(soci::session& sql, const std::string& versio
   return names;
 }
 
+absl::Status CheckUnnamed(soci::session& sql, const std::string& version) {
+  const std::vector<std::string> aliases = AliasesOf(sql, version);
+  if (aliases.empty()) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kFailedPrecondition, v1::RESOURCE_IN_USE,
+                   absl::StrCat(version, " is named by ", aliases.front(),
+                                ": point that to another version first"),
+                   {{"resource", version}, {"used_by", aliases.front()}});
+}
+
 bool Exists(soci::session& sql, const std::string& name) {
   int count = 0;
   if (VersionKey key; ParseVersionName(name, key)) {

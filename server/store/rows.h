@@ -38,6 +38,9 @@ std::string NameOf(const VersionKey& key);
 // The aliases that name a version, as theirs or as their shadow.
 std::vector<std::string> AliasesOf(soci::session& sql, const std::string& version);
 
+// FAILED_PRECONDITION, RESOURCE_IN_USE, if an alias names a version; the message names the alias.
+absl::Status CheckUnnamed(soci::session& sql, const std::string& version);
+
 // Whether the dataset, or the published model version, exists.
 bool Exists(soci::session& sql, const std::string& name);
 
