@@ -38,6 +38,11 @@ std::string TokenHash(const grpc::ServerContextBase& context) {
 
 }  // namespace
 
+std::string CallerOf(const grpc::ServerContextBase& context) {
+  std::string hash = TokenHash(context);
+  return hash.empty() ? context.peer() : hash;
+}
+
 // A call that may last. Made with the call and destroyed with it.
 class Access::Stream : public grpc::experimental::Interceptor {
  public:

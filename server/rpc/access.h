@@ -27,6 +27,10 @@
 
 namespace tasuki {
 
+// Who a call counts for when calls share what there is: the token it brings (of an application, on
+// however many connections), or else its connection.
+std::string CallerOf(const grpc::ServerContextBase& context);
+
 // Thread-safe; must outlive the servers that use it.
 class Access {
  public:

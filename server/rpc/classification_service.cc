@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "google/rpc/status.pb.h"
 #include "model/errors/errors.h"
+#include "server/rpc/access.h"
 #include "server/rpc/status.h"
 #include "server/rpc/wire.h"
 
@@ -23,7 +24,7 @@ class ClassifyReactor : public grpc::ServerUnaryReactor {
       Finish(ToGrpcStatus(status));
       return;
     }
-    path.Run({&request_, &response_, absl::FromChrono(context.deadline()), context.peer(),
+    path.Run({&request_, &response_, absl::FromChrono(context.deadline()), CallerOf(context),
               cancelled_, [this, &response](const absl::Status& status) {
                 if (status.ok()) response = Serialize(response_);
                 Finish(ToGrpcStatus(status));  // the last use of this: it may be gone

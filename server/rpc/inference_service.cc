@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "model/errors/errors.h"
+#include "server/rpc/access.h"
 #include "server/rpc/classification.h"
 #include "server/rpc/inference.h"
 #include "server/rpc/status.h"
@@ -93,7 +94,7 @@ class InferReactor : public grpc::ServerUnaryReactor {
     }
     ClassificationPath::Call call;
     call.deadline = absl::FromChrono(context.deadline());
-    call.caller = context.peer();
+    call.caller = CallerOf(context);
     call.cancelled = cancelled_;
     call.done = [this, &response](const absl::Status& status) {
       if (status.ok()) response = Serialize(response_);

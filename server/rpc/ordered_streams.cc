@@ -11,6 +11,7 @@
 #include "grpcpp/alarm.h"
 #include "grpcpp/server_context.h"
 #include "model/errors/errors.h"
+#include "server/rpc/access.h"
 #include "server/rpc/status.h"
 
 namespace tasuki {
@@ -31,7 +32,7 @@ class OrderedStreams::Stream : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
                                public std::enable_shared_from_this<Stream> {
  public:
   Stream(OrderedStreams& streams, grpc::CallbackServerContext& context, bool draining)
-      : streams_(streams), caller_(context.peer()), draining_(draining) {}
+      : streams_(streams), caller_(CallerOf(context)), draining_(draining) {}
 
   void Advance() {
     absl::MutexLock lock(&mutex_);

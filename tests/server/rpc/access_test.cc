@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
+#include <mutex>
 #include <sstream>
 #include <thread>
 #include <vector>
@@ -38,13 +39,24 @@ constexpr char kCreate[] = "/tasuki.v1.TrainingService/CreateTrainingJob";
 // One service for each kind of method that counts how often its code ran.
 class Info final : public v1::ServerService::Service {
  public:
-  grpc::Status GetServerInfo(grpc::ServerContext*, const v1::GetServerInfoRequest*,
+  grpc::Status GetServerInfo(grpc::ServerContext* context, const v1::GetServerInfoRequest*,
                              v1::ServerInfo* info) override {
     ++calls;
+    const std::lock_guard lock(mutex_);
+    caller_ = CallerOf(*context);
     info->set_version("1.2.3");
     return grpc::Status::OK;
   }
+  // Of the last call.
+  std::string caller() const {
+    const std::lock_guard lock(mutex_);
+    return caller_;
+  }
   std::atomic<int> calls = 0;
+
+ private:
+  mutable std::mutex mutex_;
+  std::string caller_;
 };
 
 class Upload final : public v1::DatasetService::Service {
@@ -192,6 +204,22 @@ TEST_F(AccessTest, WithoutTokensEverybodyMayCallWhatHasARow) {
   EXPECT_EQ(CallAny(channel, kCreate).status.error_code(), grpc::StatusCode::UNIMPLEMENTED)
       << "the code that generated services have for it";
   EXPECT_EQ(RolesOf("/tasuki.v1.ServerService/GetServerInf"), Roles());
+}
+
+TEST_F(AccessTest, ACallerIsATokenOrElseAConnection) {
+  ASSERT_NO_FATAL_FAILURE(Listen());
+  const auto one = Connect(), other = Connect();
+  const auto caller = [&](const std::shared_ptr<grpc::Channel>& channel,
+                          const std::string& token = "") {
+    EXPECT_TRUE(CallAny(channel, kInfo, token).status.ok());
+    return info_.caller();
+  };
+  EXPECT_EQ(caller(one), caller(one));
+  EXPECT_NE(caller(one), caller(other));
+  EXPECT_EQ(caller(one, "secret"), caller(other, "secret"));
+  EXPECT_NE(caller(one, "secret"), caller(one, "another"));
+  EXPECT_NE(caller(one, "secret"), caller(one));
+  EXPECT_THAT(caller(one, "secret"), testing::Not(HasSubstr("secret")));
 }
 
 TEST_F(AccessTest, ARefusalSaysWhyWithDetails) {
