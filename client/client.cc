@@ -362,6 +362,13 @@ absl::StatusOr<v1::ServerInfo> Client::GetServerInfo() {
              &v1::ServerService::Stub::GetServerInfo, v1::GetServerInfoRequest());
 }
 
+absl::StatusOr<v1::ServerInfo> Client::SetLogLevel(const std::string& level) {
+  v1::SetLogLevelRequest request;
+  request.set_level(level);
+  return Ask(*connection_, connection_->options.timeout, connection_->server,
+             &v1::ServerService::Stub::SetLogLevel, request);
+}
+
 std::string NewRequestId() {
   std::random_device random;  // the system's own source, not a generator
   const auto draw = [&] { return static_cast<uint64_t>(random()) << 32 | random(); };

@@ -221,6 +221,7 @@ class Client {
 
   // ---- Server ----
   absl::StatusOr<v1::ServerInfo> GetServerInfo();
+  absl::StatusOr<v1::ServerInfo> SetLogLevel(const std::string& level);
 
  private:
   struct Connection;

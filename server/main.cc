@@ -8,9 +8,9 @@
 #include <string>
 #include <thread>
 
+#include "server/log/log.h"
 #include "server/options.h"
 #include "server/server.h"
-#include "spdlog/sinks/stdout_color_sinks.h"
 #include "spdlog/spdlog.h"
 
 namespace tasuki {
@@ -34,14 +34,6 @@ void SetUpOpenMp(const Options& options, char** argv) {
   execv(OwnPath().c_str(), argv);
   std::perror("tasukid: cannot start itself again with OMP_NUM_THREADS set; going on without");
   unsetenv(kGuard);
-}
-
-void SetUpLog(const std::string& level) {
-  auto logger = spdlog::stderr_color_mt("tasukid");
-  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %^%l%$ %v");
-  logger->set_level(spdlog::level::from_str(level));
-  logger->flush_on(spdlog::level::info);
-  spdlog::set_default_logger(std::move(logger));
 }
 
 // SIGTERM and SIGINT wait for sigwait, in every thread that comes after.
@@ -71,7 +63,9 @@ int Run(const Options& options) {
   std::thread([signals] {
     int second = 0;
     sigwait(&signals, &second);
-    spdlog::warn("{} again: ending at once", strsignal(second));
+    // Nothing of the program's own: it may be about to end.
+    constexpr char kLine[] = "tasukid: a second signal: ending at once\n";
+    static_cast<void>(!write(STDERR_FILENO, kLine, sizeof kLine - 1));
     _exit(1);
   }).detach();
   (*server)->Stop();
@@ -90,6 +84,8 @@ int main(int argc, char** argv) {
     return parsed.exit_code;
   }
   tasuki::SetUpOpenMp(parsed.options, argv);
-  tasuki::SetUpLog(parsed.options.log_level);
+  tasuki::SetUpLog(parsed.options.log_format == "json" ? tasuki::LogFormat::kJson
+                                                       : tasuki::LogFormat::kText);
+  tasuki::SetLogLevel(parsed.options.log_level);
   return tasuki::Run(parsed.options);
 }

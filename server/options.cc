@@ -132,8 +132,11 @@ void Declare(CLI::App& app, Options& options) {
   add("trainer", options.trainer, "Path of tasuki-trainer; default: beside this program");
   add("ready_file", options.ready_file,
       "File that gets the real addresses, as JSON, once the server serves");
-  add("log_level", options.log_level, "Least grave line that is logged")
-      ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
+  add("log_level", options.log_level,
+      "Least grave line that is logged; `tasuki server log-level` changes it")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}));
+  add("log_format", options.log_format, "How a line of the log looks")
+      ->check(CLI::IsMember({"text", "json"}));
 }
 
 // The first argument of the form `--name=`, for whose value CLI11 would take the next argument,

@@ -42,6 +42,7 @@ struct Options {
   std::string trainer;  // an absolute path once parsed
   std::string ready_file;
   std::string log_level = "info";
+  std::string log_format = "text";
 };
 
 // What a command line comes to: options, or a text to print and an exit code.

@@ -17,6 +17,7 @@
 #include "server/data_lock.h"
 #include "server/datasets/datasets.h"
 #include "server/jobs/jobs.h"
+#include "server/log/log.h"
 #include "server/metrics/metrics.h"
 #include "server/rpc/access.h"
 #include "server/rpc/classification_path.h"
@@ -121,6 +122,7 @@ struct Server::Rooms {
   const DataDirectory data;
   std::optional<DataLock> lock;
   Metrics metrics;
+  const LogCounter log_counter{metrics};
   std::string metrics_address;
   std::unique_ptr<Store> store;
   std::unique_ptr<Datasets> datasets;
@@ -157,6 +159,12 @@ absl::Status Server::Rooms::OpenData() {
                      compute.serving_threads);
   metrics.SetCompute("training", "fp32", compute.training_kernels, compute.training_threads);
   metrics.WatchVolume("data", data.root());
+  metrics.WatchFiles("datasets", data.datasets());
+  metrics.WatchFiles("models", data.models());
+  metrics.WatchFiles("jobs", data.jobs());
+  for (const char* part : {"", "-wal", "-shm"}) {
+    metrics.WatchFiles("store", data.database() + part);
+  }
   absl::StatusOr<std::unique_ptr<Store>> opened = Store::Open(data.database(), metrics);
   if (!opened.ok()) return opened.status();
   store = *std::move(opened);

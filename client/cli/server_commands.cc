@@ -1,4 +1,6 @@
 #include <iostream>
+#include <memory>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -31,7 +33,22 @@ void AddServerCommands(CLI::App& app, Session& session) {
                           {"training threads", absl::StrCat(answer->training_threads())},
                           {"LibTorch", answer->libtorch_version()},
                           {"store", answer->store()},
+                          {"log level", answer->log_level()},
                           {"loaded models", loaded.empty() ? "none" : loaded}});
+    return absl::OkStatus();
+  });
+
+  CLI::App* level =
+      server->add_subcommand("log-level", "Changes which lines the server logs, until it stops")
+          ->footer("Example: tasuki server log-level debug");
+  auto wanted = std::make_shared<std::string>();
+  level->add_option("LEVEL", *wanted, "debug, info, warning, error or off: the least grave")
+      ->required();
+  session.Bind(level, [&session, wanted](Client& client) -> absl::Status {
+    const auto answer = client.SetLogLevel(*wanted);
+    if (!answer.ok()) return answer.status();
+    if (session.json()) return PrintJson(*answer);
+    std::cout << "The server logs what is " << answer->log_level() << " or graver.\n";
     return absl::OkStatus();
   });
 }

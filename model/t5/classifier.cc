@@ -198,8 +198,8 @@ class T5Classifier : public Classifier {
     return input;
   }
 
-  absl::StatusOr<std::vector<std::vector<float>>> Score(
-      absl::Span<const Input* const> inputs) const override {
+  absl::StatusOr<std::vector<std::vector<float>>> Score(absl::Span<const Input* const> inputs,
+                                                        Pass& pass) const override {
     EnterDevice(base_->options.device);
     // Torch keeps the number for each thread that calls it.
     thread_local int threads_set = 0;
@@ -207,7 +207,7 @@ class T5Classifier : public Classifier {
     std::vector<T5Scorer::Input> prepared;
     for (const Input* input : inputs) prepared.push_back({&input->tokens, &labels_[input->task]});
     return Guarded("classification", [&]() -> absl::StatusOr<std::vector<std::vector<float>>> {
-      std::vector<std::vector<float>> scores = scorer_->Score(prepared);
+      std::vector<std::vector<float>> scores = scorer_->Score(prepared, pass);
       for (const std::vector<float>& of_labels : scores) {
         for (const float score : of_labels) {
           if (!std::isfinite(score)) {

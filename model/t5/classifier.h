@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "model/t5/kernels.h"
+#include "model/t5/pass.h"
 #include "tasuki/internal/files.pb.h"
 
 namespace tasuki {
@@ -75,8 +76,14 @@ class Classifier {
                                         Truncation truncation = Truncation::kHead) const = 0;
   // For each input, log p of each label of its task, in the task's order; tasks may be mixed. An
   // answer does not depend on what else is in the batch: max |Δ log p| 1e-4 in fp32.
+  // Fills in `pass`.
   virtual absl::StatusOr<std::vector<std::vector<float>>> Score(
-      absl::Span<const Input* const> inputs) const = 0;
+      absl::Span<const Input* const> inputs, Pass& pass) const = 0;
+  absl::StatusOr<std::vector<std::vector<float>>> Score(
+      absl::Span<const Input* const> inputs) const {
+    Pass pass;
+    return Score(inputs, pass);
+  }
   // Bytes that the weights take; those of the adapter if LoadAdapter made it.
   virtual int64_t memory_bytes() const = 0;
 };

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "model/t5/attention.h"
 #include "model/t5/team.h"
 
@@ -709,8 +710,10 @@ std::unique_ptr<const T5Scorer> CpuScorer::With(const Adapter& adapter) const {
 
 int64_t CpuScorer::memory_bytes() const { return network_->bytes; }
 
-std::vector<std::vector<float>> CpuScorer::Score(absl::Span<const Input> inputs) const {
+std::vector<std::vector<float>> CpuScorer::Score(absl::Span<const Input> inputs, Pass& pass) const {
+  pass = {};
   if (inputs.empty()) return {};
+  const absl::Time begin_encode = absl::Now();
   const Network& network = *network_;
   const T5Config& config = network.config;
   std::vector<const std::vector<int32_t>*> sequences;
@@ -759,6 +762,8 @@ std::vector<std::vector<float>> CpuScorer::Score(absl::Span<const Input> inputs)
     }
   });
   buffers.clear();
+  const absl::Time begin_decode = absl::Now();
+  pass.encode = begin_decode - begin_encode;
 
   std::vector<std::vector<float>> scores;
   while (scores.size() < inputs.size()) {
@@ -772,6 +777,7 @@ std::vector<std::vector<float>> CpuScorer::Score(absl::Span<const Input> inputs)
                    absl::MakeConstSpan(first).subspan(begin, end - begin), encoded.get(),
                    static_cast<int>(threads), scratch, scores);
   }
+  pass.decode = absl::Now() - begin_decode;
   return scores;
 }
 

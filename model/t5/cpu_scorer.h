@@ -27,7 +27,8 @@ class CpuScorer : public T5Scorer {
   ~CpuScorer() override;
 
   std::unique_ptr<const T5Scorer> With(const Adapter& adapter) const override;
-  std::vector<std::vector<float>> Score(absl::Span<const Input> inputs) const override;
+  using T5Scorer::Score;
+  std::vector<std::vector<float>> Score(absl::Span<const Input> inputs, Pass& pass) const override;
   int64_t memory_bytes() const override;
 
  private:

@@ -12,6 +12,7 @@
 #include "model/t5/adapter.h"
 #include "model/t5/config.h"
 #include "model/t5/kernels.h"
+#include "model/t5/pass.h"
 #include "model/t5/weights.h"
 #include "model/text/label_trie.h"
 
@@ -38,8 +39,13 @@ class T5Scorer {
   virtual std::unique_ptr<const T5Scorer> With(const Adapter& adapter) const = 0;
 
   // log p of each label of each input. No gradient; dropout off. On a CPU it uses
-  // at::get_num_threads() threads. Throws std::bad_alloc or c10::Error.
-  virtual std::vector<std::vector<float>> Score(absl::Span<const Input> inputs) const = 0;
+  // at::get_num_threads() threads. Fills in `pass`. Throws std::bad_alloc or c10::Error.
+  virtual std::vector<std::vector<float>> Score(absl::Span<const Input> inputs,
+                                                Pass& pass) const = 0;
+  std::vector<std::vector<float>> Score(absl::Span<const Input> inputs) const {
+    Pass pass;
+    return Score(inputs, pass);
+  }
 
   // Bytes that the weights take; of what With made, the adapter's.
   virtual int64_t memory_bytes() const = 0;

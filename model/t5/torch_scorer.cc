@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "model/t5/adapter.h"
 #include "model/t5/attention.h"
 #include "model/t5/functions.h"
@@ -131,6 +132,14 @@ struct Sizes {
 
   int64_t bucket_columns() const { return (rows + kAligned - 1) / kAligned * kAligned; }
 };
+
+Sizes SizesOf(absl::Span<const T5Scorer::Input> inputs, const Group& group) {
+  size_t rows = 0;
+  for (const int64_t text : group) rows = std::max(rows, inputs[text].labels->rows().size());
+  const auto longest = static_cast<int64_t>(inputs[group[0]].tokens->size());
+  return {RoundUpSize(static_cast<int64_t>(group.size())), RoundUpSize(longest, kInputMultiple),
+          RoundUpSize(static_cast<int64_t>(rows))};
+}
 
 // What Compute reads. Rows of a trie see themselves and their ancestors, at the distances of their
 // depths; `unseen` is the bucket of all else, and what is padding sees itself.
@@ -297,8 +306,11 @@ std::unique_ptr<const T5Scorer> TorchScorer::With(const Adapter& adapter) const 
   return std::unique_ptr<const T5Scorer>(new TorchScorer(std::move(prepared), device));
 }
 
-std::vector<std::vector<float>> TorchScorer::Score(absl::Span<const Input> inputs) const {
+std::vector<std::vector<float>> TorchScorer::Score(absl::Span<const Input> inputs,
+                                                   Pass& pass) const {
+  pass = {};
   if (inputs.empty()) return {};
+  const absl::Time begin = absl::Now();
   const c10::InferenceMode inference;
   const absl::MutexLock lock(&mutex_);
   const std::map<int32_t, int64_t> columns = ChildColumns(inputs);
@@ -313,7 +325,12 @@ std::vector<std::vector<float>> TorchScorer::Score(absl::Span<const Input> input
   // All groups are on their way before the host waits for the first.
   const std::vector<Group> groups = GroupByLength(lengths);
   std::vector<Tensor> logits;
-  for (const Group& group : groups) logits.push_back(LogitsOf(inputs, group, head));
+  for (const Group& group : groups) {
+    logits.push_back(LogitsOf(inputs, group, head));
+    const Sizes sizes = SizesOf(inputs, group);
+    pass.padding_tokens += sizes.sequences * sizes.input;
+  }
+  for (const int64_t length : lengths) pass.padding_tokens -= length;
   std::vector<std::vector<float>> scores(inputs.size());
   for (size_t g = 0; g < groups.size(); ++g) {
     const Tensor of_group = logits[g].cpu();  // [sequences, rows, columns]
@@ -329,18 +346,14 @@ std::vector<std::vector<float>> TorchScorer::Score(absl::Span<const Input> input
       scores[groups[g][s]] = LogProbabilities(labels, of_children);
     }
   }
+  pass.encode = absl::Now() - begin;
   return scores;
 }
 
 // Of the rows of `head`: [sequences, rows, rows of head].
 Tensor TorchScorer::LogitsOf(absl::Span<const Input> inputs, const Group& group,
                              const Tensor& head) const {
-  size_t rows = 0;
-  for (const int64_t text : group) rows = std::max(rows, inputs[text].labels->rows().size());
-  const int64_t longest = static_cast<int64_t>(inputs[group[0]].tokens->size());
-  const Sizes sizes = {RoundUpSize(static_cast<int64_t>(group.size())),
-                       RoundUpSize(longest, kInputMultiple),
-                       RoundUpSize(static_cast<int64_t>(rows))};
+  const Sizes sizes = SizesOf(inputs, group);
   NumberWriter writer;
   WriteGroup(inputs, group, sizes, prepared_->config, writer);
   Tensor states = graphs_.Run({sizes.sequences, sizes.input, sizes.rows}, writer.numbers(),

@@ -26,7 +26,8 @@ class TorchScorer : public T5Scorer {
   ~TorchScorer() override;
 
   std::unique_ptr<const T5Scorer> With(const Adapter& adapter) const override;
-  std::vector<std::vector<float>> Score(absl::Span<const Input> inputs) const override;
+  using T5Scorer::Score;
+  std::vector<std::vector<float>> Score(absl::Span<const Input> inputs, Pass& pass) const override;
   int64_t memory_bytes() const override;
 
  private:

@@ -47,7 +47,7 @@ class Warnings : public TrainingObserver {
   explicit Warnings(Response& response) : response_(response) {}
   void OnProgress(const v1::Progress&) override {}
   void OnEvaluation(const v1::Evaluation&) override {}
-  void OnCheckpoint(int64_t, bool) override {}
+  void OnCheckpoint(int64_t, bool, absl::Duration) override {}
   void OnMessage(v1::TrainingJobEvent::Message::Severity severity,
                  const std::string& text) override {
     if (severity != v1::TrainingJobEvent::Message::INFO) response_.add_notes(text);

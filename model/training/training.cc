@@ -237,7 +237,10 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
   // Where it stands.
   if (absl::Status made = MakeDirectories(places.checkpoints_directory); !made.ok()) return made;
   const Checkpoints checkpoints(places.checkpoints_directory, WorkSha256(job));
-  auto resumed = checkpoints.Newest(warn);
+  auto resumed = checkpoints.Newest([&](const std::string& text) {
+    observer.OnCheckpointTrouble(/*passed_over=*/true);
+    warn(text);
+  });
   if (!resumed.ok()) return resumed.status();
   auto finished = FinishedBefore(places.result_directory, *resumed);
   if (!finished.ok()) return finished.status();
@@ -302,10 +305,14 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
   const auto save_now = [&]() -> absl::Status {
     progress.Enter(v1::Progress::SAVING);
     if (!AllFinite(model.trained())) return NonFinite(step, "a weight", "");
+    const absl::Time begin = absl::Now();
     absl::Status saved = checkpoints.Save(step, model.trained(), optimizer->state(), state);
-    if (!saved.ok()) return saved;
+    if (!saved.ok()) {
+      observer.OnCheckpointTrouble(/*passed_over=*/false);
+      return saved;
+    }
     saved_step = step;
-    observer.OnCheckpoint(step, step > 0 && state.best_step() == step);
+    observer.OnCheckpoint(step, step > 0 && state.best_step() == step, absl::Now() - begin);
     return absl::OkStatus();
   };
 

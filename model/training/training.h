@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "tasuki/internal/trainer.pb.h"
 #include "tasuki/v1/training.pb.h"
 
@@ -22,7 +23,11 @@ class TrainingObserver {
   virtual void OnProgress(
       const v1::Progress& progress) = 0;  // at most once a second, and at phases
   virtual void OnEvaluation(const v1::Evaluation& evaluation) = 0;
-  virtual void OnCheckpoint(int64_t step, bool best) = 0;
+  // One was completed, and writing it took so long.
+  virtual void OnCheckpoint(int64_t step, bool best, absl::Duration took) = 0;
+  // A damaged one was passed over, or one could not be written; what is to be said of it comes
+  // beside.
+  virtual void OnCheckpointTrouble(bool /*passed_over*/) {}
   virtual void OnMessage(v1::TrainingJobEvent::Message::Severity severity,
                          const std::string& text) = 0;
 };

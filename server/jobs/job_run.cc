@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "google/protobuf/util/time_util.h"
 #include "model/errors/errors.h"
 #include "model/errors/status_proto.h"
 #include "model/files/durable.h"
@@ -18,6 +19,8 @@
 
 namespace tasuki {
 namespace {
+
+using google::protobuf::util::TimeUtil;
 
 using Job = v1::TrainingJob;
 
@@ -58,6 +61,7 @@ internal::TrainerCommand::Action ActionOf(JobRun::Request request) {
 
 Metrics::AttemptCause CauseOf(const Job& job, const JobHistory& history) {
   if (job.attempt() <= 1) return Metrics::AttemptCause::kFirst;
+  if (history.queued_by_lack_of_memory) return Metrics::AttemptCause::kOutOfMemory;
   if (history.queued_by_death) return Metrics::AttemptCause::kCrash;
   if (history.queued_by_restart) return Metrics::AttemptCause::kServerRestart;
   return Metrics::AttemptCause::kResumed;
@@ -269,8 +273,16 @@ void JobRun::TakeEvent(const internal::TrainerEvent& event) {
     case internal::TrainerEvent::kCheckpointWritten:
       *stored.mutable_checkpoint_written() = event.checkpoint_written();
       status = Append(stored);
-      metrics_->CountCheckpoint();
+      metrics_->CountCheckpoint(absl::Milliseconds(
+          TimeUtil::DurationToMilliseconds(event.checkpoint_written().write_time())));
       break;
+    case internal::TrainerEvent::kCheckpointTrouble:
+      if (event.checkpoint_trouble().passed_over()) {
+        context_.metrics.CountCheckpointFallback();
+      } else {
+        context_.metrics.CountCheckpointError();
+      }
+      return;
     case internal::TrainerEvent::kMessage:
       if (!recorded_) return;
       *stored.mutable_message() = event.message();
@@ -339,7 +351,7 @@ absl::Status JobRun::Change(const std::vector<Job::State>& expected, const Apply
     if (status.ok()) context_.notify(job_.name());
     if (!MayPass(status)) return status;
     spdlog::warn("{}: the store cannot write: {}", job_.name(), std::string(status.message()));
-    if (!WaitForNextTry()) return status;
+    if (!WaitForNextTry("write_jobs")) return status;
   }
 }
 
@@ -350,7 +362,11 @@ bool JobRun::Wait(absl::Duration duration) {
   return !mutex_.AwaitWithTimeout(absl::Condition(&stopped), duration);
 }
 
-bool JobRun::WaitForNextTry() { return Wait(kTryInterval); }
+bool JobRun::WaitForNextTry(const char* operation) {
+  if (!Wait(kTryInterval)) return false;
+  if (operation != nullptr) context_.metrics.CountStoreRetry(operation);
+  return true;
+}
 
 bool JobRun::MayPass(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsResourceExhausted(status);

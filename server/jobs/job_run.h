@@ -101,7 +101,7 @@ class JobRun {
   absl::StatusOr<v1::Deployment> Deploy(const std::string& version);
   // Both versions on the job's test rows, task by task.
   absl::StatusOr<std::vector<v1::Deployment::Comparison>> Compare(const v1::ModelVersion& current);
-  void Fail(const google::rpc::Status& error, const Apply& apply = nullptr);
+  void Fail(google::rpc::Status error, const Apply& apply = nullptr);
 
   // One change of the job by this attempt. A store that cannot write is tried again until it can or
   // the server stops.
@@ -113,7 +113,9 @@ class JobRun {
   void Leave(v1::TrainingJob::State state, absl::string_view reason, const Apply& apply = nullptr);
   // Waits. False, at once: the server stops.
   bool Wait(absl::Duration duration);
-  bool WaitForNextTry();
+  // The same, and counts what of the store is tried again, if that is it: one of metrics' closed
+  // list.
+  bool WaitForNextTry(const char* operation = nullptr);
   // Whether trying again may help: the system or the store did not do its part, or the disk was
   // full.
   static bool MayPass(const absl::Status& status);

@@ -124,7 +124,8 @@ absl::StatusOr<v1::Deployment> JobRun::Deploy(const std::string& version) {
   const v1::DeployOnSuccess& wish = job_.deploy_on_success();
   const std::string alias = AliasOf(job_);
   auto named = context_.store.aliases().Get(alias);
-  while (MayPass(named.status()) && WaitForNextTry()) named = context_.store.aliases().Get(alias);
+  while (MayPass(named.status()) && WaitForNextTry("read_models"))
+    named = context_.store.aliases().Get(alias);
   if (MayPass(named.status())) return named.status();
   // After a restart it may be done already.
   if (named.ok() && named->model_version() != version) {

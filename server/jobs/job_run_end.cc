@@ -1,9 +1,11 @@
 // How an attempt ends: JobRun's way from the trainer's last word, or its death, to the job's state.
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "google/rpc/error_details.pb.h"
 #include "model/errors/errors.h"
 #include "model/errors/status_proto.h"
@@ -57,10 +59,12 @@ void JobRun::Conclude() {
       context_.metrics.CountTrainerExit(Metrics::TrainerExit::kFinished);
       return ConcludeFinished(last_event_.finished());
     case internal::TrainerEvent::kFailed: {
-      context_.metrics.CountTrainerExit(Metrics::TrainerExit::kFailed);
       google::rpc::Status error = last_event_.failed();
+      const bool out_of_memory = HasReason(error, v1::OUT_OF_MEMORY);
+      context_.metrics.CountTrainerExit(out_of_memory ? Metrics::TrainerExit::kOutOfMemory
+                                                      : Metrics::TrainerExit::kFailed);
       // Memory may be there the next time, however the lack of it showed.
-      if (HasReason(error, v1::OUT_OF_MEMORY)) {
+      if (out_of_memory) {
         return ConcludeDeath(error.message(), /*out_of_memory=*/true);
       }
       error.mutable_message()->append(LastLines());
@@ -76,7 +80,8 @@ void JobRun::Conclude() {
     context_.metrics.CountTrainerExit(Metrics::TrainerExit::kKilled);
     return ConcludeStopped();
   }
-  context_.metrics.CountTrainerExit(Metrics::TrainerExit::kCrashed);
+  context_.metrics.CountTrainerExit(exit_.out_of_memory ? Metrics::TrainerExit::kOutOfMemory
+                                                        : Metrics::TrainerExit::kCrashed);
   if (exit_.out_of_memory) {
     return ConcludeDeath(absl::StrCat(exit_.Describe(),
                                       "; a smaller batch_size or "
@@ -177,7 +182,7 @@ void JobRun::ConcludeDeath(const std::string& cause, bool out_of_memory) {
   do {
     auto job = context_.store.jobs().Get(job_.name());
     history = job.ok() ? ReadJobHistory(context_.store.jobs(), *job) : job.status();
-  } while (MayPass(history.status()) && WaitForNextTry());
+  } while (MayPass(history.status()) && WaitForNextTry("read_jobs"));
   if (MayPass(history.status())) return Leave(Job::QUEUED, history.status().message());
   if (!history.ok()) {
     return Fail(
@@ -202,7 +207,14 @@ void JobRun::ConcludeDeath(const std::string& cause, bool out_of_memory) {
   Wait(context_.options.death_pause * deaths * deaths);
 }
 
-void JobRun::Fail(const google::rpc::Status& error, const Apply& apply) {
+void JobRun::Fail(google::rpc::Status error, const Apply& apply) {
+  if (HasReason(error, v1::DISK_FULL)) {
+    // In its first line: others may be those that the trainer printed.
+    error.mutable_message()->insert(
+        std::min(error.message().find('\n'), error.message().size()),
+        absl::StrCat(" Then `tasuki job retry ", absl::StripPrefix(job_.name(), "trainingJobs/"),
+                     "` goes on from its newest checkpoint."));
+  }
   if (HasReason(error, v1::NON_FINITE_LOSS)) context_.metrics.CountNonFiniteLoss();
   const std::string reason = error.message().substr(0, error.message().find('\n'));
   Leave(Job::FAILED, reason, [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {

@@ -65,6 +65,10 @@ void JobMetrics::Observe(const Report& report) {
   series_->last_step = report.step;
   if (steps <= 0) return;  // the same step in another phase, or a checkpoint behind the last report
   series_->last_step_time.SetToCurrentTime();
+  if (report.examples_per_second > 0 && report.batch_size > 0) {
+    const double seconds = static_cast<double>(report.batch_size) / report.examples_per_second;
+    for (int64_t i = 0; i < steps; ++i) series_->all.step_seconds.Observe(seconds);
+  }
   const double examples = static_cast<double>(steps * report.batch_size);
   series_->all.train_steps.Increment(static_cast<double>(steps));
   series_->all.train_examples.Increment(examples);
@@ -85,8 +89,9 @@ void JobMetrics::SetScore(absl::string_view task, absl::string_view figure, doub
   gauge->Set(value);
 }
 
-void JobMetrics::CountCheckpoint() {
-  series_->all.checkpoints.Increment();
+void JobMetrics::CountCheckpoint(absl::Duration duration) {
+  series_->all.checkpoints[1]->Increment();
+  series_->all.checkpoint_seconds.Observe(absl::ToDoubleSeconds(duration));
   absl::MutexLock lock(&series_->mutex);
   if (series_->last_checkpoint_time == nullptr) {
     series_->last_checkpoint_time = &series_->Hold(series_->all.last_checkpoint_time);

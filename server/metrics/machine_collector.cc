@@ -3,9 +3,11 @@
 #include <dirent.h>
 #include <malloc.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -13,12 +15,15 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
 
 namespace tasuki {
 namespace {
 
 using prometheus::MetricFamily;
 using prometheus::MetricType;
+
+constexpr absl::Duration kLookEvery = absl::Minutes(1);
 
 MetricFamily Family(const std::string& name, const std::string& help, MetricType type) {
   MetricFamily family;
@@ -60,6 +65,25 @@ double OpenFiles() {
   while (readdir(directory) != nullptr) ++entries;
   closedir(directory);
   return entries - 3;  // ".", ".." and the directory itself
+}
+
+// Of the files in and below `path`, as the disk has them. What goes meanwhile does not count.
+double BytesOf(const std::string& path) {
+  double bytes = 0;
+  const auto add = [&bytes](const std::string& file) {
+    struct stat state {};
+    if (lstat(file.c_str(), &state) == 0 && S_ISREG(state.st_mode)) {
+      bytes += static_cast<double>(state.st_blocks) * 512;  // POSIX: whatever st_blksize is
+    }
+  };
+  add(path);
+  std::error_code error;
+  std::filesystem::recursive_directory_iterator entry(path, error);
+  for (; !error && entry != std::filesystem::recursive_directory_iterator();
+       entry.increment(error)) {
+    add(entry->path());
+  }
+  return bytes;
 }
 
 double Limit(__rlimit_resource resource) {
@@ -113,7 +137,23 @@ std::vector<MetricFamily> MachineCollector::Collect() const {
              MetricType::Gauge);
   MetricFamily size =
       Family("tasuki_volume_size_bytes", "Size of a volume in bytes.", MetricType::Gauge);
+  MetricFamily artifacts =
+      Family("tasuki_artifact_bytes", "Bytes on disk by what they hold, looked at once a minute.",
+             MetricType::Gauge);
   absl::MutexLock lock(&mutex_);
+  const absl::Time now = absl::Now();
+  for (auto& [kind, files] : files_) {
+    if (now - files.looked_at >= kLookEvery) {
+      files.bytes = BytesOf(files.path);
+      files.looked_at = now;
+    }
+    if (artifacts.metric.empty() || artifacts.metric.back().label.front().value != kind) {
+      artifacts.metric.push_back(Sample(MetricType::Gauge, 0));
+      artifacts.metric.back().label.push_back({"kind", kind});
+    }
+    artifacts.metric.back().gauge.value += files.bytes;
+  }
+  if (!artifacts.metric.empty()) families.push_back(std::move(artifacts));
   for (const auto& [volume, path] : volumes_) {
     struct statvfs state {};
     if (statvfs(path.c_str(), &state) != 0) continue;
@@ -133,6 +173,11 @@ std::vector<MetricFamily> MachineCollector::Collect() const {
 void MachineCollector::AddVolume(const std::string& volume, const std::string& path) {
   absl::MutexLock lock(&mutex_);
   volumes_.emplace_back(volume, path);
+}
+
+void MachineCollector::AddFiles(const std::string& kind, const std::string& path) {
+  absl::MutexLock lock(&mutex_);
+  files_.emplace(kind, Files{path});
 }
 
 }  // namespace tasuki

@@ -22,6 +22,13 @@ namespace tasuki {
 
 namespace {
 
+// By canonical code.
+constexpr std::array kCodes = {
+    "OK",       "Canceled",       "Unknown",          "InvalidArgument",   "DeadlineExceeded",
+    "NotFound", "AlreadyExists",  "PermissionDenied", "ResourceExhausted", "FailedPrecondition",
+    "Aborted",  "OutOfRange",     "Unimplemented",    "Internal",          "Unavailable",
+    "DataLoss", "Unauthenticated"};
+
 // Connects and hangs up. Whether it works does not matter.
 void Knock(const std::string& host, int port) {
   addrinfo hints{};
@@ -78,6 +85,7 @@ absl::StatusOr<std::string> Metrics::Listen(const std::string& address) {
     auto endpoint = std::make_unique<Endpoint>(address);
     endpoint->exposer->RegisterCollectable(registry_);
     endpoint->exposer->RegisterCollectable(series_->machine);
+    endpoint->exposer->RegisterCollectable(series_->devices);
     endpoint->host = address.substr(0, colon);
     endpoint->port = endpoint->exposer->GetListeningPorts().at(0);
     endpoint_ = std::move(endpoint);
@@ -92,7 +100,11 @@ absl::StatusOr<std::string> Metrics::Listen(const std::string& address) {
 
 std::string Metrics::Text() const {
   std::vector<prometheus::MetricFamily> families = registry_->Collect();
-  for (auto& family : series_->machine->Collect()) families.push_back(std::move(family));
+  for (const prometheus::Collectable* more :
+       {static_cast<const prometheus::Collectable*>(series_->machine.get()),
+        static_cast<const prometheus::Collectable*>(series_->devices.get())}) {
+    for (auto& family : more->Collect()) families.push_back(std::move(family));
+  }
   return prometheus::TextSerializer().Serialize(families);
 }
 
@@ -112,13 +124,22 @@ void Metrics::WatchVolume(const std::string& volume, const std::string& path) {
   series_->machine->AddVolume(volume, path);
 }
 
+void Metrics::WatchFiles(const std::string& kind, const std::string& path) {
+  series_->machine->AddFiles(kind, path);
+}
+
+void Metrics::SetHealth(const std::string& service, bool serving) {
+  series_->health.Add({{"service", service.empty() ? "tasukid" : service}}).Set(serving ? 1 : 0);
+}
+
+void Metrics::CountLogMessage(LogLevel level) {
+  series_->log_messages[static_cast<size_t>(level)]->Increment();
+}
+
+const char* Metrics::CodeName(int code) { return kCodes[std::clamp<int>(code, 0, 16)]; }
+
 MethodMetrics Metrics::Method(const std::string& type, const std::string& service,
                               const std::string& method) {
-  static constexpr std::array kCodes = {
-      "OK",       "Canceled",       "Unknown",          "InvalidArgument",   "DeadlineExceeded",
-      "NotFound", "AlreadyExists",  "PermissionDenied", "ResourceExhausted", "FailedPrecondition",
-      "Aborted",  "OutOfRange",     "Unimplemented",    "Internal",          "Unavailable",
-      "DataLoss", "Unauthenticated"};
   const prometheus::Labels names = {{"grpc_service", service}, {"grpc_method", method}};
   prometheus::Labels labels = names;
   labels["grpc_type"] = type;
@@ -175,11 +196,46 @@ void Metrics::CountTrainerExit(TrainerExit exit) {
 
 void Metrics::CountNonFiniteLoss() { series_->non_finite_losses.Increment(); }
 
+void Metrics::CountCheckpointError() { series_->checkpoints[0]->Increment(); }
+
+void Metrics::CountCheckpointFallback() { series_->checkpoint_fallbacks.Increment(); }
+
 // Adding a child that is there answers it: a lookup, which is nothing beside a transaction.
 void Metrics::ObserveStoreOperation(const char* operation, absl::Duration duration, bool ok) {
   series_->store_seconds.Add({{"op", operation}}, kStoreBuckets)
       .Observe(absl::ToDoubleSeconds(duration));
   if (!ok) series_->store_errors.Add({{"op", operation}}).Increment();
+}
+
+void Metrics::CountStoreRetry(const char* operation) {
+  series_->store_retries.Add({{"op", operation}}).Increment();
+}
+
+void Metrics::AddStoreConnections(int64_t count) {
+  series_->store_connections[1]->Increment(static_cast<double>(count));
+}
+
+void Metrics::UseStoreConnections(int64_t difference) {
+  series_->store_connections[0]->Increment(static_cast<double>(difference));
+  series_->store_connections[1]->Decrement(static_cast<double>(difference));
+}
+
+void Metrics::SetQueued(const std::string& job, std::optional<absl::Time> since) {
+  absl::MutexLock lock(&series_->mutex);
+  auto& all = series_->queued_since;
+  if (since.has_value()) {
+    all[job] = *since;
+  } else {
+    all.erase(job);
+  }
+  prometheus::Gauge& gauge = series_->oldest_queued.Add({});
+  const auto oldest = std::min_element(
+      all.begin(), all.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  if (oldest == all.end()) {
+    series_->oldest_queued.Remove(&gauge);
+  } else {
+    gauge.Set(absl::ToDoubleSeconds(oldest->second - absl::UnixEpoch()));
+  }
 }
 
 void Metrics::SetJobCount(absl::string_view state, int64_t count) {

@@ -10,14 +10,17 @@
 //            CountExpiredExecutions
 //   rpc      Method() for each method at start; CountRefusal, CountAccessReload,
 //            SetCertificateExpiry
-//   jobs     ForJob() for each running trainer; CountAttempt, CountTrainerExit, CountNonFiniteLoss
+//   jobs     ForJob() for each running trainer; CountAttempt, CountTrainerExit, CountNonFiniteLoss,
+//            CountCheckpointError, CountCheckpointFallback, CountStoreRetry
 //   store    its own operations, and the job counts: it sees every change of a job's state
-//   server   Listen, SetBuildInfo, SetCompute, WatchVolume, SetDraining
+//   server   Listen, SetBuildInfo, SetCompute, WatchVolume, WatchFiles, SetDraining, SetHealth,
+//            CountLogMessage
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -64,7 +67,7 @@ struct ServedModel {
 class ModelMetrics {
  public:
   // Parts of the time between a request's arrival and its answer.
-  enum class Stage { kTokenize, kQueue, kForward };
+  enum class Stage { kTokenize, kQueue, kEncode, kDecode, kPostprocess };
   // How a text ended: answered; answered after its deadline, when nobody listened any more; refused
   // because the queue was full or the server drains; dropped because its deadline had passed or
   // could not be met; dropped because the caller had gone; failed.
@@ -76,7 +79,8 @@ class ModelMetrics {
       absl::Duration time;
     };
     Timed ok, failed;  // requests, from their arrival to their end; not kOk is failed
-    Timed tokenize, queue, forward;
+    Timed tokenize, queue;
+    Timed forward;        // encode and decode
     int64_t texts = 0;    // of the requests that are ok
     absl::Time last_end;  // of a request; 1970 if there was none
   };
@@ -85,14 +89,16 @@ class ModelMetrics {
   ModelMetrics(const ModelMetrics&) = delete;
   ModelMetrics& operator=(const ModelMetrics&) = delete;
 
-  // kTokenize once a request, kQueue once a request, kForward once a forward pass.
+  // kTokenize and kQueue once a request; once a forward pass kEncode, kDecode, and kPostprocess,
+  // from its end until its answers are sent.
   void ObserveStage(Stage stage, absl::Duration duration);
   // A request of so many texts has ended, this long after it arrived.
   void CountRequest(Result result, int64_t texts, absl::Duration duration);
   // One prepared input; `tokens` as they go into the model.
   void ObserveInput(int64_t tokens, bool truncated);
-  // One forward pass over `inputs` inputs of `tokens` tokens together.
-  void ObserveBatch(int64_t inputs, int64_t tokens);
+  // One forward pass over `inputs` inputs of `tokens` tokens together, and so many that are
+  // padding.
+  void ObserveBatch(int64_t inputs, int64_t tokens, int64_t padding_tokens);
   // Tokens that wait now.
   void SetQueue(int64_t tokens);
   // Answers of this version as a shadow: as the version that was asked, otherwise, or none.
@@ -129,12 +135,12 @@ class JobMetrics {
   JobMetrics& operator=(const JobMetrics&) = delete;
 
   // Sets the gauges; steps since the report before are added to the counters of steps, examples and
-  // tokens.
+  // tokens, and to the histogram of step times, each with the mean of them.
   void Observe(const Report& report);
   // A figure of an evaluation on a valid set: task "sentiment", figure "macro_f1".
   void SetScore(absl::string_view task, absl::string_view figure, double value);
-  // A checkpoint was completed.
-  void CountCheckpoint();
+  // A checkpoint was completed, which took so long.
+  void CountCheckpoint(absl::Duration duration);
 
  private:
   friend class Metrics;
@@ -146,16 +152,17 @@ class JobMetrics {
 class Metrics {
  public:
   // Why a trainer was started.
-  enum class AttemptCause { kFirst, kResumed, kServerRestart, kCrash };
+  enum class AttemptCause { kFirst, kResumed, kServerRestart, kCrash, kOutOfMemory };
   // How a trainer ended: did its work; stopped as told; reported a failure; died or ended without a
-  // word; was killed by the server.
-  enum class TrainerExit { kFinished, kStopped, kFailed, kCrashed, kKilled };
+  // word; for lack of memory; was killed by the server.
+  enum class TrainerExit { kFinished, kStopped, kFailed, kCrashed, kOutOfMemory, kKilled };
   // Why a request to classify was not executed: the queue was full, or too long for its deadline;
   // the deadline had passed, or could not be met; the server stops; the caller had gone.
   enum class Rejection { kQueueFull, kDeadline, kDraining, kCancelled };
   // Why a call was refused before it was looked at: without a token, with one that is not known,
   // with one whose role is not for it.
   enum class Refusal { kTokenMissing, kTokenInvalid, kRoleInsufficient };
+  enum class LogLevel { kDebug, kInfo, kWarning, kError };
   // What says who may call, and is read again when it changes.
   enum class AccessFile { kTokens, kCertificates };
 
@@ -178,11 +185,18 @@ class Metrics {
                   int threads);
   // Reports size and free space of the volume that holds `path`, read at each scrape.
   void WatchVolume(const std::string& volume, const std::string& path);
+  // Reports the bytes of the files in and below `path`, looked at by a scrape once a minute.
+  void WatchFiles(const std::string& kind, const std::string& path);
+  // What the health service answers; "" is the whole server.
+  void SetHealth(const std::string& service, bool serving);
+  void CountLogMessage(LogLevel level);
 
   // RPC. `type` is "unary", "client_stream", "server_stream" or "bidi_stream"; `service` is the
   // full name ("tasuki.v1.TrainingService"). The same names give the same series.
   MethodMetrics Method(const std::string& type, const std::string& service,
                        const std::string& method);
+  // How a canonical code, 0 to 16, is spelled in labels: "InvalidArgument".
+  static const char* CodeName(int code);
   void CountRefusal(Refusal refusal);
   // `ok` is false if what was read cannot be taken.
   void CountAccessReload(AccessFile file, bool ok);
@@ -203,15 +217,25 @@ class Metrics {
   void CountAttempt(AttemptCause cause);
   void CountTrainerExit(TrainerExit exit);
   void CountNonFiniteLoss();
+  // A checkpoint could not be written; a damaged one was passed over.
+  void CountCheckpointError();
+  void CountCheckpointFallback();
 
   // Store. `operation` is one of those in series.h; `ok` is false if the store did not work (not
   // if, say, a row was not there).
   void ObserveStoreOperation(const char* operation, absl::Duration duration, bool ok);
+  // An operation that did not work is tried again.
+  void CountStoreRetry(const char* operation);
+  // So many are there more, idle; so many more are in use.
+  void AddStoreConnections(int64_t count);
+  void UseStoreConnections(int64_t difference);
   // Job counts, fed by the store. States and reasons are spelled as in the proto; an unknown reason
   // counts as "OTHER", an empty one as "NONE".
   void SetJobCount(absl::string_view state, int64_t count);
   void ChangeJobCount(absl::string_view state, int64_t difference);
   void CountJobCreated();
+  // A job waits in the queue since then; nullopt: it does not any more.
+  void SetQueued(const std::string& job, std::optional<absl::Time> since);
   void ObserveJobQueueWait(absl::Duration wait);
   void CountJobFinished(absl::string_view state, absl::string_view reason, absl::Duration duration);
 

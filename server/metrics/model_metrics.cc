@@ -8,11 +8,12 @@ namespace tasuki {
 
 struct ModelMetrics::Series {
   Metrics::Series::Releases releases;
-  std::array<prometheus::Histogram*, 3> stages;
+  std::array<prometheus::Histogram*, 5> stages;
   std::array<prometheus::Counter*, 6> results;
   prometheus::Histogram* batch_size;
   prometheus::Histogram* input_tokens;
   prometheus::Counter* tokens;
+  prometheus::Counter* padding_tokens;
   prometheus::Counter* truncated;
   prometheus::Gauge* queue;
   std::array<prometheus::Counter*, 3> shadow;  // same, different, skipped
@@ -39,7 +40,7 @@ std::unique_ptr<ModelMetrics> Metrics::ForModel(const ServedModel& model) {
     more.insert(labels.begin(), labels.end());
     return more;
   };
-  const std::array kStages = {"tokenize", "queue", "forward"};
+  const std::array kStages = {"tokenize", "queue", "encode", "decode", "postprocess"};
   for (size_t i = 0; i < kStages.size(); ++i) {
     series->stages[i] = &series_->Hold(series_->stage_seconds, with({{"stage", kStages[i]}}),
                                        releases, kStageBuckets);
@@ -56,6 +57,7 @@ std::unique_ptr<ModelMetrics> Metrics::ForModel(const ServedModel& model) {
   series->batch_size = &series_->Hold(series_->batch_size, labels, releases, kInputBuckets);
   series->input_tokens = &series_->Hold(series_->input_tokens, labels, releases, kTokenBuckets);
   series->tokens = &series_->Hold(series_->tokens, labels, releases);
+  series->padding_tokens = &series_->Hold(series_->padding_tokens, labels, releases);
   series->truncated = &series_->Hold(series_->truncated_texts, labels, releases);
   series->queue = &series_->Hold(series_->queue_length, labels, releases);
   series_->Hold(series_->queue_limit, labels, releases)
@@ -100,9 +102,10 @@ void ModelMetrics::ObserveInput(int64_t tokens, bool truncated) {
   if (truncated) series_->truncated->Increment();
 }
 
-void ModelMetrics::ObserveBatch(int64_t inputs, int64_t tokens) {
+void ModelMetrics::ObserveBatch(int64_t inputs, int64_t tokens, int64_t padding_tokens) {
   series_->batch_size->Observe(static_cast<double>(inputs));
   series_->tokens->Increment(static_cast<double>(tokens));
+  series_->padding_tokens->Increment(static_cast<double>(padding_tokens));
 }
 
 void ModelMetrics::SetQueue(int64_t tokens) { series_->queue->Set(static_cast<double>(tokens)); }
@@ -130,11 +133,13 @@ ModelMetrics::Totals ModelMetrics::Read() const {
                          absl::Seconds(histogram.sample_sum)};
   };
   const size_t ok = static_cast<size_t>(Result::kOk);
+  Totals::Timed forward = stage(Stage::kEncode);
+  forward.time += stage(Stage::kDecode).time;
   return {requests(1),
           requests(0),
           stage(Stage::kTokenize),
           stage(Stage::kQueue),
-          stage(Stage::kForward),
+          forward,
           static_cast<int64_t>(series_->results[ok]->Value()),
           absl::FromUnixMillis(series_->last_end_milliseconds.load())};
 }

@@ -42,6 +42,7 @@ std::array<std::array<prometheus::Counter*, 4>, 2> Rejections(Registry& registry
 }
 
 const Buckets kLoadBuckets = {.1, .5, 1, 2.5, 5, 10, 30, 60};
+const Buckets kCheckpointBuckets = {.1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120};
 
 }  // namespace
 
@@ -52,6 +53,7 @@ const Buckets kStoreBuckets = {.0005, .001, .0025, .005, .01, .025, .05, .1, .25
 const Buckets kInputBuckets = {1, 2, 4, 8, 16, 32, 64, 128};
 const Buckets kTokenBuckets = {8, 16, 32, 64, 128, 256, 512};
 const Buckets kJobBuckets = {1, 5, 15, 60, 300, 900, 3600, 14400, 43200, 86400};
+const Buckets kStepBuckets = {.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30};
 const Buckets kConfidenceBuckets = {.1, .2, .3, .4, .5, .6, .7, .8, .9, .95, .99};
 
 Metrics::Series::Series(Registry& r)
@@ -71,13 +73,17 @@ Metrics::Series::Series(Registry& r)
 
       stage_seconds(Histograms(r, "tasuki_inference_stage_seconds",
                                "Time of the stages of a classification in seconds: tokenize and "
-                               "queue once a request, forward once a batch.")),
+                               "queue once a request, encode, decode and postprocess once a batch "
+                               "(on a GPU encode is both passes).")),
       texts(Counters(r, "tasuki_inference_texts_total",
                      "Texts that were to be classified, by how they ended.")),
       batch_size(Histograms(r, "tasuki_inference_batch_size", "Inputs of one forward pass.")),
       input_tokens(Histograms(r, "tasuki_inference_input_tokens",
                               "Tokens of an input as it goes into the model.")),
       tokens(Counters(r, "tasuki_inference_tokens_total", "Input tokens that were computed.")),
+      padding_tokens(Counters(r, "tasuki_inference_padding_tokens_total",
+                              "Input tokens that were computed and belong to no text; on a CPU "
+                              "there are none.")),
       truncated_texts(Counters(r, "tasuki_inference_truncated_texts_total",
                                "Inputs whose end was cut off because they were too long.")),
       queue_length(Gauges(r, "tasuki_inference_queue_length", "Tokens that wait for their batch.")),
@@ -132,13 +138,24 @@ Metrics::Series::Series(Registry& r)
       non_finite_losses(Counters(r, "tasuki_train_non_finite_losses_total",
                                  "Jobs that ended because a loss or gradient was not finite.")
                             .Add({})),
-      checkpoints(Counters(r, "tasuki_checkpoints_total", "Checkpoints completed.").Add({})),
-      attempts(Children<4>(
+      step_seconds(Histograms(r, "tasuki_train_step_seconds",
+                              "Time of optimizer steps in seconds, each as the mean of a report.")
+                       .Add({}, kStepBuckets)),
+      checkpoints(Children<2>(
+          Counters(r, "tasuki_checkpoints_total", "Checkpoints, by whether they were completed."),
+          "result", {"error", "ok"})),
+      checkpoint_seconds(
+          Histograms(r, "tasuki_checkpoint_write_seconds", "Time to write a checkpoint in seconds.")
+              .Add({}, kCheckpointBuckets)),
+      checkpoint_fallbacks(Counters(r, "tasuki_checkpoint_fallbacks_total",
+                                    "Damaged checkpoints that were passed over for the one before.")
+                               .Add({})),
+      attempts(Children<5>(
           Counters(r, "tasuki_job_attempts_total", "Trainers started, by why they were needed."),
-          "cause", {"first", "resumed", "server_restart", "crash"})),
-      trainer_exits(Children<5>(
+          "cause", {"first", "resumed", "server_restart", "crash", "oom"})),
+      trainer_exits(Children<6>(
           Counters(r, "tasuki_child_exits_total", "Trainers that ended, by how they ended."),
-          "class", {"finished", "stopped", "failed", "crashed", "killed"})),
+          "class", {"finished", "stopped", "failed", "crashed", "oom", "killed"})),
 
       jobs(Gauges(r, "tasuki_jobs", "Jobs in the store, by state.")),
       jobs_created(Counters(r, "tasuki_jobs_created_total", "Jobs created.").Add({})),
@@ -150,16 +167,31 @@ Metrics::Series::Series(Registry& r)
       job_duration(Histograms(r, "tasuki_job_duration_seconds",
                               "Time from the start of a job's first trainer to its end in "
                               "seconds.")),
+      oldest_queued(Gauges(r, "tasuki_job_oldest_queued_timestamp_seconds",
+                           "When the job that waits longest was queued, since unix epoch; absent "
+                           "while none waits.")),
 
       store_seconds(
           Histograms(r, "tasuki_store_operation_seconds", "Time of store operations in seconds.")),
       store_errors(Counters(r, "tasuki_store_errors_total",
                             "Store operations that failed because the store did not work.")),
+      store_retries(Counters(r, "tasuki_store_retries_total",
+                             "Store operations that are tried again by a job that runs.")),
 
       build_info(Gauges(r, "tasuki_build_info", "1, with the versions that run.")),
       compute_threads(Gauges(r, "tasuki_compute_threads",
                              "Threads of a matrix product, with precision and kernels.")),
-      draining(Gauges(r, "tasuki_draining", "1 while the server shuts down.").Add({})) {
+      draining(Gauges(r, "tasuki_draining", "1 while the server shuts down.").Add({})),
+      health(Gauges(r, "tasuki_health_serving",
+                    "1 where the health service answers SERVING, by service; tasukid is the whole "
+                    "server.")),
+      log_messages(
+          Children<4>(Counters(r, "tasuki_log_messages_total", "Lines of the log, by level."),
+                      "level", {"debug", "info", "warning", "error"})) {
+  GaugeFamily& connections =
+      Gauges(r, "tasuki_store_connections", "Connections to the store, by whether they are used.");
+  store_connections = {&connections.Add({{"state", "in_use"}}),
+                       &connections.Add({{"state", "idle"}})};
   for (const char* file : {"tokens", "certificates"}) {
     for (const char* result : {"ok", "error"}) {
       access_reloads.Add({{"file", file}, {"result", result}});
@@ -180,6 +212,7 @@ Metrics::Series::Series(Registry& r)
   for (const char* operation : kStoreOperations) {
     store_seconds.Add({{"op", operation}}, kStoreBuckets);
     store_errors.Add({{"op", operation}});
+    store_retries.Add({{"op", operation}});
   }
 }
 

@@ -12,6 +12,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "prometheus/family.h"
+#include "server/metrics/device_collector.h"
 #include "server/metrics/machine_collector.h"
 #include "server/metrics/metrics.h"
 
@@ -28,6 +29,7 @@ extern const Buckets kStoreBuckets;       // of a store operation, seconds
 extern const Buckets kInputBuckets;       // inputs of a batch
 extern const Buckets kTokenBuckets;       // tokens of an input
 extern const Buckets kJobBuckets;         // of a job's life, seconds
+extern const Buckets kStepBuckets;        // of an optimizer step, seconds
 extern const Buckets kConfidenceBuckets;  // probability of an answer
 
 // Reasons of failed jobs that have a series of their own.
@@ -57,6 +59,7 @@ struct Metrics::Series {
   HistogramFamily& batch_size;
   HistogramFamily& input_tokens;
   CounterFamily& tokens;
+  CounterFamily& padding_tokens;
   CounterFamily& truncated_texts;
   GaugeFamily& queue_length;
   GaugeFamily& queue_limit;
@@ -85,23 +88,32 @@ struct Metrics::Series {
   prometheus::Counter& train_examples;
   prometheus::Counter& train_tokens;
   prometheus::Counter& non_finite_losses;
-  prometheus::Counter& checkpoints;
-  std::array<prometheus::Counter*, 4> attempts;
-  std::array<prometheus::Counter*, 5> trainer_exits;
+  prometheus::Histogram& step_seconds;
+  std::array<prometheus::Counter*, 2> checkpoints;  // error, ok
+  prometheus::Histogram& checkpoint_seconds;
+  prometheus::Counter& checkpoint_fallbacks;
+  std::array<prometheus::Counter*, 5> attempts;
+  std::array<prometheus::Counter*, 6> trainer_exits;
   // Job counts.
   GaugeFamily& jobs;
   prometheus::Counter& jobs_created;
   CounterFamily& jobs_finished;
   prometheus::Histogram& queue_wait;
   HistogramFamily& job_duration;
+  GaugeFamily& oldest_queued;  // without a child while nothing is queued
   // Store.
   HistogramFamily& store_seconds;
   CounterFamily& store_errors;
+  CounterFamily& store_retries;
+  std::array<prometheus::Gauge*, 2> store_connections;  // in use, idle
   // Server.
   GaugeFamily& build_info;
   GaugeFamily& compute_threads;
   prometheus::Gauge& draining;
+  GaugeFamily& health;
+  std::array<prometheus::Counter*, 4> log_messages;
   std::shared_ptr<MachineCollector> machine = std::make_shared<MachineCollector>();
+  std::shared_ptr<DeviceCollector> devices = std::make_shared<DeviceCollector>();
 
   // Undoes what Hold did, in its destructor.
   using Releases = std::vector<std::function<void()>>;
@@ -126,6 +138,7 @@ struct Metrics::Series {
 
   absl::Mutex mutex;
   std::map<const void*, int> holders ABSL_GUARDED_BY(mutex);
+  std::map<std::string, absl::Time> queued_since ABSL_GUARDED_BY(mutex);  // by job
 };
 
 }  // namespace tasuki

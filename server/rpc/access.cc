@@ -158,8 +158,8 @@ absl::Status Access::Decide(const Tokens* tokens, absl::string_view method, Role
     const std::string& permission = parts.back();
     metrics_.CountRefusal(Metrics::Refusal::kRoleInsufficient);
     return MakeError(absl::StatusCode::kPermissionDenied, v1::ROLE_INSUFFICIENT,
-                     absl::StrCat("Permission '", permission, "' denied on resource '", service,
-                                  "' (or it might not exist). ", why),
+                     absl::StrCat(why, " Permission '", permission, "' denied on resource '",
+                                  service, "' (or it might not exist)."),
                      {{"permission", permission}, {"resource", service}});
   };
   if (allowed == Roles()) return denied("It is for no role.");

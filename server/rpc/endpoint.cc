@@ -50,7 +50,7 @@ void SetUpGrpc() {
 absl::StatusOr<std::unique_ptr<Endpoint>> Endpoint::Listen(const Options& options,
                                                            Metrics& metrics) {
   SetUpGrpc();
-  std::unique_ptr<Endpoint> endpoint(new Endpoint());
+  std::unique_ptr<Endpoint> endpoint(new Endpoint(metrics));
   grpc::ServerBuilder builder;
   int port = 0;
   Access* const access = options.access;
@@ -120,6 +120,7 @@ void Endpoint::SetServing(bool serving) {
   for (const char* service :
        {"", "tasuki.v1.ClassificationService", "inference.GRPCInferenceService"}) {
     health->SetServingStatus(service, serving);
+    metrics_.SetHealth(service, serving);
   }
 }
 

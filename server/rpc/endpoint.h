@@ -47,7 +47,8 @@ class Endpoint {
   void Shutdown(absl::Time deadline);
 
  private:
-  Endpoint() = default;
+  explicit Endpoint(Metrics& metrics) : metrics_(metrics) {}
+  Metrics& metrics_;
   CallsUnderWay calls_;
   std::vector<std::unique_ptr<GuardedService>> guarded_;
   // Unregistered methods of a server without services: a gRPC server needs something to do.

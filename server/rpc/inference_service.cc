@@ -233,26 +233,25 @@ grpc::Status InferenceService::ServerReady(grpc::ServerContext*,
   return grpc::Status::OK;
 }
 
-absl::StatusOr<std::shared_ptr<const LoadedModel>> InferenceService::Acquire(
-    const std::string& name, const std::string& version) {
+absl::StatusOr<VersionStates::InServiceVersion> InferenceService::Look(const std::string& name,
+                                                                       const std::string& version) {
   const absl::StatusOr<std::string> resource = ModelResourceName(name, version);
   if (!resource.ok()) return resource.status();
-  absl::StatusOr<AcquiredModel> acquired;
-  absl::Notification done;
-  registry_.Acquire(*resource, [&](absl::StatusOr<AcquiredModel> model) {
-    acquired = std::move(model);
-    done.Notify();
-  });
-  done.WaitForNotification();
-  if (!acquired.ok()) return acquired.status();
-  return acquired->model;
+  return registry_.Look(*resource);
+}
+
+absl::StatusOr<v1::ModelVersion> InferenceService::Describe(const std::string& name,
+                                                            const std::string& version) {
+  const auto looked = Look(name, version);
+  if (!looked.ok()) return looked.status();
+  return registry_.Get(looked->name.ToString());
 }
 
 grpc::Status InferenceService::ModelReady(grpc::ServerContext*,
                                           const inference::ModelReadyRequest* request,
                                           inference::ModelReadyResponse* response) {
   return Answer([&] {
-    response->set_ready(Acquire(request->name(), request->version()).ok());
+    response->set_ready(Look(request->name(), request->version()).ok());
     return absl::OkStatus();
   });
 }
@@ -273,8 +272,8 @@ grpc::Status InferenceService::ModelMetadata(grpc::ServerContext*,
                                              const inference::ModelMetadataRequest* request,
                                              inference::ModelMetadataResponse* response) {
   return Answer([&] {
-    const auto model = Acquire(request->name(), request->version());
-    if (!model.ok()) return model.status();
+    const auto described = Describe(request->name(), request->version());
+    if (!described.ok()) return described.status();
     response->set_name(request->name());
     for (const std::string& loaded : registry_.LoadedVersions()) {
       const auto version = VersionName::Parse(loaded);
@@ -282,7 +281,7 @@ grpc::Status InferenceService::ModelMetadata(grpc::ServerContext*,
         response->add_versions(absl::StrCat(version->version));
       }
     }
-    FillTensors((*model)->classifier->manifest().tasks(), *response);
+    FillTensors(described->tasks(), *response);
     return absl::OkStatus();
   });
 }
@@ -291,10 +290,10 @@ grpc::Status InferenceService::ModelConfig(grpc::ServerContext*,
                                            const inference::ModelConfigRequest* request,
                                            inference::ModelConfigResponse* response) {
   return Answer([&] {
-    const auto model = Acquire(request->name(), request->version());
-    if (!model.ok()) return model.status();
+    const auto described = Describe(request->name(), request->version());
+    if (!described.ok()) return described.status();
     response->mutable_config()->set_name(request->name());
-    FillTensors((*model)->classifier->manifest().tasks(), *response->mutable_config());
+    FillTensors(described->tasks(), *response->mutable_config());
     return absl::OkStatus();
   });
 }
@@ -307,9 +306,9 @@ grpc::Status InferenceService::ModelStatistics(grpc::ServerContext*,
     if (request->name().empty()) {
       names = registry_.LoadedVersions();
     } else {
-      const auto model = Acquire(request->name(), request->version());
-      if (!model.ok()) return model.status();
-      names.push_back((*model)->name);
+      const auto looked = Look(request->name(), request->version());
+      if (!looked.ok()) return looked.status();
+      names.push_back(looked->name.ToString());
       if (request->version().empty()) {
         const std::string of_model = VersionName::Parse(names[0])->model;
         names = registry_.LoadedVersions();
@@ -320,12 +319,12 @@ grpc::Status InferenceService::ModelStatistics(grpc::ServerContext*,
     }
     for (const std::string& name : names) {
       const VersionName version = *VersionName::Parse(name);
-      const auto model = Acquire(WithoutCollection(version.model), absl::StrCat(version.version));
-      if (!model.ok()) continue;  // unloaded meanwhile
+      const auto looked = registry_.Look(name);
+      if (!looked.ok() || looked->model == nullptr) continue;  // not in memory, and so without any
       inference::ModelStatistics& statistics = *response->add_model_stats();
       statistics.set_name(WithoutCollection(version.model));
       statistics.set_version(absl::StrCat(version.version));
-      Set((*model)->metrics->Read(), statistics);
+      Set(looked->model->metrics->Read(), statistics);
     }
     return absl::OkStatus();
   });
@@ -406,6 +405,10 @@ grpc::Status InferenceService::RepositoryModelUnload(
     if (!name.ok()) return name.status();
     const auto versions = VersionsOf(*name);
     if (!versions.ok()) return versions.status();
+    // All or none, as far as one knows.
+    for (const v1::ModelVersion& version : *versions) {
+      if (!version.aliases().empty()) return registry_.Unload(version.name()).status();
+    }
     for (const v1::ModelVersion& version : *versions) {
       if (version.state() == v1::ModelVersion::UNLOADED) continue;
       const auto unloaded = registry_.Unload(version.name());

@@ -100,9 +100,11 @@ class InferenceService final
   static grpc::Status NotOffered();  // UNIMPLEMENTED
   void Classify(const std::shared_ptr<Inference>& inference,
                 absl::StatusOr<AcquiredModel> acquired);
-  // Waits for a version that has to come into memory.
-  absl::StatusOr<std::shared_ptr<const LoadedModel>> Acquire(const std::string& name,
-                                                             const std::string& version);
+  // See ModelRegistry::Look: who asks about versions has none loaded.
+  absl::StatusOr<VersionStates::InServiceVersion> Look(const std::string& name,
+                                                       const std::string& version);
+  // The row of a version that is in service.
+  absl::StatusOr<v1::ModelVersion> Describe(const std::string& name, const std::string& version);
   // Every version of a model, the newest first. NOT_FOUND.
   absl::StatusOr<std::vector<v1::ModelVersion>> VersionsOf(const std::string& model);
 

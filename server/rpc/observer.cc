@@ -3,13 +3,14 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "google/protobuf/descriptor.h"
 #include "grpcpp/server_context.h"
 #include "inference/inference.pb.h"
+#include "server/log/log.h"
 #include "server/rpc/trace_context.h"
 #include "spdlog/spdlog.h"
 #include "tasuki/v1/classification.pb.h"
@@ -73,29 +74,29 @@ class ObservedCall : public grpc::experimental::Interceptor {
     metrics_.in_flight.Decrement();
     metrics_.handling_seconds.Observe(seconds);
     metrics_.handled[std::clamp<int>(status.error_code(), 0, 16)]->Increment();
-    if (status.ok()) {
-      if (!spdlog::should_log(spdlog::level::debug)) return;
-      return spdlog::debug("{} from {} took {:.3f} s{}", info_->method(),
-                           info_->server_context()->peer(), seconds, Trace());
-    }
-    const spdlog::level::level_enum level = LevelOf(status.error_code());
+    const bool ok = status.ok();
+    const spdlog::level::level_enum level =
+        ok ? spdlog::level::debug : LevelOf(status.error_code());
+    if (!spdlog::should_log(level)) return;
     std::optional<int64_t> left_out = 0;
-    if (level != spdlog::level::err && !(left_out = limit_.Take()).has_value()) return;
-    spdlog::log(level, "{} from {} failed after {:.3f} s with code {}{}: {}{}", info_->method(),
-                info_->server_context()->peer(), seconds, static_cast<int>(status.error_code()),
-                Trace(), absl::Utf8SafeCEscape(status.error_message().substr(0, kMaxLoggedBytes)),
+    if (!ok && level != spdlog::level::err && !(left_out = limit_.Take()).has_value()) return;
+    const LogFields fields({{"method", info_->method()},
+                            {"peer", info_->server_context()->peer()},
+                            {"code", Metrics::CodeName(status.error_code())},
+                            {"seconds", absl::StrFormat("%.3f", seconds)},
+                            {"trace_id", TraceIdOf(Header("traceparent"))},
+                            {"request_id", RequestIdOf(Header("x-request-id"))}});
+    if (ok) return spdlog::debug("call answered");
+    spdlog::log(level, "call failed: {}{}", status.error_message().substr(0, kMaxLoggedBytes),
                 *left_out > 0 ? absl::StrCat(" (and ", *left_out, " more calls failed)") : "");
   }
 
-  // " [trace …]", so that lines of this call are found by those of its caller; empty if there is
-  // none.
-  std::string Trace() const {
+  // What the caller sent along; "" if it did not.
+  absl::string_view Header(const char* name) const {
     const auto& metadata = info_->server_context()->client_metadata();
-    const auto header = metadata.find("traceparent");
+    const auto header = metadata.find(name);
     if (header == metadata.end()) return "";
-    const std::string id =
-        TraceIdOf(absl::string_view(header->second.data(), header->second.size()));
-    return id.empty() ? "" : absl::StrCat(" [trace ", id, "]");
+    return {header->second.data(), header->second.size()};
   }
 
   grpc::experimental::ServerRpcInfo* const info_;

@@ -83,6 +83,7 @@ constexpr Row kRows[] = {
     {"/tasuki.v1.ModelService/DeleteModelAlias", kAdmins},
 
     {"/tasuki.v1.ServerService/GetServerInfo", kAnyToken},
+    {"/tasuki.v1.ServerService/SetLogLevel", kAdmins},
 
     {"/tasuki.v1.TrainingService/CreateTrainingJob", kTrainers},
     {"/tasuki.v1.TrainingService/GetTrainingJob", kReaders},

@@ -12,8 +12,12 @@ class ServerService final : public v1::ServerService::Service {
   ServerService(v1::ServerInfo info, const ModelRegistry& registry);
   grpc::Status GetServerInfo(grpc::ServerContext* context, const v1::GetServerInfoRequest* request,
                              v1::ServerInfo* response) override;
+  grpc::Status SetLogLevel(grpc::ServerContext* context, const v1::SetLogLevelRequest* request,
+                           v1::ServerInfo* response) override;
 
  private:
+  void FillIn(v1::ServerInfo& info) const;
+
   const v1::ServerInfo info_;
   const ModelRegistry& registry_;
 };

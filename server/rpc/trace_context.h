@@ -1,4 +1,5 @@
-// The trace that a caller says its call is part of (W3C Trace Context, level 1).
+// What a caller sends along to find its call in our log: the trace that it is part of (W3C Trace
+// Context, level 1), and a request id.
 #pragma once
 
 #include <algorithm>
@@ -26,6 +27,16 @@ inline std::string TraceIdOf(absl::string_view traceparent) {
   if (version == "ff" || (version == "00" && traceparent.size() > 55)) return "";
   if (id.find_first_not_of('0') == absl::string_view::npos) return "";
   return std::string(id);
+}
+
+// The value of an `x-request-id`; empty if it is longer than 128 bytes or has others than letters,
+// digits and .:/_-.
+inline std::string RequestIdOf(absl::string_view value) {
+  const bool good = value.size() <= 128 && std::all_of(value.begin(), value.end(), [](char c) {
+                      return absl::ascii_isalnum(static_cast<unsigned char>(c)) ||
+                             absl::string_view(".:/_-").find(c) != absl::string_view::npos;
+                    });
+  return good ? std::string(value) : "";
 }
 
 }  // namespace tasuki

@@ -520,9 +520,12 @@ void Batcher::Impl::Execute(Batch& batch) {
     metrics_.CountExpiredExecutions(std::count_if(
         batch.slices.begin(), batch.slices.end(),
         [&](const Slice& slice) { return slice.pending->request.deadline <= start; }));
-    scores = batch.model->classifier->Score(inputs);
-    batch.model->metrics->ObserveStage(ModelMetrics::Stage::kForward, absl::Now() - start);
-    batch.model->metrics->ObserveBatch(static_cast<int64_t>(inputs.size()), batch.tokens);
+    Pass pass;
+    scores = batch.model->classifier->Score(inputs, pass);
+    ModelMetrics& observed = *batch.model->metrics;
+    observed.ObserveStage(ModelMetrics::Stage::kEncode, pass.encode);
+    observed.ObserveStage(ModelMetrics::Stage::kDecode, pass.decode);
+    observed.ObserveBatch(static_cast<int64_t>(inputs.size()), batch.tokens, pass.padding_tokens);
   }
   if (scores.ok() && scores->size() != inputs.size()) {
     scores = absl::InternalError(
@@ -543,6 +546,7 @@ void Batcher::Impl::Execute(Batch& batch) {
           Answer{std::move(pending.scores), pending.taken - pending.arrival, end - pending.taken});
     }
   }
+  batch.model->metrics->ObserveStage(ModelMetrics::Stage::kPostprocess, absl::Now() - end);
 }
 
 absl::Time Batcher::Impl::OldestArrival() const {

@@ -6,7 +6,10 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "model/errors/errors.h"
 #include "model/files/durable.h"
 #include "server/store/store.h"
@@ -63,7 +66,7 @@ absl::Status ModelRegistry::Start() {
   if (!wanted.ok()) return wanted.status();
   const auto aliases = aliases_.All();
   if (!aliases.ok()) return aliases.status();
-  // Where not all fit, those that aliases name come first.
+  // Where not all fit, those that aliases name come first, and their shadows last.
   for (const v1::ModelAlias& alias : *aliases) {
     states_.SetAlias(alias);
     if (const auto name = VersionName::Parse(alias.model_version())) {
@@ -72,6 +75,11 @@ absl::Status ModelRegistry::Start() {
   }
   for (const v1::ModelVersion& version : *wanted) {
     if (const auto name = VersionName::Parse(version.name())) {
+      states_.BeginLoad(*name, VersionStates::Cause::kAtStart);
+    }
+  }
+  for (const v1::ModelAlias& alias : *aliases) {
+    if (const auto name = VersionName::Parse(alias.shadow_model_version())) {
       states_.BeginLoad(*name, VersionStates::Cause::kAtStart);
     }
   }
@@ -145,17 +153,19 @@ absl::StatusOr<v1::ModelVersion> ModelRegistry::Publish(const Publication& publi
     states_.Learn(*version);
     spdlog::info("{} is published", version->name());
     if (publication.load && !version->tasks().empty()) {
-      // A failure is the version's state; it is in the log and in what Get answers.
+      // A failure is the version's state; it is in the log and in what Get answers. The next start
+      // tries it again, as its row says.
       Load(version->name()).IgnoreError();
     }
   }
-  DeleteOldVersions(publication.model);
-  return Get(version->name());
+  DeleteOldVersions(publication.model, version->name());
+  const auto now = Get(version->name());
+  return absl::IsNotFound(now.status()) ? version : now;  // newer ones may have come, and it gone
 }
 
-void ModelRegistry::DeleteOldVersions(const std::string& model) {
+void ModelRegistry::DeleteOldVersions(const std::string& model, const std::string& published) {
   if (options_.keep_versions == 0) return;
-  std::set<std::string> kept;
+  std::set<std::string> kept = {published};
   const auto aliases = aliases_.All();
   if (!aliases.ok()) return;
   for (const v1::ModelAlias& alias : *aliases) {
@@ -169,7 +179,8 @@ void ModelRegistry::DeleteOldVersions(const std::string& model) {
     if (!page.ok()) return;
     for (const v1::ModelVersion& version : page->rows) {
       if (newer++ < options_.keep_versions || kept.contains(version.name())) continue;
-      absl::Status status = Unload(version.name()).status();
+      absl::Status status = table_.CheckUnneeded(version.name());
+      if (status.ok()) status = Unload(version.name()).status();
       if (status.ok()) status = Delete(version.name());
       // One that a job works with stays until a later publication.
       if (!status.ok())
@@ -185,7 +196,6 @@ void ModelRegistry::Acquire(const std::string& name, VersionStates::AcquireDone 
 
 absl::Status ModelRegistry::LoadInTurn(const v1::ModelVersion& version, absl::Time deadline) {
   const VersionName exact = *VersionName::Parse(version.name());
-  if (absl::Status status = table_.SetLoad(version.name(), true); !status.ok()) return status;
   states_.Learn(version);  // a publication may be just about to say so
   states_.BeginLoad(exact);
   const absl::Status loaded = states_.AwaitLoaded(exact, deadline);
@@ -202,15 +212,16 @@ absl::StatusOr<v1::ModelVersion> ModelRegistry::Load(const std::string& name, ab
   if (!status.ok()) return status;
   const auto end = absl::MakeCleanup([&] { EndTurn(version->name()); });
   status = LoadInTurn(*version, deadline);
+  // What cannot be loaded now is not loaded after a restart either; what goes on is.
+  if (!status.ok() && !absl::IsDeadlineExceeded(status)) return status;
+  if (absl::Status set = table_.SetLoad(version->name(), true); !set.ok()) return set;
   if (!status.ok()) return status;
   return Get(version->name());
 }
 
 absl::Status ModelRegistry::UnloadInTurn(const std::string& version) {
   const VersionName exact = *VersionName::Parse(version);
-  absl::Status status = table_.SetLoad(version, false);
-  if (!status.ok()) return status;
-  status = states_.AwaitLoaded(exact, absl::InfiniteFuture());
+  absl::Status status = states_.AwaitLoaded(exact, absl::InfiniteFuture());
   if (ReasonOf(status) == v1::DRAINING) return status;
   ServedVersion served = states_.Withdraw(exact);
   TellServing();
@@ -225,6 +236,7 @@ absl::StatusOr<v1::ModelVersion> ModelRegistry::Unload(const std::string& name) 
   if (!status.ok()) return status;
   const auto end = absl::MakeCleanup([&] { EndTurn(version->name()); });
   if (status = aliases_.CheckUnnamed(version->name()); !status.ok()) return status;
+  if (status = table_.SetLoad(version->name(), false); !status.ok()) return status;
   status = UnloadInTurn(version->name());
   if (!status.ok()) return status;
   return Get(version->name());
@@ -235,19 +247,27 @@ void ModelRegistry::Release(const std::string& version) {
   const auto end = absl::MakeCleanup([&] { EndTurn(version); });
   const auto aliases = aliases_.Of(version);
   if (!aliases.ok() || !aliases->empty()) return;
+  const auto to_load = table_.IsToLoad(version);
+  if (!to_load.ok() || *to_load) return;
   const absl::Status status = UnloadInTurn(version);
   if (!status.ok() && !absl::IsNotFound(status)) {
-    spdlog::warn("{} could not be unloaded: {}", version, status.ToString());
+    spdlog::warn("{} could not be unloaded: {}", version, std::string(status.message()));
   }
 }
 
 absl::StatusOr<v1::ModelAlias> ModelRegistry::SetAlias(const std::string& name,
                                                        const v1::ModelAlias::Change& change,
                                                        absl::Time deadline) {
-  const std::string& wanted = change.model_version();
-  absl::Status status = TakeTurn(name, deadline);
-  if (!status.ok()) return status;
+  if (absl::Status status = TakeTurn(name, deadline); !status.ok()) return status;
   const auto end = absl::MakeCleanup([&] { EndTurn(name); });
+  return SetAliasInTurn(name, change, deadline);
+}
+
+absl::StatusOr<v1::ModelAlias> ModelRegistry::SetAliasInTurn(const std::string& name,
+                                                             const v1::ModelAlias::Change& change,
+                                                             absl::Time deadline) {
+  const std::string& wanted = change.model_version();
+  absl::Status status;
   const auto before = aliases_.Get(name);
   if (!before.ok() && !absl::IsNotFound(before.status())) return before.status();
   absl::StatusOr<v1::ModelAlias> alias;
@@ -259,10 +279,6 @@ absl::StatusOr<v1::ModelAlias> ModelRegistry::SetAlias(const std::string& name,
     if (!version.ok()) return version.status();
     if (version->tasks().empty()) return VersionStates::HasNoTask(*VersionName::Parse(wanted));
     if (status = LoadInTurn(*version, deadline); !status.ok()) {
-      // Not again at the next start, unless somebody else wants it.
-      if (const auto others = aliases_.Of(wanted); others.ok() && others->empty()) {
-        table_.SetLoad(wanted, false).IgnoreError();
-      }
       return Annotate(status, absl::StrCat(name, " stays as it is: "));
     }
     alias = aliases_.Set(name, change);
@@ -278,6 +294,8 @@ absl::StatusOr<v1::ModelAlias> ModelRegistry::SetAlias(const std::string& name,
 
 absl::StatusOr<v1::ModelAlias> ModelRegistry::RollbackAlias(const std::string& name,
                                                             absl::Time deadline) {
+  if (absl::Status status = TakeTurn(name, deadline); !status.ok()) return status;
+  const auto end = absl::MakeCleanup([&] { EndTurn(name); });
   const auto alias = aliases_.Get(name);
   if (!alias.ok()) return alias.status();
   if (alias->history_size() < 2) {
@@ -287,7 +305,7 @@ absl::StatusOr<v1::ModelAlias> ModelRegistry::RollbackAlias(const std::string& n
   v1::ModelAlias::Change change;
   change.set_model_version(alias->history(1).model_version());
   change.set_cause(v1::ModelAlias::Change::ROLLBACK);
-  absl::StatusOr<v1::ModelAlias> changed = SetAlias(name, change, deadline);
+  absl::StatusOr<v1::ModelAlias> changed = SetAliasInTurn(name, change, deadline);
   if (absl::IsNotFound(changed.status())) {
     return MakeError(
         absl::StatusCode::kFailedPrecondition, v1::NO_EARLIER_VERSION,
@@ -327,17 +345,30 @@ absl::StatusOr<v1::ModelAlias> ModelRegistry::SetShadow(const std::string& name,
 absl::Status ModelRegistry::DeleteAlias(const std::string& name) {
   if (absl::Status status = TakeTurn(name); !status.ok()) return status;
   const auto end = absl::MakeCleanup([&] { EndTurn(name); });
-  if (absl::Status status = aliases_.Delete(name); !status.ok()) return status;
+  const auto alias = aliases_.Get(name);
+  if (!alias.ok()) return alias.status();
+  // Who asked for the alias may go on by the version.
+  absl::Status status = table_.SetLoad(alias->model_version(), true);
+  if (status.ok()) status = aliases_.Delete(name);
+  if (!status.ok()) return status;
   states_.RemoveAlias(name);
   TellServing();
+  Release(alias->shadow_model_version());
   return absl::OkStatus();
 }
 
 absl::Status ModelRegistry::Delete(const std::string& name) {
   if (absl::Status status = TakeTurn(name); !status.ok()) return status;
   const auto end = absl::MakeCleanup([&] { EndTurn(name); });
+  const auto exact = VersionName::Parse(name);
+  // What an alias could not wait for is loaded though nobody's row says so.
+  if (exact.has_value() && states_.IsInMemory(*exact)) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, v1::RESOURCE_IN_USE,
+                     absl::StrCat(name, " is loaded for classification: unload it first"),
+                     {{"resource", name}});
+  }
   if (absl::Status status = table_.DeleteVersion(name); !status.ok()) return status;
-  if (const auto exact = VersionName::Parse(name)) states_.Forget(*exact);
+  if (exact.has_value()) states_.Forget(*exact);
   TellServing();
   spdlog::info("{} is deleted", name);
   return RemoveAll(data_.model_version(name));
@@ -361,6 +392,10 @@ absl::StatusOr<Page<v1::ModelVersion>> ModelRegistry::ListVersions(const std::st
 
 std::vector<std::string> ModelRegistry::LoadedVersions() const { return states_.Loaded(); }
 
+absl::StatusOr<VersionStates::InServiceVersion> ModelRegistry::Look(const std::string& name) const {
+  return states_.Look(name);
+}
+
 void ModelRegistry::RunLoads() {
   while (const std::optional<VersionStates::ToLoad> load = states_.NextToLoad()) RunLoad(*load);
 }
@@ -369,9 +404,12 @@ void ModelRegistry::RunLoad(const VersionStates::ToLoad& load) {
   const VersionName& name = load.name;
   const absl::Time start = absl::Now();
   const auto version = table_.GetVersion(name.ToString());
-  if (version.ok() &&
-      !MakeRoom(ExpectedBytes(*version), load.cause != VersionStates::Cause::kAtStart)) {
-    spdlog::info("{} is not loaded at the start: there is no room for it", name.ToString());
+  const int64_t expected = version.ok() ? ExpectedBytes(*version) : 0;
+  // What can never fit is tried, and fails: nobody is to think that it answers.
+  if (expected <= options_.memory_limit_bytes &&
+      !MakeRoom(expected, load.cause != VersionStates::Cause::kAtStart)) {
+    spdlog::info("{} is not loaded at the start: there is no room for it; a request brings it",
+                 name.ToString());
     if (states_.Defer(name)) return TellServing();
   }
   absl::StatusOr<ServedVersion> served = version.ok() ? Open(*version) : version.status();
@@ -379,28 +417,42 @@ void ModelRegistry::RunLoad(const VersionStates::ToLoad& load) {
   // What was expected is not always what it takes.
   if (served.ok() && options_.memory_limit_bytes > 0) {
     const bool adapter = !served->model->shared_base_model_version.empty();
-    MakeRoom(adapter ? served->model->memory_bytes : 0, /*may_evict=*/true);
-    // Alone it may be larger than the limit.
-    if (const int64_t bytes = MemoryBytes() + (adapter ? served->model->memory_bytes : 0);
+    const int64_t own = served->model->memory_bytes;
+    // Alone it may be larger than the limit: then nothing makes room in vain.
+    const bool fits = own <= options_.memory_limit_bytes;
+    if (fits) MakeRoom(adapter ? own : 0, /*may_evict=*/true);
+    if (const int64_t bytes = fits ? MemoryBytes() + (adapter ? own : 0) : own;
         bytes > options_.memory_limit_bytes) {
       Free(*std::move(served));
       served = MakeError(
           absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,
-          absl::StrCat(name.ToString(), " takes ", bytes / 1'000'000,
-                       " MB of memory, more than the ", options_.memory_limit_bytes / 1'000'000,
-                       " MB that the server gives to all models."));
+          absl::StrFormat("%s takes %.2f MB of memory, more than the %.2f MB that the server gives "
+                          "to all models.",
+                          name.ToString(), static_cast<double>(bytes) / 1e6,
+                          static_cast<double>(options_.memory_limit_bytes) / 1e6));
     }
   }
+  if (!served.ok()) served = WithoutRoot(served.status());
   metrics_.CountModelLoad(served.ok(), duration);
   if (served.ok()) {
     spdlog::info("{} is loaded ({:.1f} MB, {:.2f} s)", name.ToString(),
                  static_cast<double>(served->model->memory_bytes) / 1e6,
                  absl::ToDoubleSeconds(duration));
   } else {
-    spdlog::error("{} could not be loaded: {}", name.ToString(), served.status().ToString());
+    spdlog::error("{} could not be loaded: {}", name.ToString(),
+                  std::string(served.status().message()));
   }
   states_.EndLoad(name, std::move(served));
   TellServing();
+}
+
+// As callers may see it: which file, but not where the server keeps its data.
+absl::Status ModelRegistry::WithoutRoot(const absl::Status& status) const {
+  absl::Status shown(status.code(),
+                     absl::StrReplaceAll(status.message(), {{data_.root() + "/", ""}}));
+  status.ForEachPayload(
+      [&](absl::string_view url, const absl::Cord& payload) { shown.SetPayload(url, payload); });
+  return shown;
 }
 
 // About what the weights of a version will take that are not in memory yet. The embedding and the

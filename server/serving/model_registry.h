@@ -75,6 +75,9 @@ class ModelRegistry {
   // is in memory. It must not block. NOT_FOUND; FAILED_PRECONDITION, MODEL_NOT_LOADED (naming the
   // call that loads); UNAVAILABLE, MODEL_LOADING or DRAINING.
   void Acquire(const std::string& name, VersionStates::AcquireDone done);
+  // What a name means that is in service, in memory or not; nothing is loaded, and memory does not
+  // look used by it. Errors as in Acquire.
+  absl::StatusOr<VersionStates::InServiceVersion> Look(const std::string& name) const;
   // The batcher of the device.
   Batcher& batcher() { return batcher_; }
 
@@ -89,7 +92,8 @@ class ModelRegistry {
   absl::StatusOr<v1::ModelVersion> Unload(const std::string& name);
 
   // See tasuki.v1.ModelService. Setting loads first; after `deadline` DEADLINE_EXCEEDED, and the
-  // alias stays. The version that no alias names any more is unloaded after its last request.
+  // alias stays. The version that no alias names any more is unloaded after its last request,
+  // unless Load, or its publication, asked for it.
   absl::StatusOr<v1::ModelAlias> SetAlias(const std::string& name,
                                           const v1::ModelAlias::Change& change,
                                           absl::Time deadline = absl::InfiniteFuture());
@@ -114,14 +118,20 @@ class ModelRegistry {
   // EndTurn. UNAVAILABLE (DRAINING); DEADLINE_EXCEEDED.
   absl::Status TakeTurn(const std::string& key, absl::Time deadline = absl::InfiniteFuture());
   void EndTurn(const std::string& key);
+  // REQUIRES: the turn of the alias.
+  absl::StatusOr<v1::ModelAlias> SetAliasInTurn(const std::string& name,
+                                                const v1::ModelAlias::Change& change,
+                                                absl::Time deadline);
+  absl::Status WithoutRoot(const absl::Status& status) const;
   // REQUIRES: the turn of the version. Answers once it is loaded, or why it is not.
   absl::Status LoadInTurn(const v1::ModelVersion& version, absl::Time deadline);
   // REQUIRES: the turn of the version.
   absl::Status UnloadInTurn(const std::string& version);
-  // Unloads a version that an alias named, unless one still does. Best effort.
+  // Unloads a version that an alias named, unless one still does, or it is to be loaded whatever
+  // aliases say. Best effort.
   void Release(const std::string& version);
-  // Deletes what is beyond keep_versions. Best effort.
-  void DeleteOldVersions(const std::string& model);
+  // Deletes what is beyond keep_versions, but what was just published. Best effort.
+  void DeleteOldVersions(const std::string& model, const std::string& published);
 
   // Tells the listener what changed.
   void TellServing();

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "google/protobuf/util/time_util.h"
 #include "model/errors/errors.h"
 #include "server/serving/batcher.h"
@@ -19,6 +20,13 @@ absl::Status NotFound(const std::string& name) {
                    {{"name", name}});
 }
 
+absl::Status NoSuchAlias(const AliasName& name) {
+  return MakeError(absl::StatusCode::kNotFound, v1::RESOURCE_NOT_FOUND,
+                   absl::StrCat(name.ToString(), " does not exist; `tasuki alias list ",
+                                absl::StripPrefix(name.model, "models/"), "` shows what does."),
+                   {{"name", name.ToString()}});
+}
+
 absl::Status NotLoaded(const VersionName& name, absl::string_view sentence) {
   return MakeError(absl::StatusCode::kFailedPrecondition, v1::MODEL_NOT_LOADED,
                    absl::StrCat(name.ToString(), sentence), {{"model_version", name.ToString()}});
@@ -26,7 +34,7 @@ absl::Status NotLoaded(const VersionName& name, absl::string_view sentence) {
 
 }  // namespace
 
-VersionStates::Entry* VersionStates::Find(const VersionName& name) {
+const VersionStates::Entry* VersionStates::Find(const VersionName& name) const {
   const auto model = models_.find(name.model);
   if (model == models_.end()) return nullptr;
   const auto version = model->second.find(name.version);
@@ -54,7 +62,8 @@ void VersionStates::SetAlias(const v1::ModelAlias& alias) {
   const auto shadow = VersionName::Parse(alias.shadow_model_version());
   if (!name.has_value() || !version.has_value()) return;
   absl::MutexLock lock(&mutex_);
-  aliases_[name->model][name->alias] = {version->version, shadow.has_value() ? shadow->version : 0};
+  const bool has_shadow = shadow.has_value() && shadow->version != version->version;
+  aliases_[name->model][name->alias] = {version->version, has_shadow ? shadow->version : 0};
 }
 
 void VersionStates::RemoveAlias(const std::string& name) {
@@ -103,8 +112,7 @@ std::optional<VersionStates::ToLoad> VersionStates::NextToLoad() {
 }
 
 void VersionStates::EndLoad(const VersionName& name, absl::StatusOr<ServedVersion> result) {
-  decltype(Entry::waiting) waiting;
-  absl::StatusOr<std::shared_ptr<const LoadedModel>> model;
+  std::vector<std::pair<AcquireDone, absl::StatusOr<AcquiredModel>>> answers;
   {
     absl::MutexLock lock(&mutex_);
     Entry* entry = Find(name);
@@ -114,21 +122,19 @@ void VersionStates::EndLoad(const VersionName& name, absl::StatusOr<ServedVersio
     if (result.ok()) {
       entry->served = *std::move(result);
       entry->last_use = absl::Now();
-      model = entry->served.model;
-    } else {
-      model = WhyNot(name, *entry);
     }
     entry->awaited = false;
-    waiting = std::exchange(entry->waiting, {});
-    waiting_ -= waiting.size();
-  }
-  for (auto& [done, shadow] : waiting) {
-    if (model.ok()) {
-      done(AcquiredModel{*model, std::move(shadow)});
-    } else {
-      done(model.status());
+    for (auto& [done, shadow] : std::exchange(entry->waiting, {})) {
+      --waiting_;
+      if (entry->served.model != nullptr) {
+        answers.emplace_back(std::move(done),
+                             AcquiredModel{entry->served.model, UseShadow(name.model, shadow)});
+      } else {
+        answers.emplace_back(std::move(done), WhyNot(name, *entry));
+      }
     }
   }
+  for (auto& [done, answer] : answers) done(std::move(answer));
 }
 
 bool VersionStates::Defer(const VersionName& name) {
@@ -183,6 +189,14 @@ std::optional<std::pair<VersionName, ServedVersion>> VersionStates::EvictLeastRe
   return std::make_pair(name, std::exchange(oldest->served, {}));
 }
 
+bool VersionStates::IsInMemory(const VersionName& name) const {
+  absl::MutexLock lock(&mutex_);
+  const Entry* entry = Find(name);
+  return entry != nullptr &&
+         (entry->state == v1::ModelVersion::LOADING || entry->state == v1::ModelVersion::LOADED ||
+          entry->state == v1::ModelVersion::STANDBY);
+}
+
 int64_t VersionStates::AdapterBytes() const {
   absl::MutexLock lock(&mutex_);
   int64_t bytes = 0;
@@ -218,24 +232,21 @@ absl::Status VersionStates::WhyNot(const VersionName& name, const Entry& entry) 
   return NotLoaded(name, absl::StrCat(" is not loaded; load it with ", command, "."));
 }
 
-absl::StatusOr<VersionStates::Meant> VersionStates::Resolve(const std::string& name) {
+absl::StatusOr<VersionStates::Meant> VersionStates::Resolve(const std::string& name) const {
   if (const auto exact = VersionName::Parse(name)) {
-    Entry* entry = Find(*exact);
+    const Entry* entry = Find(*exact);
     if (entry == nullptr) return NotFound(name);
     return Meant{*exact, entry};
   }
   if (const auto parsed = AliasName::Parse(name)) {
     const auto model = aliases_.find(parsed->model);
-    if (model == aliases_.end()) return NotFound(name);
+    if (model == aliases_.end()) return NoSuchAlias(*parsed);
     const auto alias = model->second.find(parsed->alias);
-    if (alias == model->second.end()) return NotFound(name);
+    if (alias == model->second.end()) return NoSuchAlias(*parsed);
     Meant meant{{parsed->model, alias->second.version}};
     meant.entry = Find(meant.name);
     if (meant.entry == nullptr) return NotFound(name);
-    if (Entry* shadow = Find({parsed->model, alias->second.shadow})) {
-      meant.shadow = shadow->served.model;
-      shadow->last_use = absl::Now();
-    }
+    meant.shadow = alias->second.shadow;
     return meant;
   }
   const auto model = models_.find(name);
@@ -251,7 +262,41 @@ absl::StatusOr<VersionStates::Meant> VersionStates::Resolve(const std::string& n
     }
     if (entry.state == v1::ModelVersion::LOADING) best = version;
   }
+  if (best->second.has_tasks && best->second.state == v1::ModelVersion::UNLOADED) {
+    const std::string id(absl::StripPrefix(name, "models/"));
+    return MakeError(
+        absl::StatusCode::kFailedPrecondition, v1::MODEL_NOT_LOADED,
+        absl::StrCat("No version of ", name, " is in service; `tasuki model list ", id,
+                     "` shows them, and `tasuki model load ", id, "@VERSION` loads one."),
+        {{"model", name}});
+  }
   return Meant{{name, best->first}, &best->second};
+}
+
+absl::Status VersionStates::WhyNotNow(const VersionName& name, const Entry& entry) {
+  if (entry.state != v1::ModelVersion::STANDBY) return WhyNot(name, entry);
+  Entry loading;  // it is about to be
+  loading.state = v1::ModelVersion::LOADING;
+  return WhyNot(name, loading);
+}
+
+std::shared_ptr<const LoadedModel> VersionStates::UseShadow(const std::string& model,
+                                                            int64_t shadow) {
+  Entry* entry = shadow == 0 ? nullptr : Find({model, shadow});
+  if (entry == nullptr || entry->served.model == nullptr) return nullptr;
+  entry->last_use = absl::Now();
+  return entry->served.model;
+}
+
+absl::StatusOr<VersionStates::InServiceVersion> VersionStates::Look(const std::string& name) const {
+  absl::MutexLock lock(&mutex_);
+  absl::StatusOr<Meant> meant = Resolve(name);
+  if (!meant.ok()) return meant.status();
+  const Entry& entry = *meant->entry;
+  if (entry.served.model == nullptr && entry.state != v1::ModelVersion::STANDBY && !entry.awaited) {
+    return WhyNot(meant->name, entry);
+  }
+  return InServiceVersion{meant->name, entry.served.model};
 }
 
 void VersionStates::Acquire(const std::string& name, AcquireDone done) {
@@ -261,23 +306,19 @@ void VersionStates::Acquire(const std::string& name, AcquireDone done) {
     absl::StatusOr<Meant> meant = Resolve(name);
     if (!meant.ok()) {
       result = meant.status();
-    } else if (Entry& entry = *meant->entry; entry.served.model != nullptr) {
+    } else if (Entry& entry = *Find(meant->name); entry.served.model != nullptr) {
       entry.last_use = absl::Now();
-      result = AcquiredModel{entry.served.model, std::move(meant->shadow)};
+      result = AcquiredModel{entry.served.model, UseShadow(meant->name.model, meant->shadow)};
     } else if (stopping_) {
       result = DrainingError();
     } else if ((entry.state == v1::ModelVersion::STANDBY || entry.awaited) &&
                waiting_ < kMaxWaiting) {
       if (entry.state == v1::ModelVersion::STANDBY) Queue(meant->name, entry, Cause::kRequest);
-      entry.waiting.emplace_back(std::move(done), std::move(meant->shadow));
+      entry.waiting.emplace_back(std::move(done), meant->shadow);
       ++waiting_;
       return;
     } else {
-      // Of those that do not fit among the waiting, too: it is about to be loaded.
-      Entry loading;
-      loading.state = v1::ModelVersion::LOADING;
-      result =
-          WhyNot(meant->name, entry.state == v1::ModelVersion::STANDBY ? loading : *meant->entry);
+      result = WhyNotNow(meant->name, entry);
     }
   }
   done(std::move(result));

@@ -54,6 +54,7 @@ class VersionStates {
   };
 
   void Learn(const v1::ModelVersion& version);
+  // REQUIRES: no request waits for it.
   void Forget(const VersionName& name);
   // An alias was made or changed: requests from now on see it.
   void SetAlias(const v1::ModelAlias& alias);
@@ -75,10 +76,17 @@ class VersionStates {
   ServedVersion Withdraw(const VersionName& name);
   // The LOADED version that was asked longest ago becomes STANDBY; nullopt if none is.
   std::optional<std::pair<VersionName, ServedVersion>> EvictLeastRecentlyUsed();
+  // Or on its way, or in STANDBY.
+  bool IsInMemory(const VersionName& name) const;
   // Bytes of the adapters of all that is LOADED and shares the weights of its base.
   int64_t AdapterBytes() const;
 
-  // See ModelRegistry::Acquire.
+  struct InServiceVersion {
+    VersionName name;
+    std::shared_ptr<const LoadedModel> model;  // null while it is not in memory
+  };
+  // See ModelRegistry::Look and Acquire.
+  absl::StatusOr<InServiceVersion> Look(const std::string& name) const;
   void Acquire(const std::string& name, AcquireDone done);
   // Why a version without tasks does not answer. FAILED_PRECONDITION, MODEL_NOT_LOADED.
   static absl::Status HasNoTask(const VersionName& name);
@@ -100,9 +108,10 @@ class VersionStates {
     ServedVersion served;  // while LOADED
     absl::Time last_use;   // while LOADED: a request's, or when it was loaded
     bool asked = false;    // while LOADING: not only because the server starts
-    // While LOADING for a request: those that wait, each with its shadow.
+    // While LOADING for a request: those that wait, each with its shadow's number, or 0. They keep
+    // no version in memory: it may have to make room for this one.
     bool awaited = false;
-    std::vector<std::pair<AcquireDone, std::shared_ptr<const LoadedModel>>> waiting;
+    std::vector<std::pair<AcquireDone, int64_t>> waiting;
   };
   using Versions = std::map<int64_t, Entry>;  // by number
   struct Alias {
@@ -112,12 +121,21 @@ class VersionStates {
   // Which version is meant by a name; its number, or why none is.
   struct Meant {
     VersionName name;
-    Entry* entry = nullptr;
-    std::shared_ptr<const LoadedModel> shadow;
+    const Entry* entry = nullptr;
+    int64_t shadow = 0;  // number; 0: none
   };
 
-  Entry* Find(const VersionName& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::StatusOr<Meant> Resolve(const std::string& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  const Entry* Find(const VersionName& name) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Entry* Find(const VersionName& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return const_cast<Entry*>(std::as_const(*this).Find(name));
+  }
+  absl::StatusOr<Meant> Resolve(const std::string& name) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The shadow, if it is in memory, which it then was used.
+  std::shared_ptr<const LoadedModel> UseShadow(const std::string& model, int64_t shadow)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What a request is told that cannot be answered by it now.
+  static absl::Status WhyNotNow(const VersionName& name, const Entry& entry);
   void Queue(const VersionName& name, Entry& entry, Cause cause)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static absl::Status WhyNot(const VersionName& name, const Entry& entry);

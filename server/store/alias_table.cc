@@ -48,6 +48,8 @@ absl::StatusOr<v1::ModelAlias> AliasTable::Set(const std::string& name,
     if (alias.name().empty()) *alias.mutable_create_time() = now;
     alias.set_name(name);
     alias.set_model_version(change.model_version());
+    // What was tried in the shadow is promoted.
+    if (alias.shadow_model_version() == change.model_version()) alias.clear_shadow_model_version();
     *alias.mutable_update_time() = now;
     const auto before = std::move(*alias.mutable_history());
     alias.clear_history();
@@ -67,6 +69,12 @@ absl::StatusOr<v1::ModelAlias> AliasTable::SetShadow(const std::string& name,
     auto alias = Find(sql, name);
     if (!alias.has_value()) return NoSuch(name);
     if (!shadow.empty() && !Exists(sql, shadow)) return NoSuch(shadow);
+    if (shadow == alias->model_version()) {
+      Faults faults;
+      faults.Add("model_version", absl::StrCat(shadow, " is the version of ", name,
+                                               " itself; a shadow is another one"));
+      return faults.ToStatus();
+    }
     VersionKey version;
     if (!ParseVersionName(alias->model_version(), version)) {
       throw DamagedRow(absl::StrCat("model_version of ", name));

@@ -15,10 +15,11 @@ class AliasTable {
   explicit AliasTable(Store& store) : store_(store) {}
 
   // Points `models/{m}/aliases/{a}`, made if it is not there, to a version of that model; `change`
-  // says why, its time is set. A change to the version that it names already is none. NOT_FOUND if
-  // the version is not published.
+  // says why, its time is set. A change to the version that it names already is none; its shadow
+  // ends if that is the new version. NOT_FOUND if the version is not published.
   absl::StatusOr<v1::ModelAlias> Set(const std::string& name, const v1::ModelAlias::Change& change);
-  // Sets its shadow; an empty one ends it. NOT_FOUND: alias or version.
+  // Sets its shadow; an empty one ends it. NOT_FOUND: alias or version. INVALID_ARGUMENT: the
+  // alias' own version.
   absl::StatusOr<v1::ModelAlias> SetShadow(const std::string& name, const std::string& version);
   // NOT_FOUND.
   absl::StatusOr<v1::ModelAlias> Get(const std::string& name);

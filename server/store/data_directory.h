@@ -26,8 +26,9 @@ class DataDirectory {
   std::string database() const { return root_ + "/tasuki.db"; }
   std::string lock() const { return root_ + "/lock"; }
   std::string aside() const { return root_ + "/aside"; }
+  std::string datasets() const { return root_ + "/datasets"; }
   std::string dataset(absl::string_view name) const {
-    return absl::StrCat(root_, "/datasets/", absl::StripPrefix(name, "datasets/"), ".jsonl");
+    return absl::StrCat(datasets(), "/", absl::StripPrefix(name, "datasets/"), ".jsonl");
   }
   std::string models() const { return root_ + "/models"; }
   // `models/{model}/versions/{version}`.
@@ -35,8 +36,9 @@ class DataDirectory {
     const size_t at = name.find("/versions/");
     return absl::StrCat(root_, "/", name.substr(0, at), "/", name.substr(at + 10));
   }
+  std::string jobs() const { return root_ + "/jobs"; }
   std::string job(absl::string_view name) const {
-    return absl::StrCat(root_, "/jobs/", absl::StripPrefix(name, "trainingJobs/"));
+    return absl::StrCat(jobs(), "/", absl::StripPrefix(name, "trainingJobs/"));
   }
   std::string job_spec(absl::string_view name) const { return job(name) + "/spec.json"; }
   std::string job_log(absl::string_view name) const { return job(name) + "/log"; }

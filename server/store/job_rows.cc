@@ -55,7 +55,7 @@ absl::StatusOr<JobRow> FindJob(soci::session& sql, const std::string& name) {
   return row;
 }
 
-JobRow ReadRow(const soci::row& columns, const std::string& path) {
+JobRow ReadRow(const soci::row& columns) {
   JobRow row{std::stoll(columns.get<std::string>(0)), {}};
   try {
     FromJson(columns.get<std::string>(1), row.job);
@@ -63,7 +63,7 @@ JobRow ReadRow(const soci::row& columns, const std::string& path) {
     row.job.Clear();
     row.job.set_name(columns.get<std::string>(2));
     row.job.set_state(static_cast<Job::State>(std::stoi(columns.get<std::string>(3))));
-    *row.job.mutable_error() = StatusProto(StatusOfException(path));
+    *row.job.mutable_error() = StatusProto(StatusOfException());
   }
   return row;
 }

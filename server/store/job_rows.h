@@ -24,9 +24,9 @@ bool Ended(v1::TrainingJob::State state);
 absl::StatusOr<JobRow> FindJob(soci::session& sql, const std::string& name);
 
 // The row of `SELECT kJobColumns FROM jobs`. A job that cannot be read has its name, its state, and
-// why as its error; `path` is the store's.
+// why as its error.
 inline constexpr char kJobColumns[] = "CAST(seq AS TEXT), message, name, CAST(state AS TEXT)";
-JobRow ReadRow(const soci::row& columns, const std::string& path);
+JobRow ReadRow(const soci::row& columns);
 
 // Sets `queue_position` of a queued job: what was created before it goes first.
 void SetQueuePosition(soci::session& sql, JobRow& row);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "google/protobuf/util/time_util.h"
 #include "google/rpc/error_details.pb.h"
 #include "model/errors/errors.h"
@@ -69,6 +70,8 @@ void CountChange(Metrics& metrics, Job::State before, const Job& job) {
   if (before == job.state()) return;
   metrics.ChangeJobCount(Job::State_Name(before), -1);
   metrics.ChangeJobCount(Job::State_Name(job.state()), 1);
+  if (job.state() == Job::QUEUED) metrics.SetQueued(job.name(), absl::Now());
+  if (before == Job::QUEUED) metrics.SetQueued(job.name(), std::nullopt);
   if (!Ended(job.state())) return;
   const Timestamp& start = job.has_start_time() ? job.start_time() : job.end_time();
   metrics.CountJobFinished(Job::State_Name(job.state()), ReasonOfFailure(job),
@@ -106,6 +109,7 @@ absl::StatusOr<Job> JobTable::Insert(const Job& job, const std::string& request_
   if (inserted.ok() && is_new) {
     store_.sessions_->metrics().CountJobCreated();
     store_.sessions_->metrics().ChangeJobCount(Job::State_Name(inserted->state()), 1);
+    store_.sessions_->metrics().SetQueued(inserted->name(), absl::Now());
   }
   return inserted;
 }
@@ -142,7 +146,7 @@ absl::StatusOr<Page<Job>> JobTable::List(const std::vector<Job::State>& states, 
     // Going down the page, each queued job has one less before it than the one above.
     std::optional<int> position;
     return CutPage<Job>(listing, *start, rows, [&](const soci::row& columns) {
-      JobRow row = ReadRow(columns, store_.sessions_->path());
+      JobRow row = ReadRow(columns);
       if (row.job.state() != Job::QUEUED) return row.job;
       if (position.has_value()) {
         row.job.set_queue_position(--*position);
@@ -197,7 +201,7 @@ absl::StatusOr<std::optional<Job>> JobTable::ClaimOldestQueued(std::vector<Job>*
               (sql.prepare << absl::StrCat("SELECT ", kJobColumns, " FROM jobs WHERE state = ",
                                            Job::QUEUED, " ORDER BY seq"));
           for (auto row = rows.begin(); row != rows.end() && !oldest.has_value(); ++row) {
-            Job job = ReadRow(*row, store_.sessions_->path()).job;
+            Job job = ReadRow(*row).job;
             if (!job.has_error()) {
               oldest = std::move(job);
             } else if (unreadable != nullptr) {
@@ -274,7 +278,7 @@ absl::Status JobTable::Delete(const std::string& name) {
            soci::use(name));
       const auto row = rows.begin();
       if (row == rows.end()) return NoSuch(name);
-      const Job job = ReadRow(*row, store_.sessions_->path()).job;
+      const Job job = ReadRow(*row).job;
       state = job.state();
       unreadable = job.has_error();
     }
@@ -294,7 +298,10 @@ absl::Status JobTable::Delete(const std::string& name) {
     sql << "DELETE FROM jobs WHERE name = :name", soci::use(name);
     return absl::OkStatus();
   });
-  if (deleted.ok()) store_.sessions_->metrics().ChangeJobCount(Job::State_Name(state), -1);
+  if (deleted.ok()) {
+    store_.sessions_->metrics().ChangeJobCount(Job::State_Name(state), -1);
+    store_.sessions_->metrics().SetQueued(name, std::nullopt);  // it may be one that is unreadable
+  }
   return deleted;
 }
 

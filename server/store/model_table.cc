@@ -15,6 +15,13 @@ constexpr char kRead[] = "read_models";
 constexpr char kWrite[] = "write_models";
 constexpr char kListing[] = "models";
 
+// The columns say which it is, whatever the message says.
+v1::ModelVersion VersionOf(const VersionKey& key, const std::string& json) {
+  v1::ModelVersion version = FromJson<v1::ModelVersion>(json);
+  version.set_name(NameOf(key));
+  return version;
+}
+
 absl::StatusOr<v1::ModelVersion> Find(soci::session& sql, const std::string& name) {
   VersionKey key;
   std::string json;
@@ -23,12 +30,13 @@ absl::StatusOr<v1::ModelVersion> Find(soci::session& sql, const std::string& nam
            "published = 1",
         soci::use(key.model), soci::use(key.number), soci::into(json);
   } else {
-    sql << "SELECT message FROM model_versions WHERE model = :model AND published = 1 "
+    key.model = name;
+    sql << "SELECT number, message FROM model_versions WHERE model = :model AND published = 1 "
            "ORDER BY number DESC LIMIT 1",
-        soci::use(name), soci::into(json);
+        soci::use(name), soci::into(key.number), soci::into(json);
   }
   if (!sql.got_data()) return NoSuch(name);
-  return FromJson<v1::ModelVersion>(json);
+  return VersionOf(key, json);
 }
 
 // A model of which a version is published, from name, newest number, count, time of the first.
@@ -52,6 +60,23 @@ constexpr char kSelectModels[] =
 v1::Model ModelOf(const soci::row& row) {
   return ModelOf(row.get<std::string>(0), std::stoll(row.get<std::string>(1)),
                  std::stoi(row.get<std::string>(2)), row.get<std::string>(3));
+}
+
+// FAILED_PRECONDITION, RESOURCE_IN_USE: who needs the version.
+absl::Status CheckNobodyNeeds(soci::session& sql, const VersionKey& key, const std::string& name) {
+  if (absl::Status status = CheckUnnamed(sql, name); !status.ok()) return status;
+  std::string job;
+  sql << absl::StrCat(
+      "SELECT jobs.name FROM model_versions JOIN jobs ON jobs.name = reservation_key "
+      "WHERE model = :model AND number = :number AND jobs.state NOT IN (",
+      EndedStates(), ")"),
+      soci::use(key.model), soci::use(key.number), soci::into(job);
+  if (sql.got_data()) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, v1::RESOURCE_IN_USE,
+                     absl::StrCat(name, " is the result of ", job, ", which has not ended"),
+                     {{"resource", name}, {"used_by", job}});
+  }
+  return CheckUnused(sql, name);
 }
 
 }  // namespace
@@ -193,8 +218,8 @@ absl::StatusOr<Page<v1::ModelVersion>> ModelTable::ListVersions(const std::strin
                             "WHERE model = :model AND number < :before AND published = 1 "
                             "ORDER BY number DESC LIMIT :limit",
              soci::use(model), soci::use(before), soci::use(limit));
-        return CutPage<v1::ModelVersion>(listing, *start, rows, [](const soci::row& row) {
-          return FromJson<v1::ModelVersion>(row.get<std::string>(1));
+        return CutPage<v1::ModelVersion>(listing, *start, rows, [&](const soci::row& row) {
+          return VersionOf({model, std::stoll(row.get<std::string>(0))}, row.get<std::string>(1));
         });
       });
 }
@@ -210,16 +235,39 @@ absl::Status ModelTable::SetLoad(const std::string& name, bool load) {
   });
 }
 
+absl::StatusOr<bool> ModelTable::IsToLoad(const std::string& name) {
+  return store_.sessions_->Read(kRead, [&](soci::session& sql) -> absl::StatusOr<bool> {
+    VersionKey key;
+    if (!ParseVersionName(name, key) || !Exists(sql, name)) return NoSuch(name);
+    int to_load = 0;
+    sql << "SELECT to_load FROM model_versions WHERE model = :model AND number = :number",
+        soci::use(key.model), soci::use(key.number), soci::into(to_load);
+    return to_load != 0;
+  });
+}
+
 absl::StatusOr<std::vector<v1::ModelVersion>> ModelTable::ToLoad() {
   return store_.sessions_->Read(
       kRead, [&](soci::session& sql) -> absl::StatusOr<std::vector<v1::ModelVersion>> {
         std::vector<v1::ModelVersion> versions;
-        soci::rowset<std::string> rows =
-            (sql.prepare << "SELECT message FROM model_versions WHERE published = 1 AND "
-                            "to_load = 1 ORDER BY model, number");
-        for (const std::string& json : rows) versions.push_back(FromJson<v1::ModelVersion>(json));
+        soci::rowset<soci::row> rows =
+            (sql.prepare << "SELECT model, CAST(number AS TEXT), message FROM model_versions "
+                            "WHERE published = 1 AND to_load = 1 ORDER BY model, number");
+        for (const soci::row& row : rows) {
+          versions.push_back(
+              VersionOf({row.get<std::string>(0), std::stoll(row.get<std::string>(1))},
+                        row.get<std::string>(2)));
+        }
         return versions;
       });
+}
+
+absl::Status ModelTable::CheckUnneeded(const std::string& name) {
+  return store_.sessions_->Read(kRead, [&](soci::session& sql) -> absl::Status {
+    VersionKey key;
+    if (!ParseVersionName(name, key)) return NoSuch(name);
+    return CheckNobodyNeeds(sql, key, name);
+  });
 }
 
 absl::Status ModelTable::DeleteVersion(const std::string& name) {
@@ -237,7 +285,7 @@ absl::Status ModelTable::DeleteVersion(const std::string& name) {
                        absl::StrCat(name, " is loaded for classification: unload it first"),
                        {{"resource", name}});
     }
-    if (absl::Status status = CheckUnused(sql, name); !status.ok()) return status;
+    if (absl::Status status = CheckNobodyNeeds(sql, key, name); !status.ok()) return status;
     sql << "DELETE FROM model_versions WHERE model = :model AND number = :number",
         soci::use(key.model), soci::use(key.number);
     return absl::OkStatus();

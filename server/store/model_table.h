@@ -49,12 +49,15 @@ class ModelTable {
   // Newest first. NOT_FOUND if the model has none.
   absl::StatusOr<Page<v1::ModelVersion>> ListVersions(const std::string& model, int page_size,
                                                       const std::string& page_token);
-  // Whether the version is to be loaded, now and after a restart.
+  // Whether the version is to be loaded, now and after a restart, whatever aliases say.
   absl::Status SetLoad(const std::string& name, bool load);
+  absl::StatusOr<bool> IsToLoad(const std::string& name);
   // Versions that are to be loaded.
   absl::StatusOr<std::vector<v1::ModelVersion>> ToLoad();
-  // Deletes a version. NOT_FOUND; FAILED_PRECONDITION, RESOURCE_IN_USE, naming a job that has not
-  // ended and starts from it, or if it is to be loaded.
+  // FAILED_PRECONDITION, RESOURCE_IN_USE, naming the alias that names the version, or a job that
+  // has not ended and published it or starts from it.
+  absl::Status CheckUnneeded(const std::string& name);
+  // Deletes a version. NOT_FOUND; FAILED_PRECONDITION as above, or if it is to be loaded.
   absl::Status DeleteVersion(const std::string& name);
 
  private:

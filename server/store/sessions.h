@@ -50,8 +50,9 @@ T FromJson(const std::string& json) {
 // The next value of one of the counters of the schema. Inside Write only.
 long long NextValue(soci::session& sql, const std::string& counter);
 
-// The exception that is being handled, as a status.
-absl::Status StatusOfException(const std::string& path);
+// The exception that is being handled, as a status. With `path` it is for the operator, who starts
+// the server; callers are not told where the store is.
+absl::Status StatusOfException(const std::string& path = "");
 
 inline const absl::Status& StatusOf(const absl::Status& status) { return status; }
 template <typename T>
@@ -81,16 +82,17 @@ class Store::Sessions {
   auto Write(const char* operation, Body body) ABSL_LOCKS_EXCLUDED(write_mutex_) {
     const absl::Time start = absl::Now();
     absl::MutexLock lock(&write_mutex_);
+    metrics_.UseStoreConnections(1);
     auto result = Run(*writer_, "BEGIN IMMEDIATE", body);
+    metrics_.UseStoreConnections(-1);
     Observe(operation, start, StatusOf(result));
     return result;
   }
 
   Metrics& metrics() { return metrics_; }
-  const std::string& path() const { return path_; }
 
  private:
-  Sessions(const std::string& path, Metrics& metrics) : path_(path), metrics_(metrics) {}
+  explicit Sessions(Metrics& metrics) : metrics_(metrics) {}
 
   template <typename Body>
   std::invoke_result_t<Body, soci::session&> Run(soci::session& sql, const char* begin,
@@ -101,7 +103,7 @@ class Store::Sessions {
       sql << (result.ok() ? "COMMIT" : "ROLLBACK");
       return result;
     } catch (...) {
-      absl::Status status = StatusOfException(path_);
+      absl::Status status = StatusOfException();
       RollBack(sql);
       return status;
     }
@@ -111,7 +113,6 @@ class Store::Sessions {
   void Observe(const char* operation, absl::Time start, const absl::Status& status);
   static void RollBack(soci::session& sql);
 
-  const std::string path_;
   Metrics& metrics_;
   // Held through a whole transaction: it is what makes the writer one. Never taken together with
   // read_mutex_.

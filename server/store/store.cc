@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/util/json_util.h"
+#include "google/protobuf/util/time_util.h"
 #include "model/errors/errors.h"
 #include "server/store/alias_table.h"
 #include "server/store/dataset_table.h"
@@ -17,7 +18,10 @@
 namespace tasuki {
 namespace {
 
+using google::protobuf::util::TimeUtil;
+
 constexpr int kReaders = 3;
+constexpr int kQueuedPage = 1000;
 
 std::unique_ptr<soci::session> Connect(const std::string& path) {
   auto session =
@@ -27,44 +31,43 @@ std::unique_ptr<soci::session> Connect(const std::string& path) {
   return session;
 }
 
-absl::Status Damaged(const std::string& path, absl::string_view cause) {
+absl::Status Damaged(const std::string& store, absl::string_view cause) {
   return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
-                   absl::StrCat("the store ", path, " is damaged: ", cause));
+                   absl::StrCat(store, " is damaged: ", cause));
 }
 
 }  // namespace
 
 absl::Status StatusOfException(const std::string& path) {
+  const std::string store = path.empty() ? "the store" : absl::StrCat("the store ", path);
   try {
     throw;
   } catch (const NewerRow& error) {
     return MakeError(absl::StatusCode::kDataLoss, v1::FILE_CHANGED,
-                     absl::StrCat("a row of the store ", path,
-                                  " has what this server does not know, "
-                                  "as newer ones write it: start the newer server again (",
+                     absl::StrCat("a row of ", store,
+                                  " has what this server does not know, as newer ones write it: "
+                                  "start the newer server again (",
                                   error.what(), ")"));
   } catch (const DamagedRow& error) {
-    return Damaged(path, error.what());
+    return Damaged(store, error.what());
   } catch (const soci::sqlite3_soci_error& error) {
     // Its what() repeats the statement with all values; get_error_message() says what happened.
     // The low byte; the others of an extended code refine it.
     switch (error.result() & 0xFF) {
       case SQLITE_FULL:
-        return MakeError(absl::StatusCode::kResourceExhausted, v1::DISK_FULL,
-                         absl::StrCat("no space left for the store ", path,
-                                      ": free some on its volume and try again"));
+        return MakeError(
+            absl::StatusCode::kResourceExhausted, v1::DISK_FULL,
+            absl::StrCat("no space left for ", store, ": free some on its volume and try again"));
       case SQLITE_CORRUPT:
       case SQLITE_NOTADB:
-        return Damaged(path, error.get_error_message());
+        return Damaged(store, error.get_error_message());
       default:
-        return MakeError(
-            absl::StatusCode::kUnavailable, v1::STORE_UNAVAILABLE,
-            absl::StrCat("the store ", path, " did not answer: ", error.get_error_message()));
+        return MakeError(absl::StatusCode::kUnavailable, v1::STORE_UNAVAILABLE,
+                         absl::StrCat(store, " did not answer: ", error.get_error_message()));
     }
   } catch (const soci::soci_error& error) {
-    return MakeError(
-        absl::StatusCode::kUnavailable, v1::STORE_UNAVAILABLE,
-        absl::StrCat("the store ", path, " did not answer: ", error.get_error_message()));
+    return MakeError(absl::StatusCode::kUnavailable, v1::STORE_UNAVAILABLE,
+                     absl::StrCat(store, " did not answer: ", error.get_error_message()));
   } catch (const std::exception& error) {
     return MakeError(absl::StatusCode::kInternal, v1::INTERNAL_ERROR, error.what());
   }
@@ -107,7 +110,7 @@ absl::StatusOr<std::unique_ptr<Store::Sessions>> Store::Sessions::Open(const std
     return absl::InvalidArgumentError(
         absl::StrCat("the store's path must not contain a double quote: ", path));
   }
-  auto sessions = std::unique_ptr<Sessions>(new Sessions(path, metrics));
+  auto sessions = std::unique_ptr<Sessions>(new Sessions(metrics));
   try {
     auto writer = Connect(path);
     // Before anything writes: a file that is not ours is left as it is.
@@ -131,8 +134,10 @@ absl::StatusOr<std::unique_ptr<Store::Sessions>> Store::Sessions::Open(const std
     for (int i = 0; i < kReaders; ++i) {
       auto reader = Connect(path);
       *reader << "PRAGMA query_only = ON";
-      sessions->GiveBack(std::move(reader));
+      absl::MutexLock lock(&sessions->read_mutex_);
+      sessions->idle_readers_.push_back(std::move(reader));
     }
+    metrics.AddStoreConnections(1 + kReaders);
     return sessions;
   } catch (...) {
     return StatusOfException(path);
@@ -146,10 +151,12 @@ std::unique_ptr<soci::session> Store::Sessions::TakeReader() {
   absl::MutexLock lock(&read_mutex_, absl::Condition(&some_idle));
   std::unique_ptr<soci::session> reader = std::move(idle_readers_.back());
   idle_readers_.pop_back();
+  metrics_.UseStoreConnections(1);
   return reader;
 }
 
 void Store::Sessions::GiveBack(std::unique_ptr<soci::session> reader) {
+  metrics_.UseStoreConnections(-1);
   absl::MutexLock lock(&read_mutex_);
   idle_readers_.push_back(std::move(reader));
 }
@@ -186,6 +193,17 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path, Metr
   if (!counts.ok()) return counts.status();
   for (const auto& [state, count] : *counts) {
     metrics.SetJobCount(v1::TrainingJob::State_Name(state), count);
+  }
+  for (std::string page; true;) {
+    const auto queued = store->jobs_->List({v1::TrainingJob::QUEUED}, kQueuedPage, page);
+    if (!queued.ok()) return queued.status();
+    for (const v1::TrainingJob& job : queued->rows) {
+      if (!job.has_create_time()) continue;  // a row that cannot be read
+      metrics.SetQueued(job.name(),
+                        absl::FromUnixMicros(TimeUtil::TimestampToMicroseconds(job.create_time())));
+    }
+    page = queued->next_page_token;
+    if (page.empty()) break;
   }
   return store;
 }

@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "google/protobuf/util/time_util.h"
 #include "model/errors/errors.h"
 #include "model/errors/status_proto.h"
 #include "model/files/durable.h"
@@ -32,6 +33,8 @@ namespace {
 
 constexpr unsigned kEstimateSeconds = 15 * 60;
 // The trainer of an earlier attempt ends as soon as it notices that its server is gone.
+using google::protobuf::util::TimeUtil;
+
 constexpr absl::Duration kLockPatience = absl::Seconds(20);
 constexpr absl::Duration kLockInterval = absl::Milliseconds(50);
 constexpr absl::Duration kProgressLogInterval = absl::Seconds(10);
@@ -87,12 +90,19 @@ class Reporter : public TrainingObserver {
         v1::Evaluation::Method_Name(evaluation.method()), evaluation.row_count(), evaluation.loss(),
         evaluation.accuracy(), evaluation.macro_f1());
   }
-  void OnCheckpoint(int64_t step, bool best) override {
+  void OnCheckpoint(int64_t step, bool best, absl::Duration took) override {
     internal::TrainerEvent event;
     event.mutable_checkpoint_written()->set_step(step);
     event.mutable_checkpoint_written()->set_best(best);
+    *event.mutable_checkpoint_written()->mutable_write_time() =
+        TimeUtil::MillisecondsToDuration(absl::ToInt64Milliseconds(took));
     WriteEvent(kEventsFd, event);
     spdlog::info("Checkpoint of step {}{}", step, best ? ", the best so far" : "");
+  }
+  void OnCheckpointTrouble(bool passed_over) override {
+    internal::TrainerEvent event;
+    event.mutable_checkpoint_trouble()->set_passed_over(passed_over);
+    WriteEvent(kEventsFd, event);
   }
   void OnMessage(v1::TrainingJobEvent::Message::Severity severity,
                  const std::string& text) override {

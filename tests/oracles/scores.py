@@ -9,7 +9,9 @@ score is the sum, over the nodes of the labels' token trie that branch, of log-s
 children. Predictions are one JSON object a line, with `row` (from 1) and `predicted` or `label`. Rows whose two best scores differ by
 less than 1e-3 are listed, not counted. The last line also says how many labels change under the
 log-likelihood over the full vocabulary. Exits with 1 if a label differs, or if all that agree are one
-label: such a model shows nothing.
+label: such a model shows little. With --one-label that is told and no failure.
+
+Predictions may hold `probabilities`, by label: then they may be off by 1e-4 at most.
 
 Predictions may also hold `scores`, a list of log p of the task's labels for each precision, as bench-gate
 writes them. Then a line for each precision says how far they are off, and it exits with 1 if one is off by
@@ -59,6 +61,7 @@ def main():
     parser.add_argument("--text", required=True)
     parser.add_argument("--max-tokens", type=int, default=512)
     parser.add_argument("--rows", type=int, dest="count")
+    parser.add_argument("--one-label", action="store_true")
     arguments = parser.parse_args()
 
     model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model).float().eval()
@@ -73,11 +76,13 @@ def main():
 
     with open(arguments.rows, encoding="utf-8", newline="") as file:
         rows = list(map(json.loads, file) if arguments.rows.endswith(".jsonl") else csv.DictReader(file, delimiter="\t"))[: arguments.count]
-    answers, ours, theirs = {}, collections.defaultdict(list), []
+    answers, ours, theirs, probabilities = {}, collections.defaultdict(list), [], []
     with open(arguments.predictions, encoding="utf-8") as file:
         for line in list(file)[: arguments.count]:
             answer = json.loads(line)
             answers[int(answer["row"])] = answer.get("predicted") or answer["label"]
+            if "probabilities" in answer:
+                probabilities.append([answer["probabilities"][name] for name in names])
             for precision, of_labels in answer.get("scores", {}).items():
                 ours[precision].append(of_labels)
     if len(answers) != len(rows):
@@ -109,9 +114,14 @@ def main():
         most = TOLERANCES[precision] * (1 if precision == "fp32" else spread)
         far |= not off <= most
         print(f"{precision}: log p differs by {off:.2g}, {off / spread:.2g} of its spread of {spread:.3g} (limit {most:.2g})")
+    told = ""
+    if probabilities:
+        off = (torch.tensor(probabilities, dtype=torch.float64) - theirs.softmax(-1)).abs().max().item()
+        far |= not off <= TOLERANCES["fp32"]
+        told = f"; probabilities differ by {off:.2g}"
     print(f"{len(rows)} rows: {same.total()} the same ({', '.join(f'{name}: {same[name]}' for name in names)}), "
-          f"{different} different, {ties} too close to count; {changed} change under the full-vocabulary log-likelihood")
-    return different > 0 or len(same) < 2 or far
+          f"{different} different, {ties} too close to count; {changed} change under the full-vocabulary log-likelihood{told}")
+    return different > 0 or (len(same) < 2 and not arguments.one_label) or far
 
 
 if __name__ == "__main__":

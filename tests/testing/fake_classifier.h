@@ -94,8 +94,11 @@ class FakeClassifier : public Classifier {
     if (input.truncated) input.tokens.resize(limit);
     return input;
   }
-  absl::StatusOr<std::vector<std::vector<float>>> Score(
-      absl::Span<const Input* const> inputs) const override {
+  absl::StatusOr<std::vector<std::vector<float>>> Score(absl::Span<const Input* const> inputs,
+                                                        Pass& pass) const override {
+    pass.encode = absl::Milliseconds(2);
+    pass.decode = absl::Milliseconds(1);
+    pass.padding_tokens = 3;
     std::vector<size_t> lengths;
     std::vector<std::vector<float>> scores;
     for (const Input* input : inputs) {

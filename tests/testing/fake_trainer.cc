@@ -8,11 +8,16 @@
 //   say:TEXT     prints a line                    bytes       prints bytes that are not UTF-8
 //   abort, kill  dies by that signal              exit:N      ends without a word
 //   finish       leaves a result and says so      fail        reports a failure; exits with 65
-//   f1:C:E       a task "mood" has macro F1 C in the result of a fine-tuning, E in that of an
-//   evaluation answers      leaves predictions of three lines hungry       reports that memory ran
-//   out; exits with 65 garbage      writes what is no event          linger      goes on after its
-//   last word wait         waits for a command and stops, or finishes if that is the command deaf
-//   ignores every command facts        writes what it inherited to `facts` in the job's directory
+//   passed_over  says that a damaged checkpoint was passed over
+//   not_written  says that a checkpoint could not be written
+//   f1:C:E       a task "mood" has macro F1 C in the result of a fine-tuning, E in an evaluation's
+//   answers      leaves predictions of three lines
+//   hungry       reports that memory ran out; exits with 65
+//   garbage      writes what is no event
+//   linger       goes on after its last word
+//   wait         waits for a command and stops, or finishes if that is the command
+//   deaf         ignores every command
+//   facts        writes what it inherited to `facts` in the job's directory
 //   starve       counts an out-of-memory kill in `vmstat` of the job's directory and dies of it
 //   nap          does nothing for a moment
 //   estimate     sends an estimate of 7 steps
@@ -121,6 +126,9 @@ void Do(const std::string& word, const internal::TrainerSpec& spec) {
     Write(event);
   } else if (word == "checkpoint") {
     event.mutable_checkpoint_written()->set_step(5 * spec.attempt());
+    Write(event);
+  } else if (word == "passed_over" || word == "not_written") {
+    event.mutable_checkpoint_trouble()->set_passed_over(word == "passed_over");
     Write(event);
   } else if (word == "message") {
     event.mutable_message()->set_severity(v1::TrainingJobEvent::Message::WARNING);

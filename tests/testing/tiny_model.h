@@ -56,7 +56,7 @@ inline absl::Status TrainTiny(v1::TrainingJob job, const std::string& base_direc
   class Nobody : public TrainingObserver {
     void OnProgress(const v1::Progress&) override {}
     void OnEvaluation(const v1::Evaluation&) override {}
-    void OnCheckpoint(int64_t, bool) override {}
+    void OnCheckpoint(int64_t, bool, absl::Duration) override {}
     void OnMessage(v1::TrainingJobEvent::Message::Severity, const std::string&) override {}
   } nobody;
   const auto outcome = Train(job, places, TrainingOptions(), StopSignal(), nobody);

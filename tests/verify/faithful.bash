@@ -54,10 +54,13 @@ amcd_models() {
   return $status
 }
 
-same_labels() {  # same_labels SIZE here|there: transformers' answers from its logits, and ours
-  local work=$out/amcd-$1
+# same_labels SIZE here|there: transformers' answers from its logits, and ours. 150 steps do not teach a base-sized
+# model of random weights: it says one label, and what is compared is that, and all probabilities.
+same_labels() {
+  local work=$out/amcd-$1 one=
+  [ "$1" = base ] && one=--one-label
   echo '{"tasks": [{"name": "amcd", "labels": [{"name": "0"}, {"name": "1"}]}]}' >"$work/tasks.json"
-  "$python" tests/oracles/scores.py "$work/$2" "$work/tasks.json" "$data/amcd_test.tsv" "$work/$2.jsonl" --task amcd --text sentence
+  "$python" tests/oracles/scores.py "$work/$2" "$work/tasks.json" "$data/amcd_test.tsv" "$work/$2.jsonl" --task amcd --text sentence $one
 }
 
 loss_of_100_steps() {  # loss_of_100_steps SIZE

@@ -183,8 +183,8 @@ PY
   stop_server || status=1
   grep -q 'grpc_server_handled_total{grpc_code="NotFound",grpc_method="Classify".*} 1' "$work/metrics.txt" || status=1
   grep -q 'grpc_server_handled_total{grpc_code="OK",grpc_method="GetServerInfo".*} 1' "$work/metrics.txt" || status=1
-  echo "$(grep -c "trace $id" "$work/server.log") lines of two calls have the trace"
-  [ $status = 0 ] && [ "$(grep -c "trace $id" "$work/server.log")" = 2 ]
+  echo "$(grep -c "trace_id=$id" "$work/server.log") lines of two calls have the trace"
+  [ $status = 0 ] && [ "$(grep -c "trace_id=$id" "$work/server.log")" = 2 ]
 }
 
 check "hot swaps under 64 callers, every tenth to a corrupt version: no failed call" life HotSwapsLoseNoCall ' swaps under '

@@ -21,6 +21,7 @@ from tasuki.transport import AioTransport, Method
 __all__ = ["Client"]
 
 SERVER_INFO = Method("/tasuki.v1.ServerService/GetServerInfo", v1.GetServerInfoRequest, v1.ServerInfo)
+SET_LOG_LEVEL = Method("/tasuki.v1.ServerService/SetLogLevel", v1.SetLogLevelRequest, v1.ServerInfo)
 HEALTH = Method("/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse)
 
 
@@ -36,6 +37,10 @@ class Calls(Classification):
     async def server_info(self, *, timeout: float | None = None) -> v1.ServerInfo:
         """What runs there."""
         return await self._connection.call(SERVER_INFO, v1.GetServerInfoRequest(), timeout)
+
+    async def set_log_level(self, level: str, *, timeout: float | None = None) -> v1.ServerInfo:
+        """Changes which lines the server logs, until it stops: "debug", "info", "warning", "error" or "off"."""
+        return await self._connection.call(SET_LOG_LEVEL, v1.SetLogLevelRequest(level=level), timeout)
 
     async def health(self, service: str = "", *, timeout: float | None = None) -> str:
         """What the server says of itself, or of one of its services, such as "SERVING" or "NOT_SERVING". Raises NotFound

@@ -74,6 +74,7 @@ class Calls(blocking.Blocking):
     classify = blocking.method(classification.Classification.classify)
     classify_each = blocking.iterator(classification.Classification.classify_each)
     server_info = blocking.method(aio.Calls.server_info)
+    set_log_level = blocking.method(aio.Calls.set_log_level)
     health = blocking.method(aio.Calls.health)
     close = blocking.method(aio.Calls.close)
 

@@ -41,6 +41,9 @@ class Client:
     # ---- Server ----
     def test_the_server(self):
         self.assertEqual(self.client.server_info().store, "sqlite")
+        self.assertEqual(self.client.set_log_level("error").log_level, "error")
+        with self.assertRaises(tasuki.InvalidArgument):
+            self.client.set_log_level("loud")
         self.assertEqual(self.client.health(), "SERVING")
         with self.assertRaises(tasuki.NotFound):
             self.client.health("no.such.Service")

@@ -16,7 +16,7 @@ using ::testing::Each;
 class Nobody : public TrainingObserver {
   void OnProgress(const v1::Progress&) override {}
   void OnEvaluation(const v1::Evaluation&) override {}
-  void OnCheckpoint(int64_t, bool) override {}
+  void OnCheckpoint(int64_t, bool, absl::Duration) override {}
   void OnMessage(v1::TrainingJobEvent::Message::Severity, const std::string&) override {}
 };
 

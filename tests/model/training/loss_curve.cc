@@ -26,7 +26,7 @@ namespace {
 class Silent : public TrainingObserver {
   void OnProgress(const v1::Progress&) override {}
   void OnEvaluation(const v1::Evaluation&) override {}
-  void OnCheckpoint(int64_t, bool) override {}
+  void OnCheckpoint(int64_t, bool, absl::Duration) override {}
   void OnMessage(v1::TrainingJobEvent::Message::Severity, const std::string& text) override {
     std::cerr << text << "\n";
   }

@@ -42,7 +42,7 @@ class Recorder : public TrainingObserver {
     evaluations.push_back(e);
     if (on_evaluation) on_evaluation();
   }
-  void OnCheckpoint(int64_t step, bool best) override {
+  void OnCheckpoint(int64_t step, bool best, absl::Duration) override {
     checkpoints.emplace_back(step, best);
     if (on_checkpoint) on_checkpoint(step);
   }

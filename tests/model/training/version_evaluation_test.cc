@@ -23,7 +23,9 @@ class Recorder : public TrainingObserver {
     evaluations.push_back(e);
     if (on_evaluation) on_evaluation();
   }
-  void OnCheckpoint(int64_t, bool) override { ADD_FAILURE() << "there is nothing to resume"; }
+  void OnCheckpoint(int64_t, bool, absl::Duration) override {
+    ADD_FAILURE() << "there is nothing to resume";
+  }
   void OnMessage(v1::TrainingJobEvent::Message::Severity, const std::string& text) override {
     messages.push_back(text);
   }

@@ -4,11 +4,15 @@
 #include <soci/soci.h>
 #include <soci/sqlite3/soci-sqlite3.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <sstream>
 #include <thread>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
 #include "google/rpc/error_details.pb.h"
 #include "model/errors/errors.h"
 #include "server/jobs/job_history.h"
@@ -23,6 +27,7 @@ using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 
 class JobsTest : public JobFixture {
  protected:
@@ -111,6 +116,57 @@ TEST_F(JobsTest, RunsOneJobAtATimeTheOldestFirst) {
   ASSERT_TRUE(jobs_->Pause(first).ok());
   AwaitState(second, Job::SUCCEEDED);
   EXPECT_EQ(Get(first).state(), Job::PAUSED);
+}
+
+TEST_F(JobsTest, TellsSinceWhenTheOldestJobWaits) {
+  constexpr char kSeries[] = "\ntasuki_job_oldest_queued_timestamp_seconds ";
+  StartJobs();
+  const std::string first = Create("progress wait");
+  AwaitWord(first);
+  EXPECT_THAT(metrics_.Text(), Not(HasSubstr(kSeries))) << "it runs, and nothing waits";
+  const std::string second = Create("finish");
+  EXPECT_THAT(metrics_.Text(), HasSubstr(kSeries));
+  ASSERT_TRUE(jobs_->Cancel(second).ok());
+  EXPECT_THAT(metrics_.Text(), Not(HasSubstr(kSeries)));
+  ASSERT_TRUE(jobs_->Pause(first).ok());
+  AwaitState(first, Job::PAUSED);
+  EXPECT_THAT(metrics_.Text(), Not(HasSubstr(kSeries)));
+}
+
+TEST_F(JobsTest, CountsWhatGoesWrongWithCheckpoints) {
+  StartJobs();
+  AwaitState(Create("passed_over checkpoint not_written finish"), Job::SUCCEEDED);
+  const std::string text = metrics_.Text();
+  EXPECT_THAT(text, HasSubstr("tasuki_checkpoint_fallbacks_total 1\n"));
+  EXPECT_THAT(text, HasSubstr("tasuki_checkpoints_total{result=\"error\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("tasuki_checkpoints_total{result=\"ok\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("tasuki_checkpoint_write_seconds_count 1\n"));
+}
+
+// TASUKI_JOBS of them, so that what grows with jobs shows.
+TEST_F(JobsTest, JobsThatEndedLeaveNoSeries) {
+  StartJobs();
+  const auto run = [this](int count) {
+    for (int i = 0; i < count; ++i) {
+      AwaitState(Create("progress evaluation checkpoint finish"), Job::SUCCEEDED);
+      if (i % 10 == 0) AwaitState(Create("progress fail"), Job::FAILED);
+    }
+    std::string text;  // once the last job's are gone, which is a moment after its end
+    do {
+      text = metrics_.Text();
+    } while (absl::StrContains(text, "trainingJobs/"));
+    int series = 0;
+    for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+      series += !line.empty() && line[0] != '#';
+    }
+    return series;
+  };
+  const int before = run(3);
+  const char* const count = std::getenv("TASUKI_JOBS");
+  const int jobs = count != nullptr ? std::atoi(count) : 20;
+  const int after = run(jobs);
+  EXPECT_EQ(after, before);
+  std::cout << before << " series after 3 jobs, " << after << " after " << jobs << " more\n";
 }
 
 TEST_F(JobsTest, TriesAJobAgainWhoseTrainerDied) {

@@ -5,7 +5,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <map>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -17,6 +21,8 @@
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "prometheus/text_serializer.h"
+#include "server/metrics/device_collector.h"
 
 namespace tasuki {
 namespace {
@@ -45,7 +51,10 @@ std::string TextOfEverything() {
   auto job = metrics.ForJob("trainingJobs/a");
   job->Observe({.step = 1, .total_steps = 2, .batch_size = 8});
   job->SetScore("sentiment", "macro_f1", .5);
-  job->CountCheckpoint();
+  job->CountCheckpoint(absl::Seconds(1));
+  metrics.SetQueued("trainingJobs/b", absl::Now());
+  metrics.SetHealth("", true);
+  metrics.WatchFiles("store", "/proc/version");
   return metrics.Text();
 }
 
@@ -149,8 +158,11 @@ TEST(ModelMetrics, TotalsAreWhatWasCounted) {
   const absl::Time before = absl::Now() - absl::Milliseconds(1);
   model->ObserveStage(ModelMetrics::Stage::kTokenize, absl::Milliseconds(1));
   model->ObserveStage(ModelMetrics::Stage::kQueue, absl::Milliseconds(2));
-  model->ObserveStage(ModelMetrics::Stage::kForward, absl::Milliseconds(3));
-  model->ObserveStage(ModelMetrics::Stage::kForward, absl::Milliseconds(4));
+  for (int pass = 0; pass < 2; ++pass) {
+    model->ObserveStage(ModelMetrics::Stage::kEncode, absl::Milliseconds(3));
+    model->ObserveStage(ModelMetrics::Stage::kDecode, absl::Milliseconds(1));
+    model->ObserveStage(ModelMetrics::Stage::kPostprocess, absl::Milliseconds(9));
+  }
   model->CountRequest(ModelMetrics::Result::kOk, 5, absl::Milliseconds(10));
   model->CountRequest(ModelMetrics::Result::kOk, 1, absl::Milliseconds(20));
   model->CountRequest(ModelMetrics::Result::kExpired, 7, absl::Milliseconds(2));
@@ -165,7 +177,7 @@ TEST(ModelMetrics, TotalsAreWhatWasCounted) {
   EXPECT_EQ(totals.tokenize.count, 1);
   EXPECT_EQ(totals.queue.count, 1);
   EXPECT_EQ(totals.forward.count, 2);
-  EXPECT_NEAR(absl::ToDoubleSeconds(totals.forward.time), .007, 1e-9);
+  EXPECT_NEAR(absl::ToDoubleSeconds(totals.forward.time), .008, 1e-9);
   EXPECT_GE(totals.last_end, before);
 }
 
@@ -174,7 +186,7 @@ TEST(ModelMetrics, SurvivesLoadsAndUnloadsOfOneVersionOnManyThreads) {
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&] {
-      for (int i = 0; i < 200; ++i) metrics.ForModel(Sentiment())->ObserveBatch(1, 8);
+      for (int i = 0; i < 200; ++i) metrics.ForModel(Sentiment())->ObserveBatch(1, 8, 0);
     });
   }
   for (auto& thread : threads) thread.join();
@@ -211,6 +223,8 @@ TEST(JobMetrics, CountsStepsExamplesAndTokensSinceTheReportBefore) {
   EXPECT_THAT(text, HasSubstr("tasuki_train_steps_total 10\n"));
   EXPECT_THAT(text, HasSubstr("tasuki_train_examples_total 80\n"));
   EXPECT_THAT(text, HasSubstr("tasuki_train_tokens_total 2000\n"));
+  EXPECT_THAT(text, HasSubstr("tasuki_train_step_seconds_count 10\n"));
+  EXPECT_THAT(text, HasSubstr("tasuki_train_step_seconds_sum 20\n"));
   EXPECT_THAT(text, HasSubstr("tasuki_train_loss{job=\"trainingJobs/a\"} 0.25"));
   EXPECT_THAT(text, HasSubstr("tasuki_train_progress_ratio{job=\"trainingJobs/a\"} 0.51"));
 }
@@ -220,11 +234,87 @@ TEST(JobMetrics, GaugesGoWithTheJobAndCountersStay) {
   auto job = metrics.ForJob("trainingJobs/a");
   EXPECT_THAT(metrics.Text(), Not(HasSubstr("tasuki_train_loss{")));  // no report yet
   job->Observe({.step = 3, .total_steps = 3, .batch_size = 1});
-  job->CountCheckpoint();
+  job->CountCheckpoint(absl::Seconds(2));
   job.reset();
   EXPECT_THAT(metrics.Text(), Not(HasSubstr("trainingJobs/a")));
   EXPECT_THAT(metrics.Text(), HasSubstr("tasuki_train_steps_total 3\n"));
-  EXPECT_THAT(metrics.Text(), HasSubstr("tasuki_checkpoints_total 1\n"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("tasuki_checkpoints_total{result=\"ok\"} 1\n"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("tasuki_checkpoint_write_seconds_sum 2\n"));
+}
+
+TEST(Metrics, TheOldestQueuedJobIsTheOneThatWaitsLongest) {
+  constexpr char kSeries[] = "tasuki_job_oldest_queued_timestamp_seconds ";
+  Metrics metrics;
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr(kSeries)));
+  metrics.SetQueued("trainingJobs/b", absl::FromUnixSeconds(200));
+  metrics.SetQueued("trainingJobs/a", absl::FromUnixSeconds(100));
+  EXPECT_THAT(metrics.Text(), HasSubstr(absl::StrCat(kSeries, "100\n")));
+  metrics.SetQueued("trainingJobs/a", std::nullopt);
+  EXPECT_THAT(metrics.Text(), HasSubstr(absl::StrCat(kSeries, "200\n")));
+  metrics.SetQueued("trainingJobs/b", std::nullopt);
+  metrics.SetQueued("trainingJobs/b", std::nullopt);
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr(kSeries)));
+}
+
+TEST(Metrics, TellsWhatTheStoreAndTheLogAndHealthDo) {
+  Metrics metrics;
+  metrics.AddStoreConnections(4);
+  metrics.UseStoreConnections(2);
+  metrics.UseStoreConnections(-1);
+  metrics.CountStoreRetry("write_jobs");
+  metrics.CountLogMessage(Metrics::LogLevel::kWarning);
+  metrics.SetHealth("", true);
+  metrics.SetHealth("tasuki.v1.ClassificationService", false);
+  metrics.CountCheckpointError();
+  metrics.CountCheckpointFallback();
+  const std::string text = metrics.Text();
+  for (const char* line :
+       {"tasuki_store_connections{state=\"in_use\"} 1",
+        "tasuki_store_connections{state=\"idle\"} 3",
+        "tasuki_store_retries_total{op=\"write_jobs\"} 1",
+        "tasuki_store_retries_total{op=\"read_models\"} 0",
+        "tasuki_log_messages_total{level=\"warning\"} 1",
+        "tasuki_log_messages_total{level=\"error\"} 0",
+        "tasuki_health_serving{service=\"tasukid\"} 1",
+        "tasuki_health_serving{service=\"tasuki.v1.ClassificationService\"} 0",
+        "tasuki_checkpoints_total{result=\"error\"} 1", "tasuki_checkpoint_fallbacks_total 1"}) {
+    EXPECT_THAT(text, HasSubstr(absl::StrCat("\n", line, "\n")));
+  }
+}
+
+TEST(Metrics, AddsUpTheFilesOfAKind) {
+  std::string root = ::testing::TempDir() + "files.XXXXXX";
+  ASSERT_NE(mkdtemp(root.data()), nullptr);
+  std::filesystem::create_directories(root + "/deep/er");
+  for (const char* name : {"/one", "/deep/er/two"}) {
+    std::ofstream(root + name) << std::string(8192, 'x');
+  }
+  Metrics metrics;
+  metrics.WatchFiles("models", root);
+  metrics.WatchFiles("models", root + "/deep");
+  metrics.WatchFiles("jobs", root + "/not there");
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr("tasuki_artifact_bytes{kind=\"models\"} 24576\n"));
+  EXPECT_THAT(text, HasSubstr("tasuki_artifact_bytes{kind=\"jobs\"} 0\n"));
+  std::filesystem::remove_all(root);
+}
+
+TEST(DeviceCollector, TellsWhatNvmlTells) {
+  const DeviceCollector collector(absl::StrCat(TASUKI_BINARY_DIR, "/libfake-nvml.so"));
+  const std::string text = prometheus::TextSerializer().Serialize(collector.Collect());
+  for (const char* line : {"tasuki_device_memory_used_bytes{device=\"0\"} 1000",
+                           "tasuki_device_memory_used_bytes{device=\"1\"} 2000",
+                           "tasuki_device_memory_total_bytes{device=\"1\"} 80000",
+                           "tasuki_device_utilization_ratio{device=\"0\"} 0.25",
+                           "tasuki_device_energy_joules_total{device=\"0\"} 1.5"}) {
+    EXPECT_THAT(text, HasSubstr(absl::StrCat("\n", line, "\n")));
+  }
+  EXPECT_THAT(text, Not(HasSubstr("energy_joules_total{device=\"1\"}"))) << "it does not give it";
+}
+
+TEST(DeviceCollector, WithoutADriverThereIsNothing) {
+  EXPECT_TRUE(DeviceCollector("libno-such-nvml.so").Collect().empty());
+  EXPECT_TRUE(DeviceCollector("libz.so.1").Collect().empty()) << "another library";
 }
 
 TEST(Metrics, CountsFinishedJobsUnderAClosedListOfReasons) {

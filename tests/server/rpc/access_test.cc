@@ -241,9 +241,9 @@ TEST_F(AccessTest, ARefusalSaysWhyWithDetails) {
   EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::PERMISSION_DENIED);
   EXPECT_EQ(answer.Reason(), "ROLE_INSUFFICIENT");
   EXPECT_EQ(answer.status.error_message(),
-            "Permission 'CreateTrainingJob' denied on resource 'tasuki.v1.TrainingService' (or it "
-            "might not exist). The token \"app1\" has the role classify; this is for train or "
-            "admin.");
+            "The token \"app1\" has the role classify; this is for train or admin. Permission "
+            "'CreateTrainingJob' denied on resource 'tasuki.v1.TrainingService' (or it might not "
+            "exist).");
   EXPECT_EQ(info_.calls, 0);
   EXPECT_TRUE(CallAny(channel, kInfo, "secret").status.ok());
   EXPECT_EQ(info_.calls, 1);

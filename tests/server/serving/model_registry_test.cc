@@ -22,6 +22,7 @@ namespace fs = std::filesystem;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 
 // A real tiny model, made once; every test copies it.
 const std::string& TinyModel() {
@@ -74,6 +75,12 @@ class ModelRegistryTest : public testing::Test {
   }
   Publication JobPublication(const std::string& key) {
     return {.model = "models/m", .directory = Fresh(), .key = key, .load = true};
+  }
+  // Of a version that only an alias brings into memory.
+  Publication Unloaded(const std::string& key) {
+    Publication publication = JobPublication(key);
+    publication.load = false;
+    return publication;
   }
   void AddQueuedJob(const std::string& name) {
     v1::TrainingJob job;
@@ -358,6 +365,9 @@ TEST_F(ModelRegistryTest, AChangedFileIsNeverLoaded) {
   EXPECT_EQ(ReasonOf(status), v1::FILE_CHANGED);
   EXPECT_EQ(registry_->Get(name)->state(), v1::ModelVersion::FAILED);
   EXPECT_THAT(registry_->Get(name)->state_reason(), HasSubstr("model.safetensors"));
+  EXPECT_THAT(registry_->Get(name)->state_reason(), Not(HasSubstr(data_->root())))
+      << "callers are not told where the server keeps it";
+  EXPECT_THAT(*store_->models().ToLoad(), IsEmpty()) << "it is not tried at the next start";
   EXPECT_THAT(std::string(Acquire(name).status().message()), HasSubstr("could not be loaded"));
 }
 
@@ -392,10 +402,8 @@ TEST_F(ModelRegistryTest, AfterStopItRefusesWork) {
 }
 
 TEST_F(ModelRegistryTest, AnAliasMovesOnlyToWhatCanAnswerAndFreesWhatItLeaves) {
-  const std::string one = Publish(JobPublication("trainingJobs/a"));
-  Publication unloaded = JobPublication("trainingJobs/b");
-  unloaded.load = false;
-  const std::string two = Publish(unloaded);
+  const std::string one = Publish(Unloaded("trainingJobs/a"));
+  const std::string two = Publish(Unloaded("trainingJobs/b"));
   const std::string name = "models/m/aliases/production";
   EXPECT_TRUE(absl::IsNotFound(registry_->SetAlias(name, To("models/m/versions/9")).status()));
   EXPECT_EQ(ReasonOf(Acquire(name).status()), v1::RESOURCE_NOT_FOUND);
@@ -437,6 +445,56 @@ TEST_F(ModelRegistryTest, AnAliasMovesOnlyToWhatCanAnswerAndFreesWhatItLeaves) {
   EXPECT_TRUE(absl::IsNotFound(registry_->RollbackAlias(name).status()));
 }
 
+TEST_F(ModelRegistryTest, WhatWasLoadedByItselfStaysWhenAnAliasLeavesIt) {
+  const std::string one = Publish(JobPublication("trainingJobs/a"));
+  const std::string two = Publish(Unloaded("trainingJobs/b"));
+  const std::string name = "models/m/aliases/production";
+  ASSERT_TRUE(registry_->SetAlias(name, To(one)).ok());
+  ASSERT_TRUE(registry_->SetAlias(name, To(two)).ok());
+  EXPECT_EQ(StateOf(one), v1::ModelVersion::LOADED);
+  Restart();
+  for (const std::string& version : {one, two}) {
+    while (StateOf(version) == v1::ModelVersion::LOADING) std::this_thread::yield();
+    EXPECT_EQ(StateOf(version), v1::ModelVersion::LOADED);
+  }
+}
+
+// The load goes on, and is nobody's: it must neither be deleted under a request nor come again.
+TEST_F(ModelRegistryTest, AnAliasThatCouldNotWaitLeavesNothingBehind) {
+  const std::string one = Publish(Unloaded("trainingJobs/a"));
+  const std::string name = "models/m/aliases/production";
+  EXPECT_TRUE(absl::IsDeadlineExceeded(
+      registry_->SetAlias(name, To(one), absl::Now() - absl::Seconds(1)).status()));
+  while (StateOf(one) == v1::ModelVersion::LOADING) std::this_thread::yield();
+  ASSERT_EQ(StateOf(one), v1::ModelVersion::LOADED);
+  EXPECT_EQ(ReasonOf(registry_->Delete(one)), v1::RESOURCE_IN_USE);
+  EXPECT_THAT(*store_->models().ToLoad(), IsEmpty());
+  ASSERT_TRUE(registry_->Unload(one).ok());
+  EXPECT_TRUE(registry_->Delete(one).ok());
+}
+
+TEST_F(ModelRegistryTest, ARollbackWaitsForTheChangeUnderWay) {
+  const std::string one = Publish(JobPublication("trainingJobs/a"));
+  const std::string two = Publish(JobPublication("trainingJobs/b"));
+  const std::string three = Publish(JobPublication("trainingJobs/c"));
+  const std::string name = "models/m/aliases/production";
+  ASSERT_TRUE(registry_->SetAlias(name, To(one)).ok());
+  ASSERT_TRUE(registry_->SetAlias(name, To(two)).ok());
+  // The change to the third version waits until the unload of it has ended.
+  auto held = Acquire(three);
+  std::thread unload([&] { EXPECT_TRUE(registry_->Unload(three).ok()); });
+  while (StateOf(three) == v1::ModelVersion::LOADED) std::this_thread::yield();
+  std::thread change([&] { EXPECT_TRUE(registry_->SetAlias(name, To(three)).ok()); });
+  absl::SleepFor(absl::Milliseconds(100));
+  std::thread rollback([&] { EXPECT_TRUE(registry_->RollbackAlias(name).ok()); });
+  absl::SleepFor(absl::Milliseconds(100));
+  held->reset();
+  unload.join();
+  change.join();
+  rollback.join();
+  EXPECT_EQ((*Acquire(name))->name, two) << "back from the third, not from the second";
+}
+
 TEST_F(ModelRegistryTest, AnAliasWithoutAnEarlierVersionHasNoRollback) {
   const std::string one = Publish(JobPublication("trainingJobs/a"));
   const std::string two = Publish(JobPublication("trainingJobs/b"));
@@ -444,6 +502,7 @@ TEST_F(ModelRegistryTest, AnAliasWithoutAnEarlierVersionHasNoRollback) {
   ASSERT_TRUE(registry_->SetAlias(name, To(one)).ok());
   EXPECT_EQ(ReasonOf(registry_->RollbackAlias(name).status()), v1::NO_EARLIER_VERSION);
   ASSERT_TRUE(registry_->SetAlias(name, To(two)).ok());
+  ASSERT_TRUE(registry_->Unload(one).ok());
   ASSERT_TRUE(registry_->Delete(one).ok());
   EXPECT_EQ(ReasonOf(registry_->RollbackAlias(name).status()), v1::NO_EARLIER_VERSION);
   EXPECT_EQ((*Acquire(name))->name, two);
@@ -466,6 +525,32 @@ TEST_F(ModelRegistryTest, AShadowIsLoadedGivenOutBesideTheAliasAndFreed) {
   registry_->Acquire(name,
                      [&](auto model) { shadow = model->shadow == nullptr ? "none" : "some"; });
   EXPECT_EQ(shadow, "none");
+}
+
+TEST_F(ModelRegistryTest, AShadowIsAnotherVersionAndEndsWhenItIsPromoted) {
+  const std::string one = Publish(JobPublication("trainingJobs/a"));
+  const std::string two = Publish(JobPublication("trainingJobs/b"));
+  const std::string name = "models/m/aliases/production";
+  ASSERT_TRUE(registry_->SetAlias(name, To(one)).ok());
+  EXPECT_EQ(ReasonOf(registry_->SetShadow(name, one).status()), v1::FIELD_INVALID);
+  ASSERT_TRUE(registry_->SetShadow(name, two).ok());
+  const auto promoted = registry_->SetAlias(name, To(two));
+  ASSERT_TRUE(promoted.ok()) << promoted.status();
+  EXPECT_EQ(promoted->shadow_model_version(), "");
+  registry_->Acquire(name, [&](auto model) { EXPECT_EQ(model->shadow, nullptr); });
+}
+
+TEST_F(ModelRegistryTest, AnAliasAnswersWhereItsShadowHasNoRoomBesideIt) {
+  const std::string one = Publish(JobPublication("trainingJobs/a"));
+  const std::string two = Publish(JobPublication("trainingJobs/b"));
+  options_.memory_limit_bytes = registry_->Get(one)->memory_bytes() * 5 / 4;
+  Restart();
+  const std::string name = "models/m/aliases/production";
+  ASSERT_TRUE(registry_->SetAlias(name, To(one)).ok());
+  ASSERT_TRUE(registry_->SetShadow(name, two).ok());
+  EXPECT_EQ(StateOf(one), v1::ModelVersion::STANDBY);
+  EXPECT_TRUE(Classify(name).ok()) << "the shadow makes room";
+  EXPECT_EQ(StateOf(two), v1::ModelVersion::STANDBY);
 }
 
 TEST_F(ModelRegistryTest, ModelsShareTheMemoryThatThereIs) {
@@ -498,6 +583,8 @@ TEST_F(ModelRegistryTest, ModelsShareTheMemoryThatThereIs) {
 
   options_.memory_limit_bytes = bytes / 2;
   Restart();
+  while (StateOf(one) == v1::ModelVersion::LOADING) std::this_thread::yield();
+  EXPECT_EQ(StateOf(one), v1::ModelVersion::FAILED) << "it can never answer: not in STANDBY";
   const absl::Status status = registry_->Load(one).status();
   EXPECT_EQ(ReasonOf(status), v1::OUT_OF_MEMORY) << status;
 }
@@ -520,6 +607,18 @@ TEST_F(ModelRegistryTest, OldVersionsGoButThoseThatAliasesNeed) {
                                 "models/m/versions/1"))
       << "the newest two, the one in production, and the one to go back to";
   EXPECT_FALSE(fs::exists(data_->model_version("models/m/versions/3")));
+}
+
+TEST_F(ModelRegistryTest, TheResultOfAJobThatHasNotEndedStays) {
+  options_.keep_versions = 1;
+  Restart();
+  AddQueuedJob("trainingJobs/gate");
+  const std::string result = Publish(Unloaded("trainingJobs/gate"));
+  Publish(JobPublication("trainingJobs/2"));
+  Publish(JobPublication("trainingJobs/3"));
+  EXPECT_TRUE(registry_->Get(result).ok()) << "it is still to be deployed";
+  EXPECT_TRUE(absl::IsNotFound(registry_->Get("models/m/versions/2").status()));
+  EXPECT_EQ(ReasonOf(registry_->Delete(result)), v1::RESOURCE_IN_USE);
 }
 
 }  // namespace

@@ -80,7 +80,9 @@ TEST_F(VersionStatesTest, SaysWhyAVersionDoesNotAnswer) {
   Learn(one_);
   EXPECT_EQ(ReasonFor("models/m/versions/2"), v1::RESOURCE_NOT_FOUND);
   EXPECT_EQ(ReasonFor("models/m"), v1::MODEL_NOT_LOADED);
-  EXPECT_THAT(Answering("models/m"), HasSubstr("`tasuki model load m@1`"));
+  EXPECT_THAT(Answering("models/m"), HasSubstr("`tasuki model load m@VERSION`"));
+  EXPECT_THAT(Answering("models/m/versions/1"), HasSubstr("`tasuki model load m@1`"));
+  EXPECT_THAT(Answering("models/m/aliases/a"), HasSubstr("`tasuki alias list m`"));
   states_.BeginLoad(one_);
   EXPECT_EQ(ReasonFor("models/m"), v1::MODEL_LOADING);
   EXPECT_TRUE(absl::IsUnavailable(Acquire("models/m").status()));
@@ -89,6 +91,38 @@ TEST_F(VersionStatesTest, SaysWhyAVersionDoesNotAnswer) {
   EXPECT_THAT(Answering("models/m"), HasSubstr("config.json changed."));
   Learn(two_, /*tasks=*/false);
   EXPECT_THAT(Answering("models/m/versions/2"), HasSubstr("base model without a task"));
+}
+
+// It would keep in memory what may have to make room for what it waits for.
+TEST_F(VersionStatesTest, ARequestThatWaitsKeepsNoShadowInMemory) {
+  for (const auto& name : {one_, two_}) Learn(name);
+  Load(one_);
+  Load(two_);
+  SetAlias(one_, 2);
+  EXPECT_EQ(states_.EvictLeastRecentlyUsed()->first.version, 1);
+  absl::StatusOr<AcquiredModel> answer = absl::UnknownError("it waits");
+  states_.Acquire("models/m/aliases/a", [&answer](auto model) { answer = std::move(model); });
+  EXPECT_TRUE(absl::IsUnknown(answer.status()));
+  auto shadow = states_.EvictLeastRecentlyUsed();
+  ASSERT_EQ(shadow->first.version, 2);
+  EXPECT_EQ(shadow->second.model.use_count(), 1);
+  states_.EndLoad(states_.NextToLoad()->name, Served(one_));
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(answer->model->name, "models/m/versions/1");
+  EXPECT_EQ(answer->shadow, nullptr);
+}
+
+TEST_F(VersionStatesTest, LookingLoadsNothingAndIsNoUse) {
+  for (const auto& name : {one_, two_}) Learn(name);
+  EXPECT_EQ(ReasonOf(states_.Look("models/m").status()), v1::MODEL_NOT_LOADED);
+  Load(one_);
+  Load(two_);
+  EXPECT_EQ(states_.Look("models/m/versions/1")->model->name, "models/m/versions/1");
+  EXPECT_EQ(states_.EvictLeastRecentlyUsed()->first.version, 1) << "it was only looked at";
+  const auto looked = states_.Look("models/m/versions/1");
+  ASSERT_TRUE(looked.ok()) << looked.status();
+  EXPECT_EQ(looked->model, nullptr);
+  EXPECT_EQ(StateOf(one_).state(), v1::ModelVersion::STANDBY);
 }
 
 TEST_F(VersionStatesTest, ReportsStateAndReason) {
