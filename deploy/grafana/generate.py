@@ -105,7 +105,7 @@ def tile(title, unit, text, expression, thresholds="blue", background=False, gra
     return panel("stat", title, 3, height, unit, text, [(legend or title, expression)],
                  {"reduceOptions": REDUCE, "colorMode": "background" if background else "value", "graphMode": "area" if graph else "none",
                   "justifyMode": "center", "orientation": "auto", "textMode": "name" if legend else "value", "wideLayout": True},
-                 thresholds=thresholds, palette="thresholds", **more)
+                 thresholds=thresholds, palette="thresholds", instant=not graph, **more)
 
 
 def lines(title, width, unit, text, *targets, stack=None, fill=10, lines_at=None, calcs=("mean", "max", "lastNotNull"), minimum=0, log=False, height=8, **more):
