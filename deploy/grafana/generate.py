@@ -184,7 +184,8 @@ FINISHED = mark("Jobs that ended", "green", "sum by (state, reason) (increase(ta
      "state,reason")
 ATTEMPTS = mark("Trainer starts", "orange", "sum by (cause) (increase(tasuki_job_attempts_total{@}[R])) > 0", "A trainer started, cause {{cause}}",
      tags="cause")
-CHECKPOINTS = mark("Checkpoints", "yellow", training("tasuki_checkpoint_last_success_timestamp_seconds{@t} * 1000"), "Checkpoint of {{name}}", at_value=True)
+CHECKPOINTS = mark("Checkpoints", "yellow", training("tasuki_checkpoint_last_success_timestamp_seconds{@t} * 1000"), "Checkpoint of {{name}}", at_value=True,
+                   enable=False)  # many: a click shows them
 
 # --- The dashboards ---------------------------------------------------------------------------------------------------------------
 

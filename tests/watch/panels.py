@@ -45,6 +45,8 @@ class Prometheus:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             raise ValueError(json.load(error).get("error", str(error))) from error
+        except OSError as error:
+            sys.exit(f"{self.url} does not answer: {error}")
 
     def range(self, query, begin, end, step):
         """Labels, times and values of each series; without what is not a number."""
@@ -377,18 +379,19 @@ class Drawing:
 
     def table(self, panel, answers, x, y, w, h):
         columns, rows = self.rows(panel, answers)
-        wide = (w - 16) / len(columns)
+        wide = (w - 16) / (len(columns) + 0.7)
+        left = [x + 10 + wide * (j + 0.7 * (j > 0)) for j in range(len(columns))]
         rows.sort(key=lambda row: str(row.get(columns[0][0])))
         for j, (source, name) in enumerate(columns):
-            self.write(x + 10 + wide * j, y + 10, name, 8, "#5794F2", weight="bold")
+            self.write(left[j], y + 10, name, 8, "#5794F2", weight="bold")
             for i, row in enumerate(rows[:int(h / 26) - 1]):
                 value, style, at = row.get(source), Style(panel, name), y + 36 + 26 * i
                 kind = style.custom.get("cellOptions", {}).get("type")
                 if kind == "gauge" and value is not None:
-                    self.box(x + 10 + wide * j, at - 8, wide * 0.6, 16, facecolor="#22252B", xticks=[], yticks=[])
-                    self.box(x + 10 + wide * j, at - 8, max(1, wide * 0.6 * min(1, value)), 16, facecolor=style.threshold(value), xticks=[], yticks=[])
+                    self.box(left[j], at - 8, wide * 0.6, 16, facecolor="#22252B", xticks=[], yticks=[])
+                    self.box(left[j], at - 8, max(1, wide * 0.6 * min(1, value)), 16, facecolor=style.threshold(value), xticks=[], yticks=[])
                 text = style.values.get("noValue", "") if value is None else style.text(value) if isinstance(value, float) else value
-                self.write(x + 10 + wide * j + (wide * 0.64 if kind == "gauge" else 0), at, text, 8.5,
+                self.write(left[j] + (wide * 0.64 if kind == "gauge" else 0), at, text, 8.5,
                      style.threshold(value) if kind == "color-text" and value is not None else TEXT)
 
     def state_timeline(self, panel, answers, x, y, w, h):
@@ -428,8 +431,9 @@ def main():
             if "expr" not in annotation:
                 continue
             try:
-                marks.append((annotation["iconColor"], view.marks(annotation)))
-                print(f"mark   {path.stem}: {annotation['name']}: {len(marks[-1][1])}")
+                times = view.marks(annotation)
+                print(f"mark   {path.stem}: {annotation['name']}: {len(times)}")
+                marks += [(annotation["iconColor"], times)] if annotation["enable"] else []
             except ValueError as error:
                 faults += 1
                 print(f"MISS   {path.stem}: mark {annotation['name']}: {error}")
