@@ -485,7 +485,7 @@ TRAINING = [
     tile("Oldest queued", "s",
          "How long the oldest queued job has waited. Normal: less than your longest job takes. If it only grows while nothing runs, look into the server's "
          "log.",
-         "max(time() - tasuki_job_oldest_queued_timestamp_seconds{@}) or vector(0)", "green 3600 yellow 7200 red"),
+         "max(time() - tasuki_job_oldest_queued_timestamp_seconds{@})", "green 3600 yellow 7200 red", no_value="none queued"),
     tile("Failed, 24 h", "none",
          "Jobs that ended FAILED in the last 24 hours. Normal: 0. Each says why: `tasuki job get`; RetryTrainingJob lets it go on from its newest checkpoint "
          "once the cause is gone.",
@@ -594,7 +594,7 @@ TRAINING = [
           "jobs before it take.",
           ("p50", "histogram_quantile(0.5, sum by (le) (increase(tasuki_job_queue_wait_seconds_bucket{@}[6h])))"),
           ("p95", "histogram_quantile(0.95, sum by (le) (increase(tasuki_job_queue_wait_seconds_bucket{@}[6h])))"),
-          ("oldest now", "max(time() - tasuki_job_oldest_queued_timestamp_seconds{@}) or vector(0)"),
+          ("oldest now", "max(time() - tasuki_job_oldest_queued_timestamp_seconds{@})"),
           fill=0),
     lines("Duration of jobs", 8, "s",
           "Time in which half of the jobs ended, from the start of their first trainer, over the last 6 hours, by state. Normal: what your jobs are; failed "
@@ -700,7 +700,7 @@ HOST = [
           "are loaded. Steady growth is a leak: keep the process, and report it.",
           ("resident", "sum(process_resident_memory_bytes{@})"),
           ("heap", "sum(process_heap_bytes{@})"),
-          ("weights", "sum(tasuki_model_memory_bytes{@}) or vector(0)"),
+          ("weights", "sum(tasuki_model_memory_bytes{@})"),
           ("limit", "max(tasuki:memory_limit:bytes)"),
           overrides=[field("limit", **LIMIT)]),
     lines("Open files", 6, "none",
