@@ -37,7 +37,7 @@ void OneRequest(const MethodMetrics& method, ModelMetrics& model) {
   model.CountRequest(ModelMetrics::Result::kOk, 1, absl::Milliseconds(4));
   method.in_flight.Decrement();
   method.handling_seconds.Observe(.004);
-  method.handled[0]->Increment();
+  method.CountHandled(0);
 }
 
 int Run(double seconds) {

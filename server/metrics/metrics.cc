@@ -29,6 +29,9 @@ constexpr std::array kCodes = {
     "Aborted",  "OutOfRange",     "Unimplemented",    "Internal",          "Unavailable",
     "DataLoss", "Unauthenticated"};
 
+constexpr std::array<absl::string_view, 5> kRareCodes = {"Unknown", "AlreadyExists", "Aborted",
+                                                         "OutOfRange", "DataLoss"};
+
 // Connects and hangs up. Whether it works does not matter.
 void Knock(const std::string& host, int port) {
   addrinfo hints{};
@@ -138,18 +141,32 @@ void Metrics::CountLogMessage(LogLevel level) {
 
 const char* Metrics::CodeName(int code) { return kCodes[std::clamp<int>(code, 0, 16)]; }
 
+void MethodMetrics::CountHandled(int code) const {
+  code = std::clamp<int>(code, 0, 16);
+  if (handled_[code] != nullptr) return handled_[code]->Increment();
+  prometheus::Labels labels = labels_;
+  labels["grpc_code"] = kCodes[code];
+  family_->Add(labels).Increment();
+}
+
 MethodMetrics Metrics::Method(const std::string& type, const std::string& service,
                               const std::string& method) {
   const prometheus::Labels names = {{"grpc_service", service}, {"grpc_method", method}};
   prometheus::Labels labels = names;
   labels["grpc_type"] = type;
-  MethodMetrics metrics{series_->started.Add(labels),
-                        series_->in_flight.Add(names),
-                        series_->handling_seconds.Add(names, kCallBuckets),
-                        {}};
+  MethodMetrics metrics(series_->started.Add(labels), series_->in_flight.Add(names),
+                        series_->handling_seconds.Add(names, kCallBuckets));
+  metrics.family_ = &series_->handled;
+  metrics.labels_ = labels;
+  // Alerts look at every code of the calls that classify.
+  const bool classifies = method == "Classify" || method == "ModelInfer";
   for (size_t code = 0; code < kCodes.size(); ++code) {
+    if (!classifies &&
+        std::find(kRareCodes.begin(), kRareCodes.end(), kCodes[code]) != kRareCodes.end()) {
+      continue;
+    }
     labels["grpc_code"] = kCodes[code];
-    metrics.handled[code] = &series_->handled.Add(labels);
+    metrics.handled_[code] = &series_->handled.Add(labels);
   }
   return metrics;
 }

@@ -44,8 +44,18 @@ struct MethodMetrics {
   prometheus::Counter& started;
   prometheus::Gauge& in_flight;
   prometheus::Histogram& handling_seconds;
-  // By canonical code, index 0 (OK) to 16 (UNAUTHENTICATED).
-  std::array<prometheus::Counter*, 17> handled;
+  // A call ended with a canonical code, 0 (OK) to 16 (UNAUTHENTICATED).
+  void CountHandled(int code) const;
+
+ private:
+  friend class Metrics;
+  MethodMetrics(prometheus::Counter& started, prometheus::Gauge& in_flight,
+                prometheus::Histogram& handling_seconds)
+      : started(started), in_flight(in_flight), handling_seconds(handling_seconds) {}
+  // By code; null for those that hardly ever come, whose series are made when they do.
+  std::array<prometheus::Counter*, 17> handled_ = {};
+  prometheus::Family<prometheus::Counter>* family_ = nullptr;
+  prometheus::Labels labels_;
 };
 
 // What ModelMetrics needs to know of a version.

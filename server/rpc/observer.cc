@@ -1,8 +1,8 @@
 #include "server/rpc/observer.h"
 
-#include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -73,7 +73,7 @@ class ObservedCall : public grpc::experimental::Interceptor {
     const double seconds = absl::ToDoubleSeconds(absl::Now() - start_);
     metrics_.in_flight.Decrement();
     metrics_.handling_seconds.Observe(seconds);
-    metrics_.handled[std::clamp<int>(status.error_code(), 0, 16)]->Increment();
+    metrics_.CountHandled(status.error_code());
     const bool ok = status.ok();
     const spdlog::level::level_enum level =
         ok ? spdlog::level::debug : LevelOf(status.error_code());
@@ -106,6 +106,12 @@ class ObservedCall : public grpc::experimental::Interceptor {
   const absl::Time start_;
   bool ended_ = false;
 };
+
+// Of the Open Inference Protocol: nobody is to pay for series of what is always UNIMPLEMENTED.
+bool IsNotOffered(absl::string_view method) {
+  return absl::StrContains(method, "SharedMemory") || method == "TraceSetting" ||
+         method == "LogSettings";
+}
 
 const char* TypeOf(const google::protobuf::MethodDescriptor& method) {
   if (method.client_streaming()) {
@@ -159,6 +165,7 @@ CallObserver::CallObserver(Metrics& metrics, CallsUnderWay& calls) : calls_(call
       const auto& service = *file->service(i);
       for (int j = 0; j < service.method_count(); ++j) {
         const auto& method = *service.method(j);
+        if (IsNotOffered(method.name())) continue;
         methods_.emplace(absl::StrCat("/", service.full_name(), "/", method.name()),
                          metrics.Method(TypeOf(method), service.full_name(), method.name()));
       }

@@ -11,7 +11,8 @@ less than 1e-3 are listed, not counted. The last line also says how many labels 
 log-likelihood over the full vocabulary. Exits with 1 if a label differs, or if all that agree are one
 label: such a model shows little. With --one-label that is told and no failure.
 
-Predictions may hold `probabilities`, by label: then they may be off by 1e-4 at most.
+Predictions may hold `probabilities`, by label: then they may be off by 1e-4 at most, at the temperature that
+MODEL_DIR/tasuki.json has for the task.
 
 Predictions may also hold `scores`, a list of log p of the task's labels for each precision, as bench-gate
 writes them. Then a line for each precision says how far they are off, and it exits with 1 if one is off by
@@ -21,6 +22,7 @@ import argparse
 import collections
 import csv
 import json
+import pathlib
 import sys
 
 import torch
@@ -116,7 +118,10 @@ def main():
         print(f"{precision}: log p differs by {off:.2g}, {off / spread:.2g} of its spread of {spread:.3g} (limit {most:.2g})")
     told = ""
     if probabilities:
-        off = (torch.tensor(probabilities, dtype=torch.float64) - theirs.softmax(-1)).abs().max().item()
+        manifest = pathlib.Path(arguments.model, "tasuki.json")
+        calibrations = json.loads(manifest.read_text()).get("calibrations", []) if manifest.exists() else []
+        temperature = next((c["temperature"] for c in calibrations if c["task"] == arguments.task), 1)
+        off = (torch.tensor(probabilities, dtype=torch.float64) - (theirs / temperature).softmax(-1)).abs().max().item()
         far |= not off <= TOLERANCES["fp32"]
         told = f"; probabilities differ by {off:.2g}"
     print(f"{len(rows)} rows: {same.total()} the same ({', '.join(f'{name}: {same[name]}' for name in names)}), "

@@ -8,9 +8,13 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <iostream>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "grpcpp/generic/generic_stub.h"
+#include "server/rpc/observer.h"
 #include "tests/server/rpc/server_fixture.h"
 
 namespace tasuki {
@@ -275,6 +279,28 @@ TEST_F(EndpointTest, CountsEveryCallOnceByItsCode) {
   EXPECT_THAT(metrics_.Text(), HasSubstr("grpc_server_handled_total{grpc_code=\"NotFound\"," +
                                          labels + ",grpc_type=\"unary\"} 3"));
   EXPECT_THAT(metrics_.Text(), HasSubstr("grpc_server_in_flight_requests{" + labels + "} 0"));
+}
+
+// A scraper keeps all of them.
+TEST(CallObserver, TwentyModelsTakeFewerThan5000Series) {
+  Metrics metrics;
+  CallsUnderWay calls;
+  const CallObserver observer(metrics, calls);
+  std::vector<std::unique_ptr<ModelMetrics>> models;
+  for (int i = 1; i <= 20; ++i) {
+    ServedModel model;
+    model.name = absl::StrCat("models/reviews/versions/", i);
+    model.tasks = {{"counterfactual", {"factual", "counterfactual"}},
+                   {"sentiment", {"negative", "neutral", "positive"}}};
+    models.push_back(metrics.ForModel(model));
+  }
+  int series = 0;
+  for (const absl::string_view line : absl::StrSplit(metrics.Text(), '\n')) {
+    series += !line.empty() && line[0] != '#';
+  }
+  EXPECT_GT(series, 3000);
+  EXPECT_LT(series, 5000);
+  std::cout << series << " series of 20 models with two tasks\n";
 }
 
 }  // namespace
