@@ -65,13 +65,19 @@ std::string ReasonOfFailure(const Job& job) {
   return job.state() == Job::FAILED ? "OTHER" : "";
 }
 
+// Within the transaction, which is one at a time: a claim may follow a change at once, and must be
+// the later of the two here as well.
+void TellQueued(Metrics& metrics, Job::State before, const Job& job) {
+  if (before == job.state()) return;
+  if (job.state() == Job::QUEUED) metrics.SetQueued(job.name(), absl::Now());
+  if (before == Job::QUEUED) metrics.SetQueued(job.name(), std::nullopt);
+}
+
 // After a change is on disk.
 void CountChange(Metrics& metrics, Job::State before, const Job& job) {
   if (before == job.state()) return;
   metrics.ChangeJobCount(Job::State_Name(before), -1);
   metrics.ChangeJobCount(Job::State_Name(job.state()), 1);
-  if (job.state() == Job::QUEUED) metrics.SetQueued(job.name(), absl::Now());
-  if (before == Job::QUEUED) metrics.SetQueued(job.name(), std::nullopt);
   if (!Ended(job.state())) return;
   const Timestamp& start = job.has_start_time() ? job.start_time() : job.end_time();
   metrics.CountJobFinished(Job::State_Name(job.state()), ReasonOfFailure(job),
@@ -104,12 +110,14 @@ absl::StatusOr<Job> JobTable::Insert(const Job& job, const std::string& request_
     SaveJob(sql, row.job, {first_event});
     SetQueuePosition(sql, row);
     is_new = true;
+    TellQueued(store_.sessions_->metrics(), Job::STATE_UNSPECIFIED, row.job);
     return row.job;
   });
   if (inserted.ok() && is_new) {
     store_.sessions_->metrics().CountJobCreated();
     store_.sessions_->metrics().ChangeJobCount(Job::State_Name(inserted->state()), 1);
-    store_.sessions_->metrics().SetQueued(inserted->name(), absl::Now());
+  } else if (is_new) {  // it could not be committed
+    store_.sessions_->metrics().SetQueued(job.name(), std::nullopt);
   }
   return inserted;
 }
@@ -185,6 +193,7 @@ absl::StatusOr<Job> JobTable::Change(const std::string& name, const JobChange& c
     row->job.set_name(name);
     SaveJob(sql, row->job, events);
     SetQueuePosition(sql, *row);
+    TellQueued(store_.sessions_->metrics(), before, row->job);
     return row->job;
   });
   if (changed.ok()) CountChange(store_.sessions_->metrics(), before, *changed);
@@ -217,6 +226,7 @@ absl::StatusOr<std::optional<Job>> JobTable::ClaimOldestQueued(std::vector<Job>*
         Event event;
         event.mutable_state_changed()->set_state(Job::RUNNING);
         SaveJob(sql, job, {event});
+        TellQueued(store_.sessions_->metrics(), Job::QUEUED, job);
         return job;
       });
   if (claimed.ok() && claimed->has_value()) {

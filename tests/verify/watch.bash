@@ -19,7 +19,7 @@ prometheus_beside() {
   PROMETHEUS=http://127.0.0.1:$port
 }
 
-# load SECONDS: what the panels are about. A job fails, a long one runs and its trainer is killed once, one more
+# load SECONDS: what the panels are about. A job is refused, a long one runs and its trainer is killed once, one more
 # waits; calls are right and wrong, short and cut.
 load() {
   local texts i end

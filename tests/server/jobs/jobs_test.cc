@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <set>
 #include <sstream>
 #include <thread>
 
@@ -155,18 +156,19 @@ TEST_F(JobsTest, JobsThatEndedLeaveNoSeries) {
     do {
       text = metrics_.Text();
     } while (absl::StrContains(text, "trainingJobs/"));
-    int series = 0;
+    std::set<std::string> series;
     for (const absl::string_view line : absl::StrSplit(text, '\n')) {
-      series += !line.empty() && line[0] != '#';
+      if (!line.empty() && line[0] != '#') series.emplace(line.substr(0, line.rfind(' ')));
     }
     return series;
   };
-  const int before = run(3);
+  const std::set<std::string> before = run(3);
   const char* const count = std::getenv("TASUKI_JOBS");
   const int jobs = count != nullptr ? std::atoi(count) : 20;
-  const int after = run(jobs);
+  const std::set<std::string> after = run(jobs);
   EXPECT_EQ(after, before);
-  std::cout << before << " series after 3 jobs, " << after << " after " << jobs << " more\n";
+  std::cout << before.size() << " series after 3 jobs, " << after.size() << " after " << jobs
+            << " more\n";
 }
 
 TEST_F(JobsTest, TriesAJobAgainWhoseTrainerDied) {
