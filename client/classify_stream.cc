@@ -18,19 +18,26 @@ namespace {
 constexpr size_t kMaxAhead = 96;
 constexpr size_t kMaxBytesAhead = 1 << 20;
 
+bool MayGoBetter(const absl::Status& status) {
+  return absl::IsUnavailable(status) || RetryDelayOf(status).has_value();
+}
+
 // Requests on their way to their answers, over as many streams as it takes.
 class Flow {
  public:
-  Flow(Client& client, v1::ClassificationService::Stub& stub, absl::Duration patience,
+  Flow(v1::ClassificationService::Stub& stub, absl::Duration timeout,
        const NextClassification& next, const UseClassification& use)
-      : client_(client), stub_(stub), patience_(patience), next_(next), use_(use) {}
+      : stub_(stub), timeout_(timeout), next_(next), use_(use) {}
 
-  // Runs one stream until it ends.
+  // Runs one stream until it ends; OK where this side ended it.
   grpc::Status Run(grpc::ClientContext& context);
 
   // What ended the flow on this side: an error of `next`, `use` or a request, or no answer in time.
   const absl::Status& failure() const { return failure_; }
+  // What ended the stream on this side: an error of a request that may go better in a moment.
+  const absl::Status& setback() const { return setback_; }
   int64_t answered() const { return answered_; }
+  bool done() const { return !more_ && asked_.empty(); }
 
  private:
   enum Event : intptr_t { kStarted, kRead, kWritten, kFinished };
@@ -41,11 +48,11 @@ class Flow {
   // The next request that is to be written; null if there is none now.
   const v1::ClassifyRequest* ToWrite();
   void WriteOn(Stream& stream);
-  absl::Status Use(const v1::StreamClassifyResponse& answer);
+  void Use(const v1::StreamClassifyResponse& answer);
+  bool ended() const { return !failure_.ok() || !setback_.ok(); }
 
-  Client& client_;
   v1::ClassificationService::Stub& stub_;
-  const absl::Duration patience_;
+  const absl::Duration timeout_;
   const NextClassification& next_;
   const UseClassification& use_;
 
@@ -55,6 +62,7 @@ class Flow {
   int64_t answered_ = 0;
   absl::Status failure_;
   // Of the stream.
+  absl::Status setback_;
   size_t written_ = 0;  // of asked_
   bool writing_ = false, closed_ = false;
 };
@@ -76,7 +84,7 @@ const v1::ClassifyRequest* Flow::ToWrite() {
 }
 
 void Flow::WriteOn(Stream& stream) {
-  if (writing_ || closed_ || !failure_.ok()) return;
+  if (writing_ || closed_ || ended()) return;
   if (const v1::ClassifyRequest* request = ToWrite()) {
     v1::StreamClassifyRequest message;
     *message.mutable_request() = *request;
@@ -89,30 +97,28 @@ void Flow::WriteOn(Stream& stream) {
   }
 }
 
-absl::Status Flow::Use(const v1::StreamClassifyResponse& answer) {
-  if (written_ == 0) return absl::DataLossError("the server answered what nobody asked");
-  absl::StatusOr<v1::ClassifyResponse> response = answer.response();
-  if (answer.has_error()) {
-    const absl::Status error = StatusFromProto(answer.error());
-    response =
-        error.ok() ? absl::DataLossError("the server answered an error without a code") : error;
-    // What may be better in a moment is asked again by itself, as often as a call is.
-    if (absl::IsUnavailable(response.status()) || RetryDelayOf(response.status()).has_value()) {
-      response = client_.Classify(asked_.front());
-    }
+void Flow::Use(const v1::StreamClassifyResponse& answer) {
+  if (written_ == 0) {
+    failure_ = absl::DataLossError("the server answered what nobody asked");
+  } else if (answer.has_error()) {
+    failure_ = StatusFromProto(answer.error());
+    if (failure_.ok())
+      failure_ = absl::DataLossError("the server answered an error without a code");
+    if (MayGoBetter(failure_)) std::swap(failure_, setback_);
+  } else {
+    failure_ = use_(asked_.front(), answer.response());
   }
-  if (!response.ok()) return response.status();
-  if (absl::Status status = use_(asked_.front(), *response); !status.ok()) return status;
+  if (ended()) return;
   bytes_ -= asked_.front().ByteSizeLong();
   asked_.pop_front();
   --written_;
   ++answered_;
-  return absl::OkStatus();
 }
 
 grpc::Status Flow::Run(grpc::ClientContext& context) {
   written_ = 0;
   writing_ = closed_ = false;
+  setback_ = absl::OkStatus();
   grpc::CompletionQueue events;
   const std::unique_ptr<Stream> stream = stub_.PrepareAsyncStreamClassify(&context, &events);
   v1::StreamClassifyResponse answer;
@@ -122,12 +128,11 @@ grpc::Status Flow::Run(grpc::ClientContext& context) {
     void* tag = nullptr;
     bool ok = false;
     const auto until =
-        failure_.ok()
-            ? absl::ToChronoTime(absl::Now() + patience_)
-            : std::chrono::system_clock::time_point::max();  // gRPC ends what was cancelled
+        ended() ? std::chrono::system_clock::time_point::max()  // gRPC ends what was cancelled
+                : absl::ToChronoTime(absl::Now() + timeout_);
     if (events.AsyncNext(&tag, &ok, until) == grpc::CompletionQueue::TIMEOUT) {
       failure_ = absl::DeadlineExceededError(
-          absl::StrCat("no answer within ", absl::FormatDuration(patience_)));
+          absl::StrCat("no answer within ", absl::FormatDuration(timeout_)));
       context.TryCancel();
       continue;
     }
@@ -136,12 +141,12 @@ grpc::Status Flow::Run(grpc::ClientContext& context) {
         events.Shutdown();
         while (events.Next(&tag, &ok)) {
         }  // a write may not have come back yet
-        return status;
+        return ended() ? grpc::Status::OK : status;
       case kWritten:
         writing_ = false;
         break;
       case kRead:
-        if (ok && failure_.ok()) failure_ = Use(answer);
+        if (ok && !ended()) Use(answer);
         [[fallthrough]];
       case kStarted:
         if (ok) {
@@ -152,27 +157,35 @@ grpc::Status Flow::Run(grpc::ClientContext& context) {
         }
     }
     WriteOn(*stream);
-    if (!failure_.ok()) context.TryCancel();
+    if (ended()) context.TryCancel();
   }
 }
 
 }  // namespace
 
-absl::Status Client::ClassifyStream(const NextClassification& next, const UseClassification& use) {
+absl::Status Client::ClassifyStream(const NextClassification& next, const UseClassification& use,
+                                    const std::function<void(const absl::Status&)>& on_lost) {
   const ClientOptions& options = connection_->options;
-  Flow flow(*this, *connection_->classification, options.classify_timeout, next, use);
+  Flow flow(*connection_->classification, options.classify_timeout, next, use);
   absl::Duration backoff = options.first_backoff;
+  absl::Time lost_since = absl::InfiniteFuture();
   int64_t answered = 0;
-  for (int made = 1;; ++made) {
-    const absl::Status status = connection_->Try(
+  while (true) {
+    absl::Status status = connection_->Try(
         absl::InfiniteFuture(), [&](grpc::ClientContext& context) { return flow.Run(context); });
     if (!flow.failure().ok()) return flow.failure();
+    if (!flow.setback().ok()) status = flow.setback();
+    if (status.ok() && !flow.done()) status = absl::UnavailableError("the server ended the stream");
+    if (!MayGoBetter(status)) return status;
     if (std::exchange(answered, flow.answered()) < answered) {  // it came on
-      made = 1;
+      lost_since = absl::InfiniteFuture();
       backoff = options.first_backoff;
     }
-    if (!absl::IsUnavailable(status) || made >= options.max_attempts) return status;
-    if (!connection_->Wait(backoff, absl::InfiniteFuture())) {
+    lost_since = std::min(lost_since, absl::Now());
+    if (absl::Now() - lost_since >= options.patience) return status;
+    if (on_lost) on_lost(status);
+    const absl::Duration wait = std::max(backoff, RetryDelayOf(status).value_or(backoff));
+    if (!connection_->Wait(wait, absl::InfiniteFuture())) {
       return absl::CancelledError("the call was stopped");
     }
     backoff = std::min(backoff * 2, options.max_backoff);

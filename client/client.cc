@@ -272,6 +272,11 @@ absl::StatusOr<std::vector<v1::Model>> Client::ListModels(size_t limit) {
 }
 
 absl::StatusOr<v1::ModelVersion> Client::GetModelVersion(const std::string& name) {
+  if (absl::StrContains(name, "/aliases/")) {
+    const auto alias = GetModelAlias(name);
+    if (!alias.ok()) return alias.status();
+    return GetModelVersion(alias->model_version());
+  }
   return Ask(*connection_, connection_->options.timeout, connection_->models,
              &v1::ModelService::Stub::GetModelVersion, Named<v1::GetModelVersionRequest>(name));
 }

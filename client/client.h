@@ -24,7 +24,12 @@
 // Lifetimes. A Client owns its connection and may be moved; a moved-from one may only be destroyed
 // or assigned to. Destroy it after its calls have returned. Messages that it returns belong to the
 // caller. Names are full resource names: `datasets/{id}`, `trainingJobs/{id}`, `models/{model}`,
-// `models/{model}/versions/{version}`.
+// `models/{model}/versions/{version}`, `models/{model}/aliases/{alias}`.
+//
+// Linking. From a CMake project of your own, on a machine where script/bootstrap ran:
+//
+//   add_subdirectory(tasuki EXCLUDE_FROM_ALL)  # a clone; likewise FetchContent
+//   target_link_libraries(my_program PRIVATE tasuki_client)
 #pragma once
 
 #include <cstdint>
@@ -58,8 +63,9 @@ struct ClientOptions {
   // UploadDataset, CheckDataset, DownloadPredictions, ImportModelVersion, ExportModelVersion,
   // ExportAdapter.
   absl::Duration transfer_timeout = absl::Hours(6);
-  // How long WatchTrainingJob goes on trying to reach a server that does not answer.
-  absl::Duration watch_patience = absl::Minutes(2);
+  // How long WatchTrainingJob and ClassifyStream go on trying to reach a server that does not
+  // answer.
+  absl::Duration patience = absl::Minutes(2);
 
   // TLS if `tls_ca` is given. Paths of PEM files, read by Connect: who signs the certificates of
   // servers; and this client's certificate with its key, if the server asks for one.
@@ -129,10 +135,12 @@ class Client {
   // The same for many requests, on one stream: what waits in bulk goes after what is interactive,
   // and a full queue is waited for. `next` is asked for requests ahead of their answers, at most
   // some 100 or 1 MiB; `use` gets each with its answer, in order. Ends with the first error of a
-  // request, of `next`, or of `use`. When the connection is lost, what was not answered is sent
-  // again, up to `max_attempts` times without an answer. DEADLINE_EXCEEDED if none comes for
-  // `classify_timeout`.
-  absl::Status ClassifyStream(const NextClassification& next, const UseClassification& use);
+  // request, of `next`, or of `use`. When the connection is lost, or a request fails that may go
+  // better in a moment, what was not answered is sent again, for as long as an answer comes within
+  // `patience`; `on_lost`, if given, is told of each time. DEADLINE_EXCEEDED if a server is reached
+  // and no answer comes for `classify_timeout`.
+  absl::Status ClassifyStream(const NextClassification& next, const UseClassification& use,
+                              const std::function<void(const absl::Status&)>& on_lost = nullptr);
 
   // ---- Datasets ----
   // Uploads what `source` holds; `header.sha256` is filled in if the source can be read twice.
@@ -174,7 +182,7 @@ class Client {
 
   // Hands every event from `from_sequence` on (0 and 1: all) to `on_event`, in order and each
   // exactly once, and returns OK after the last event of an ended job. When the connection is lost,
-  // goes on from the last event + 1, for as long as a server answers within `watch_patience`;
+  // goes on from the last event + 1, for as long as a server answers within `patience`;
   // `on_lost`, if given, is told of each loss. No deadline. DATA_LOSS if the server left out an
   // event.
   absl::Status WatchTrainingJob(const std::string& name, int64_t from_sequence,
@@ -198,7 +206,7 @@ class Client {
                              const TransferProgress& progress = nullptr);
   absl::StatusOr<v1::Model> GetModel(const std::string& name);
   absl::StatusOr<std::vector<v1::Model>> ListModels(size_t limit = kAll);
-  // `models/{model}` answers its newest version.
+  // `models/{model}` answers its newest version, an alias the one that it names.
   absl::StatusOr<v1::ModelVersion> GetModelVersion(const std::string& name);
   absl::StatusOr<std::vector<v1::ModelVersion>> ListModelVersions(const std::string& model,
                                                                   size_t limit = kAll);

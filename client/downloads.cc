@@ -234,7 +234,7 @@ absl::Status Client::WatchTrainingJob(
     if (!gap.ok()) return gap;
     if (!absl::IsUnavailable(status)) return status;
     lost_since = std::min(lost_since, absl::Now());
-    if (absl::Now() - lost_since >= connection_->options.watch_patience) return status;
+    if (absl::Now() - lost_since >= connection_->options.patience) return status;
     if (on_lost) on_lost(status);
     if (!connection_->Wait(backoff, absl::InfiniteFuture())) {
       return absl::CancelledError("the call was stopped");

@@ -6,11 +6,13 @@
 
 #include <filesystem>
 #include <sstream>
+#include <utility>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "model/t5/device.h"
 
 namespace tasuki {
@@ -139,6 +141,31 @@ void Declare(CLI::App& app, Options& options) {
       ->check(CLI::IsMember({"text", "json"}));
 }
 
+// A config file, whose first line that sets no flag is named.
+class ConfigFile : public CLI::ConfigBase {
+ public:
+  explicit ConfigFile(const CLI::App& app) : app_(app) {}
+  std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
+    std::vector<CLI::ConfigItem> items;
+    int number = 0;
+    for (std::string line; std::getline(input, line);) {
+      ++number;
+      std::istringstream one(line);
+      for (CLI::ConfigItem& item : CLI::ConfigBase::from_config(one)) {
+        if (!item.parents.empty() || app_.get_option_no_throw("--" + item.name) == nullptr) {
+          throw CLI::ConfigError(absl::StrCat(app_.get_config_ptr()->as<std::string>(), ":", number,
+                                              " sets no flag of tasukid: ", line));
+        }
+        items.push_back(std::move(item));
+      }
+    }
+    return items;
+  }
+
+ private:
+  const CLI::App& app_;
+};
+
 // The first argument of the form `--name=`, for whose value CLI11 would take the next argument,
 // whatever that is; or "".
 std::string FlagWithoutValue(int argc, const char* const* argv) {
@@ -227,6 +254,7 @@ ParsedOptions ParseOptions(int argc, const char* const* argv) {
   CLI::App app("tasukid fine-tunes T5 text classifiers as managed jobs and serves them over gRPC.",
                "tasukid");
   app.set_version_flag("--version", std::string("tasukid ") + TASUKI_VERSION);
+  app.config_formatter(std::make_shared<ConfigFile>(app));
   app.set_config("--config", "", "File with flags, one NAME=VALUE a line")
       ->envname("TASUKI_CONFIG");
   app.allow_config_extras(CLI::config_extras_mode::error);
@@ -245,7 +273,10 @@ ParsedOptions ParseOptions(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     parsed.finished = true;
     parsed.exit_code = kExitBadSetup;
-    parsed.output = absl::StrCat("tasukid: ", error.what(), " (see tasukid --help).\n");
+    const bool extra = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError);
+    const std::string fault = extra ? "not expected: " + absl::StrJoin(app.remaining(), " ")
+                                    : error.what();  // CLI11 has the extra ones in reverse
+    parsed.output = absl::StrCat("tasukid: ", fault, " (see tasukid --help).\n");
     return parsed;
   }
   if (const std::string fault = Resolve(parsed.options); !fault.empty()) {

@@ -64,8 +64,11 @@ void AddSet(CLI::App& alias, Session& session) {
 
 void AddRollback(CLI::App& alias, Session& session) {
   CLI::App* command =
-      alias.add_subcommand("rollback", "Points an alias back to the version before")
-          ->footer("Example: tasuki alias rollback reviews@production");
+      alias
+          .add_subcommand("rollback", "Points an alias back to the version before the current one")
+          ->footer(
+              "A second rollback undoes the first. To go further back: tasuki alias set.\n"
+              "Example: tasuki alias rollback reviews@production");
   auto names = AddAlias(command);
   session.Bind(command, [names, &session](Client& client) {
     return Answer(session, client.RollbackModelAlias(names->alias));

@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <deque>
 #include <fstream>
 #include <functional>
 #include <iostream>
@@ -13,11 +14,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "client/cli/commands.h"
 #include "client/cli/names.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
 #include "client/cli/text_file.h"
+#include "client/errors.h"
 
 namespace tasuki::cli {
 namespace {
@@ -30,6 +33,7 @@ struct Classification {
   std::string model;
   std::vector<std::string> tasks;
   std::vector<std::string> texts;
+  std::string never;
   std::string file;
   std::string format, quoting;
   std::string text_column = "text";
@@ -39,8 +43,13 @@ struct Classification {
   std::string out_format;
 };
 
-// Where texts come from, one after the other; nothing at the end.
-using Texts = std::function<absl::StatusOr<std::optional<std::string>>()>;
+// Where texts come from.
+struct Texts {
+  // The next one; nothing at the end.
+  std::function<absl::StatusOr<std::optional<std::string>>()> next;
+  // Whether that can be had without waiting.
+  std::function<bool()> at_hand;
+};
 
 TextFormat FormatOf(const Classification& what) {
   static const std::map<std::string, TextFormat::Kind> kinds = {{"lines", TextFormat::kLines},
@@ -56,35 +65,38 @@ TextFormat FormatOf(const Classification& what) {
 
 absl::StatusOr<Texts> TextsOf(const Classification& what) {
   if (!what.texts.empty()) {
-    return Texts([&texts = what.texts,
+    return Texts{[&texts = what.texts,
                   i = size_t{0}]() mutable -> absl::StatusOr<std::optional<std::string>> {
-      if (i == texts.size()) return std::nullopt;
-      if (!IsUtf8(texts[i])) {  // gRPC would only say that the call failed
-        return absl::InvalidArgumentError(
-            absl::StrCat("text ", i + 1, " is not UTF-8; convert it first"));
-      }
-      return texts[i++];
-    });
+                   if (i == texts.size()) return std::nullopt;
+                   if (!IsUtf8(texts[i])) {  // gRPC would only say that the call failed
+                     return absl::InvalidArgumentError(
+                         absl::StrCat("text ", i + 1, " is not UTF-8; convert it first"));
+                   }
+                   return texts[i++];
+                 },
+                 [] { return true; }};
   }
-  auto file = TextFile::Open(what.file.empty() ? "-" : what.file, FormatOf(what));
-  if (!file.ok()) return file.status();
-  return Texts(
-      [file = std::shared_ptr<TextFile>(*std::move(file)), show = ShowTransfer("classifying")]() {
-        auto text = file->Next();
-        if (show == nullptr) return text;
-        const bool over = !text.ok() || !text->has_value();
-        show(over ? -1 : file->done_bytes() - 1, over ? -1 : file->total_bytes());
-        return text;
-      });
+  auto opened = TextFile::Open(what.file.empty() ? "-" : what.file, FormatOf(what));
+  if (!opened.ok()) return opened.status();
+  const std::shared_ptr<TextFile> file = *std::move(opened);
+  return Texts{[file, show = ShowTransfer("classifying")]() {
+                 auto text = file->Next();
+                 if (show == nullptr) return text;
+                 const bool over = !text.ok() || !text->has_value();
+                 show(over ? -1 : file->done_bytes() - 1, over ? -1 : file->total_bytes());
+                 return text;
+               },
+               [file] { return file->at_hand(); }};
 }
 
-// The next request: as many texts as fit. None at the end.
+// The next request: a text, and those at hand that fit. None at the end.
 absl::StatusOr<std::optional<v1::ClassifyRequest>> NextRequest(const v1::ClassifyRequest& like,
-                                                               const Texts& next) {
+                                                               const Texts& texts) {
   v1::ClassifyRequest request = like;
   size_t bytes = 0;
-  while (request.texts_size() < kTextsPerRequest && bytes < kBytesPerRequest) {
-    auto text = next();
+  while (request.texts_size() < kTextsPerRequest && bytes < kBytesPerRequest &&
+         (request.texts().empty() || texts.at_hand())) {
+    auto text = texts.next();
     if (!text.ok()) return text.status();
     if (!text->has_value()) break;
     bytes += (*text)->size();
@@ -110,27 +122,69 @@ v1::ClassifyRequest RequestOf(const Classification& what) {
   return request;
 }
 
-// Classifies all texts by one version: the one that answered first. Each request is handed to `use`
-// with its answer, in the order of the texts.
-absl::Status ClassifyAll(Client& client, const Classification& what, const Texts& next,
+// Classifies all texts. The version that answered first answers all, for as long as it is in
+// service; then it is for the alias or model that was asked to say which goes on. Each request is
+// handed to `use` with its answer, in the order of the texts, before texts are waited for.
+absl::Status ClassifyAll(Client& client, const Classification& what, const Texts& texts,
                          const UseClassification& use) {
   v1::ClassifyRequest like = RequestOf(what);
-  const auto first = NextRequest(like, next);
+  const auto first = NextRequest(like, texts);
   if (!first.ok()) return first.status();
-  if (!first->has_value()) return absl::OkStatus();
+  if (!first->has_value()) {  // one empty text tells whether there would be answers
+    v1::ClassifyRequest request = like;
+    request.add_texts("");
+    auto answer = client.Classify(request);
+    if (!answer.ok()) return answer.status();
+    answer->clear_results();
+    return use(like, *answer);
+  }
   const auto answer = client.Classify(**first);
   if (!answer.ok()) return answer.status();
   if (absl::Status status = use(**first, *answer); !status.ok()) return status;
-  like.set_model(answer->model_version());
-  auto second = NextRequest(like, next);
-  if (!second.ok()) return second.status();
-  if (!second->has_value()) return absl::OkStatus();  // one call was enough
-  return client.ClassifyStream(
-      [&]() -> absl::StatusOr<std::optional<v1::ClassifyRequest>> {
-        if (second->has_value()) return std::exchange(*second, std::nullopt);
-        return NextRequest(like, next);
-      },
-      use);
+
+  std::string model = answer->model_version();
+  std::deque<v1::ClassifyRequest> asked;  // not answered
+  const auto read = [&]() -> absl::StatusOr<bool> {
+    auto request = NextRequest(like, texts);
+    if (!request.ok()) return request.status();
+    if (request->has_value()) asked.push_back(**std::move(request));
+    return request->has_value();
+  };
+  while (true) {
+    if (asked.empty()) {
+      const auto more = read();
+      if (!more.ok() || !*more) return more.status();
+    }
+    size_t sent = 0;  // of these, on this stream; it ends where texts are to be waited for
+    const absl::Status status = client.ClassifyStream(
+        [&]() -> absl::StatusOr<std::optional<v1::ClassifyRequest>> {
+          if (sent == asked.size()) {
+            if (!texts.at_hand()) return std::nullopt;
+            const auto more = read();
+            if (!more.ok()) return more.status();
+            if (!*more) return std::nullopt;
+          }
+          v1::ClassifyRequest request = asked[sent++];
+          request.set_model(model);
+          return request;
+        },
+        [&](const v1::ClassifyRequest& request, const v1::ClassifyResponse& response) {
+          asked.pop_front();
+          --sent;
+          model = response.model_version();
+          return use(request, response);
+        },
+        [](const absl::Status& lost) {
+          std::cerr << "tasuki: trying again: " << Printable(lost.message()) << "\n";
+        });
+    if (status.ok()) continue;
+    const v1::ErrorReason reason = ErrorReasonOf(status);
+    const bool gone = reason == v1::MODEL_NOT_LOADED || reason == v1::RESOURCE_NOT_FOUND;
+    if (!gone || model == what.model) return status;
+    std::cerr << "tasuki: " << model << " is no longer in service; going on with what "
+              << what.model << " is now\n";
+    model = what.model;
+  }
 }
 
 std::string RemarkOn(const v1::Prediction& prediction) {
@@ -144,11 +198,11 @@ double ProbabilityOf(const v1::Prediction& prediction) {
 }
 
 absl::Status PrintAnswers(Client& client, const Session& session, const Classification& what,
-                          const Texts& next) {
+                          const Texts& texts) {
   v1::ClassifyResponse all;
   Table table({"TEXT", "TASK", "LABEL", "PROBABILITY>", ""});
   const absl::Status status =
-      ClassifyAll(client, what, next,
+      ClassifyAll(client, what, texts,
                   [&](const v1::ClassifyRequest& request, const v1::ClassifyResponse& answer) {
                     all.MergeFrom(answer);
                     for (int i = 0; i < answer.results_size() && !session.json(); ++i) {
@@ -166,14 +220,19 @@ absl::Status PrintAnswers(Client& client, const Session& session, const Classifi
   return absl::OkStatus();
 }
 
+absl::Status Unwritten() {
+  return absl::DataLossError("the answers cannot be written; is the disk full?");
+}
+
 // Writes answers as they come, in the order of the texts.
 class AnswerWriter {
  public:
   AnswerWriter(std::ostream& out, bool tsv) : out_(out), tsv_(tsv) {
-    if (tsv_) out_ << "row\ttask\tlabel\tprobability\tabstained\ttruncated\ttext\n";
+    if (tsv_) out_ << "row\ttask\tlabel\tprobability\tabstained\ttruncated\tmodel_version\ttext\n";
   }
 
-  absl::Status Write(const std::string& text, const v1::TextPredictions& predictions) {
+  absl::Status Write(const std::string& text, const v1::TextPredictions& predictions,
+                     const std::string& version) {
     ++count_;
     if (tsv_) {
       for (const v1::Prediction& prediction : predictions.predictions()) {
@@ -181,18 +240,19 @@ class AnswerWriter {
         out_ << count_ << '\t' << prediction.task() << '\t' << Printable(prediction.label()) << '\t'
              << absl::StrFormat("%.9g", ProbabilityOf(prediction)) << '\t'
              << (prediction.abstained() ? "true" : "false") << '\t'
-             << (prediction.truncated() ? "true" : "false") << '\t' << Printable(text) << '\n';
+             << (prediction.truncated() ? "true" : "false") << '\t' << version << '\t'
+             << Printable(text) << '\n';
       }
     } else {
       const auto json = JsonLine(predictions);
       if (!json.ok()) return json.status();
-      // {"text": …, "predictions": […]}
+      // {"text": …, "model_version": …, "predictions": […]}
       out_ << "{\"text\":"
            << nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
-           << "," << json->substr(1) << "\n";
+           << ",\"model_version\":" << nlohmann::json(version).dump() << "," << json->substr(1)
+           << "\n";
     }
-    return out_ ? absl::OkStatus()
-                : absl::DataLossError("the answers cannot be written; is the disk full?");
+    return out_ ? absl::OkStatus() : Unwritten();
   }
   int64_t count() const { return count_; }
 
@@ -202,43 +262,41 @@ class AnswerWriter {
   int64_t count_ = 0;
 };
 
-// Writes the answers to `out`; answers how many texts there were.
+// Writes the answers to `out`; answers how many texts there were. `versions` gets who answered.
 absl::StatusOr<int64_t> WriteAnswersTo(std::ostream& out, Client& client,
-                                       const Classification& what, const Texts& next,
-                                       std::string& version) {
+                                       const Classification& what, const Texts& texts,
+                                       std::vector<std::string>& versions) {
   const bool by_name = TextFormat::KindOf(what.out) == TextFormat::kTsv;
   AnswerWriter writer(out, what.out_format.empty() ? by_name : what.out_format == "tsv");
   const absl::Status status = ClassifyAll(
-      client, what, next,
+      client, what, texts,
       [&](const v1::ClassifyRequest& request, const v1::ClassifyResponse& answer) -> absl::Status {
-        version = answer.model_version();
+        const std::string& version = answer.model_version();
+        if (versions.empty() || versions.back() != version) versions.push_back(version);
         if (answer.results_size() != request.texts_size()) {
           return absl::DataLossError(absl::StrCat("the server answered ", answer.results_size(),
                                                   " of ", request.texts_size(), " texts"));
         }
         for (int i = 0; i < answer.results_size(); ++i) {
-          absl::Status written = writer.Write(request.texts(i), answer.results(i));
+          absl::Status written = writer.Write(request.texts(i), answer.results(i), version);
           if (!written.ok()) return written;
         }
-        return absl::OkStatus();
+        return out.flush() ? absl::OkStatus() : Unwritten();
       });
   if (!status.ok()) return status;
-  if (!out.flush()) return absl::DataLossError("the answers cannot be written; is the disk full?");
   return writer.count();
 }
 
 // Writes beside `out` and renames at the end, so that `out` is complete or not there.
 absl::Status WriteAnswers(Client& client, const Session& session, const Classification& what,
-                          const Texts& next) {
-  v1::ClassifyResponse total;  // only which version answered
-  if (what.out == "-") {
-    return WriteAnswersTo(std::cout, client, what, next, *total.mutable_model_version()).status();
-  }
+                          const Texts& texts) {
+  std::vector<std::string> versions;
+  if (what.out == "-") return WriteAnswersTo(std::cout, client, what, texts, versions).status();
   const std::string beside = absl::StrCat(what.out, ".partial-", NewRequestId());
   std::ofstream file(beside, std::ios::binary);
   const int cause = errno;
   if (!file) return absl::ErrnoToStatus(cause, absl::StrCat("cannot write ", what.out));
-  const auto count = WriteAnswersTo(file, client, what, next, *total.mutable_model_version());
+  const auto count = WriteAnswersTo(file, client, what, texts, versions);
   absl::Status status = count.status();
   file.close();
   if (status.ok() && std::rename(beside.c_str(), what.out.c_str()) != 0) {
@@ -248,9 +306,13 @@ absl::Status WriteAnswers(Client& client, const Session& session, const Classifi
     std::remove(beside.c_str());
     return status;
   }
-  if (session.json()) return PrintJson(total);
-  std::cout << Count(*count) << " texts classified by " << total.model_version() << " into "
-            << what.out << "\n";
+  if (session.json()) {
+    v1::ClassifyResponse total;  // only which version answered last
+    total.set_model_version(versions.back());
+    return PrintJson(total);
+  }
+  std::cout << Count(*count) << " texts classified by " << absl::StrJoin(versions, ", then ")
+            << " into " << what.out << "\n";
   return absl::OkStatus();
 }
 
@@ -261,15 +323,24 @@ void AddClassifyCommand(CLI::App& app, Session& session) {
       app.add_subcommand("classify", "Classifies texts by a trained model")
           ->footer(
               "Without texts and --file, the lines of stdin are classified. Files and stdin wait\n"
-              "behind calls of others that are interactive, and for room in a full queue.\n"
+              "behind calls of others that are interactive, for room in a full queue, and, once\n"
+              "there were answers, two minutes for a server that went away.\n"
+              "The version that answers first answers all. If it is taken out of service, the\n"
+              "alias or model goes on with another; each row of --out says which answered it.\n"
               "Examples: tasuki classify --model reviews \"とても良い商品でした。\"\n"
-              "          tasuki classify --model reviews@3 --file reviews.txt --out answers.jsonl\n"
+              "          tasuki classify --model reviews@production --file reviews.txt --out "
+              "answers.jsonl\n"
               "          tasuki classify --model reviews@3 --file reviews.csv --text-column review "
               "--out answers.tsv");
   auto what = std::make_shared<Classification>();
   command->add_option("TEXTS", what->texts,
-                      "The texts; put -- before them if one begins with a dash");
-  command->add_option("--model", what->model, "The version, or a model for its newest loaded one")
+                      "The texts; put -- before those that begin with a dash");
+  // Never filled. CLI11 heeds -- only while a place for an argument is empty.
+  command->add_option("TEXT", what->never)->group("");
+  command
+      ->add_option("--model", what->model,
+                   "The version (reviews@3), an alias (reviews@production), or a model for its "
+                   "newest loaded version (reviews)")
       ->required()
       ->transform(Typed(ServedName));
   command->add_option("--task", what->tasks, "Only this task; repeatable")->allow_extra_args(false);
@@ -294,7 +365,7 @@ void AddClassifyCommand(CLI::App& app, Session& session) {
                       "Write the answers here, complete or not at all; - for stdout, as they come");
   command
       ->add_option("--out-format", what->out_format,
-                   "jsonl or tsv (default: tsv if --out ends in .tsv, else jsonl)")
+                   "jsonl or tsv (default: by the end of --out, .jsonl or .tsv; jsonl for -)")
       ->check(CLI::IsMember({"jsonl", "tsv"}));
   command->callback([what, file, &session] {
     if (!what->texts.empty() && file->count() > 0) {
@@ -305,6 +376,12 @@ void AddClassifyCommand(CLI::App& app, Session& session) {
     }
     if (!what->out_format.empty() && what->out.empty()) {
       throw CLI::ValidationError("--out-format is of --out; give that, too");
+    }
+    const TextFormat::Kind kind = TextFormat::KindOf(what->out);
+    if (!what->out.empty() && what->out != "-" && what->out_format.empty() &&
+        kind != TextFormat::kTsv && kind != TextFormat::kJsonLines) {
+      throw CLI::ValidationError("--out " + what->out +
+                                 " ends in neither .jsonl nor .tsv; say which with --out-format");
     }
     session.action = [what, &session](Client& client) -> absl::Status {
       const auto texts = TextsOf(*what);

@@ -114,9 +114,9 @@ void AddExport(CLI::App& model, Session& session) {
   auto name = std::make_shared<std::string>();
   auto directory = std::make_shared<std::string>();
   auto adapter = std::make_shared<bool>(false);
-  command->add_option("MODEL", *name, "The version, or a model for its newest")
+  command->add_option("MODEL", *name, "The version, an alias, or a model for its newest")
       ->required()
-      ->transform(Typed(ModelOrVersionName));
+      ->transform(Typed(ServedName));
   command->add_option("DIRECTORY", *directory, "Must be new or empty")->required();
   command->add_flag("--adapter", *adapter,
                     "Only the adapter of a version trained with lora, for peft to put on its base");
@@ -188,16 +188,12 @@ void AddList(CLI::App& model, Session& session) {
 
 // Get, load, unload: a method that answers the version.
 void AddVerb(CLI::App& model, Session& session, const std::string& verb, const std::string& what,
-             absl::StatusOr<std::string> (*rule)(absl::string_view),
+             const std::string& which, absl::StatusOr<std::string> (*rule)(absl::string_view),
              absl::StatusOr<v1::ModelVersion> (Client::*method)(const std::string&)) {
   CLI::App* command = model.add_subcommand(verb, what)
                           ->footer(absl::StrCat("Example: tasuki model ", verb, " reviews@3"));
   auto name = std::make_shared<std::string>();
-  command
-      ->add_option("MODEL", *name,
-                   rule == VersionName ? "The version" : "The version, or a model for its newest")
-      ->required()
-      ->transform(Typed(rule));
+  command->add_option("MODEL", *name, which)->required()->transform(Typed(rule));
   session.Bind(command, [name, method, &session](Client& client) {
     return Answer(session, (client.*method)(*name));
   });
@@ -297,10 +293,11 @@ void AddModelCommands(CLI::App& app, Session& session) {
   AddImport(*model, session);
   AddExport(*model, session);
   AddList(*model, session);
-  AddVerb(*model, session, "get", "Shows a version", ModelOrVersionName, &Client::GetModelVersion);
-  AddVerb(*model, session, "load", "Loads a version for classification", ModelOrVersionName,
-          &Client::LoadModelVersion);
-  AddVerb(*model, session, "unload", "Takes a version out of service", VersionName,
+  AddVerb(*model, session, "get", "Shows a version",
+          "The version, an alias, or a model for its newest", ServedName, &Client::GetModelVersion);
+  AddVerb(*model, session, "load", "Loads a version for classification",
+          "The version, or a model for its newest", ModelOrVersionName, &Client::LoadModelVersion);
+  AddVerb(*model, session, "unload", "Takes a version out of service", "The version", VersionName,
           &Client::UnloadModelVersion);
   AddEvaluate(*model, session);
   AddDelete(*model, session);

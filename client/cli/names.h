@@ -5,6 +5,7 @@
 //   nightly, trainingJobs/nightly                     → trainingJobs/nightly
 //   sentiment, models/sentiment                       → models/sentiment
 //   sentiment@3, models/sentiment/versions/3          → models/sentiment/versions/3
+//   sentiment@production, models/sentiment/aliases/production → models/sentiment/aliases/production
 #pragma once
 
 #include <string>
@@ -21,9 +22,8 @@ absl::StatusOr<std::string> ModelName(absl::string_view typed);
 absl::StatusOr<std::string> VersionName(absl::string_view typed);
 // A model stands for its newest version; the server knows which that is.
 absl::StatusOr<std::string> ModelOrVersionName(absl::string_view typed);
-// "sentiment@production" → "models/sentiment/aliases/production".
 absl::StatusOr<std::string> AliasName(absl::string_view typed);
-// What answers: one of these three.
+// One of these three.
 absl::StatusOr<std::string> ServedName(absl::string_view typed);
 
 // What follows the collection: "nightly" of "trainingJobs/nightly", "sentiment@3" of a version.

@@ -10,6 +10,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "client/cli/commands.h"
 #include "client/cli/interrupts.h"
 #include "client/cli/session.h"
@@ -28,12 +29,19 @@ std::string FlagWithoutValue(int argc, char** argv) {
   return "";
 }
 
-// What to say if a word stands where a command is missing; or "".
-std::string UnknownCommand(const CLI::App& app, const CLI::ParseError& error) {
+// What is wrong with the command line.
+std::string FaultOf(const CLI::App& app, const CLI::ParseError& error) {
   const std::vector<std::string> rest = app.remaining(/*recurse=*/true);
-  const bool missing = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::RequiredError);
-  if (!missing || rest.empty() || rest.front().starts_with("-")) return "";
-  return "there is no command \"" + rest.front() + "\"";
+  const CLI::App* command = &app;
+  while (!command->get_subcommands().empty()) command = command->get_subcommands().front();
+  const bool missing = !command->get_subcommands([](const CLI::App*) { return true; }).empty();
+  if (missing && !rest.empty() && !rest.front().starts_with("-")) {
+    return "there is no command \"" + rest.front() + "\"";
+  }
+  if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError)) {
+    return "not expected: " + absl::StrJoin(rest, " ");  // CLI11 has them in reverse
+  }
+  return error.get_exit_code() == 0 ? "" : error.what();  // --help, --version
 }
 
 // Never from a flag: every user of a machine can see the command lines of all.
@@ -106,13 +114,6 @@ int RunCommandLine(int argc, char** argv, std::stop_token stop) {
   app.add_option("--output", session.output,
                  "table for people (default), or json: one document, of streams one a line")
       ->check(CLI::IsMember({"table", "json"}));
-  app.footer(
-      "Names may be short: nightly for trainingJobs/nightly, reviews@3 for "
-      "models/reviews/versions/3,\n"
-      "reviews@production for models/reviews/aliases/production.\n"
-      "Exit code: 0 if what was asked for happened, 1 if not, 2 for a wrong command line, 130 if "
-      "interrupted.\n"
-      "Example: tasuki job submit --file job.yaml --wait");
   AddDatasetCommands(app, session);
   AddJobCommands(app, session);
   AddModelCommands(app, session);
@@ -120,14 +121,19 @@ int RunCommandLine(int argc, char** argv, std::stop_token stop) {
   AddClassifyCommand(app, session);
   AddServerCommands(app, session);
   AddTokenCommands(app, session);
+  app.footer(  // after the commands, which would take it over
+      "Names may be short: nightly for trainingJobs/nightly, reviews@3 for "
+      "models/reviews/versions/3,\n"
+      "reviews@production for models/reviews/aliases/production.\n"
+      "Exit code: 0 if what was asked for happened, 1 if not, 2 for a wrong command line, 130 if "
+      "interrupted.\n"
+      "Example: tasuki job submit --file job.yaml --wait");
   try {
     app.parse(argc, argv);
-  } catch (const CLI::Success& asked) {  // --help, --version
-    return app.exit(asked);
   } catch (const CLI::ParseError& error) {
-    const std::string unknown = UnknownCommand(app, error);
-    std::cerr << "tasuki: " << (unknown.empty() ? error.what() : unknown)
-              << "\nTry --help after the command.\n";
+    const std::string fault = FaultOf(app, error);
+    if (fault.empty()) return app.exit(error);
+    std::cerr << "tasuki: " << fault << "\nTry --help after the command.\n";
     return kUsage;
   }
   return RunAction(session);

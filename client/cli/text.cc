@@ -142,7 +142,7 @@ std::string Span(absl::Duration duration) {
 
 std::string DateTime(const google::protobuf::Timestamp& time) {
   if (time.seconds() == 0) return "-";
-  return absl::FormatTime("%Y-%m-%d %H:%M", absl::FromUnixSeconds(time.seconds()),
+  return absl::FormatTime("%Y-%m-%d %H:%M:%S", absl::FromUnixSeconds(time.seconds()),
                           absl::LocalTimeZone());
 }
 

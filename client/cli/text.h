@@ -33,7 +33,7 @@ std::string Bytes(int64_t bytes);
 std::string Figure(double figure);
 // "9 s", "1 min 20 s", "2 h 05 min".
 std::string Span(absl::Duration duration);
-// "2026-11-23 14:05" in local time; "-" if it is not set.
+// "2026-11-23 14:05:09" in local time; "-" if it is not set.
 std::string DateTime(const google::protobuf::Timestamp& time);
 
 }  // namespace tasuki::cli

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <ext/stdio_filebuf.h>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -31,9 +32,13 @@ TextFormat::Kind TextFormat::KindOf(const std::string& path) {
 absl::StatusOr<std::unique_ptr<TextFile>> TextFile::Open(const std::string& path,
                                                          const TextFormat& format) {
   const bool from_stdin = path == "-";
-  std::shared_ptr<std::istream> input(&std::cin, [](std::istream*) {});
+  std::shared_ptr<std::istream> input;
   int64_t size = -1;
-  if (!from_stdin) {
+  if (from_stdin) {  // not std::cin, which cannot tell what is at hand
+    const auto buffer =
+        std::make_shared<__gnu_cxx::stdio_filebuf<char>>(0, std::ios::in | std::ios::binary);
+    input.reset(new std::istream(buffer.get()), [buffer](std::istream* stream) { delete stream; });
+  } else {
     input = std::make_shared<std::ifstream>(path, std::ios::binary);
     const int cause = errno;
     if (!*input) return absl::ErrnoToStatus(cause, absl::StrCat("cannot read ", path));
@@ -73,6 +78,8 @@ absl::StatusOr<std::optional<std::string>> TextFile::Next() {
     return *std::move(text);
   }
 }
+
+bool TextFile::at_hand() { return input_->rdbuf()->in_avail() > 0; }
 
 absl::Status TextFile::ReadHeader() {
   std::vector<std::string> columns;

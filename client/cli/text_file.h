@@ -35,6 +35,9 @@ class TextFile {
   // The next text; nothing at the end. INVALID_ARGUMENT with the line: not UTF-8, no text.
   absl::StatusOr<std::optional<std::string>> Next();
 
+  // Whether something can be read without waiting for it.
+  bool at_hand();
+
   // How far it has been read, and its size; -1 if that is unknown.
   int64_t done_bytes() const { return done_bytes_; }
   int64_t total_bytes() const { return total_bytes_; }

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/client.h"
+#include "tasuki/v1/classification.grpc.pb.h"
 #include "tasuki/v1/server.grpc.pb.h"
 #include "tests/testing/certificates.h"
 
@@ -31,6 +32,19 @@ class Info final : public v1::ServerService::Service {
     return grpc::Status::OK;
   }
   std::string authorization;  // of the last call, which is over when it is read
+};
+
+// Answers with the model that was asked, and the token that came.
+class Echo final : public v1::ClassificationService::Service {
+  grpc::Status Classify(grpc::ServerContext* context, const v1::ClassifyRequest* request,
+                        v1::ClassifyResponse* answer) override {
+    const auto header = context->client_metadata().find("authorization");
+    auto& prediction = *answer->add_results()->add_predictions();
+    prediction.set_task(request->model());
+    prediction.set_label(std::string(header->second.data(), header->second.size()));
+    prediction.add_scores()->set_probability(.5);
+    return grpc::Status::OK;
+  }
 };
 
 class ClientAccessTest : public testing::Test {
@@ -55,6 +69,7 @@ class ClientAccessTest : public testing::Test {
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", credentials, &port_);
     builder.RegisterService(&info_);
+    builder.RegisterService(&echo_);
     server_ = builder.BuildAndStart();
   }
 
@@ -84,6 +99,7 @@ class ClientAccessTest : public testing::Test {
   std::string root_;
   ClientOptions options_;
   Info info_;
+  Echo echo_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
 };
@@ -111,6 +127,22 @@ TEST_F(ClientAccessTest, ATokenGoesInTheClearToThisMachineOnly) {
   }
   options_.token = "two\nlines";
   EXPECT_TRUE(absl::IsInvalidArgument(Call()));
+}
+
+TEST_F(ClientAccessTest, TheExampleReachesAServerWithTlsAndTokens) {
+  Listen(With(ca_.Issue()));
+  for (const auto& [typed, asked] :
+       {std::pair{"reviews", "models/reviews"},
+        {"models/reviews/aliases/production", "models/reviews/aliases/production"}}) {
+    const std::string command = absl::StrCat(
+        "TASUKI_TLS_CA=", options_.tls_ca, " TASUKI_TOKEN=tasuki_abc ", TASUKI_BINARY_DIR,
+        "/bin/classify-example 127.0.0.1:", port_, " ", typed, " text 2>&1");
+    FILE* output = popen(command.c_str(), "r");
+    char line[1000] = "";
+    fgets(line, sizeof(line), output);
+    EXPECT_EQ(pclose(output), 0);
+    EXPECT_EQ(std::string(line), absl::StrCat("text\t", asked, "\tBearer tasuki_abc\t0.5\n"));
+  }
 }
 
 TEST_F(ClientAccessTest, FilesThatCannotBeUsedAreNamed) {

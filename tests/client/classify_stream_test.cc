@@ -42,7 +42,8 @@ class ClassifyStreamTest : public testing::Test {
           EXPECT_EQ(request.texts(0), answer.model_version());
           used_.push_back(request.texts(0));
           return used_.size() == stops_at_ ? absl::CancelledError("enough") : absl::OkStatus();
-        });
+        },
+        [this](const absl::Status& status) { lost_.push_back(status); });
   }
   std::vector<std::string> UpTo(int count) {
     std::vector<std::string> numbers;
@@ -59,6 +60,7 @@ class ClassifyStreamTest : public testing::Test {
   int ends_at_ = -1;
   size_t stops_at_ = 0;
   std::vector<std::string> used_;
+  std::vector<absl::Status> lost_;
 };
 
 TEST_F(ClassifyStreamTest, HandsOutAnswersInOrder) {
@@ -81,14 +83,25 @@ TEST_F(ClassifyStreamTest, GoesOnWhereALostConnectionLeftOff) {
 }
 
 TEST_F(ClassifyStreamTest, GivesUpOnAServerThatAnswersNothing) {
-  std::atomic<int> streams = 0;
-  server_.stream_classify = [&](int call, int) {
-    streams = call;
+  server_.stream_classify = [&](int, int) {
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "gone");
   };
-  options_.max_attempts = 3;
+  options_.patience = absl::Milliseconds(500);
   EXPECT_TRUE(absl::IsUnavailable(Stream(5)));
-  EXPECT_EQ(streams, 3);
+  EXPECT_FALSE(lost_.empty());
+}
+
+TEST_F(ClassifyStreamTest, WaitsForAServerLongerThanACallDoes) {
+  server_.stream_classify = [](int call, int message) {
+    return message == (call == 1 ? 40 : 1) && call < 20
+               ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "gone")
+               : grpc::Status::OK;
+  };
+  const absl::Status status = Stream(500);
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(used_, UpTo(500)) << "each once";
+  EXPECT_EQ(lost_.size(), 19);
+  EXPECT_THAT(std::string(lost_.front().message()), testing::HasSubstr("gone"));
 }
 
 TEST_F(ClassifyStreamTest, EndsWithTheErrorOfARequest) {
@@ -102,19 +115,20 @@ TEST_F(ClassifyStreamTest, AsksAgainByItselfForWhatMayBeBetterInAMoment) {
   fault_ = "7";
   code_ = grpc::StatusCode::UNAVAILABLE;
   retry_after_seconds_ = 0;
-  server_.classify = [answer = server_.classify, failed = false](int call, const auto& request,
-                                                                 auto* response) mutable {
-    if (failed) {
+  server_.classify = [answer = server_.classify, failures = std::make_shared<std::atomic<int>>(0)](
+                         int call, const auto& request, auto* response) {
+    if (*failures == 10) {  // more than a call makes attempts
       response->set_model_version(request.texts(0));
       return grpc::Status::OK;
     }
     const grpc::Status status = answer(call, request, response);
-    failed = !status.ok();
+    *failures += !status.ok();
     return status;
   };
   const absl::Status status = Stream(20);
   EXPECT_TRUE(status.ok()) << status;
   EXPECT_EQ(used_, UpTo(20));
+  EXPECT_EQ(lost_.size(), 10);
 }
 
 TEST_F(ClassifyStreamTest, EndsWithTheErrorsOfTheCaller) {

@@ -219,7 +219,7 @@ TEST(ClientWatch, SaysThatAnEventIsMissing) {
 
 TEST(ClientWatch, GivesUpOnAServerThatStaysAway) {
   ClientOptions options = Quick();
-  options.watch_patience = absl::Milliseconds(30);
+  options.patience = absl::Milliseconds(30);
   Client client = *Client::Connect("127.0.0.1:1", options);
   EXPECT_TRUE(absl::IsUnavailable(
       client.WatchTrainingJob("trainingJobs/a", 1, [](const auto&) { FAIL(); })));

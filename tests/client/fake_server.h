@@ -78,6 +78,7 @@ class FakeServer {
       download_predictions;
   Script<Received, v1::ModelVersion> import_model;
   Script<v1::GetModelVersionRequest, v1::ModelVersion> get_version;
+  Script<v1::GetModelAliasRequest, v1::ModelAlias> get_alias;
   std::function<grpc::Status(int call, grpc::ServerWriter<v1::ExportModelVersionResponse>&)>
       export_model;
 
@@ -205,8 +206,12 @@ class FakeServer {
                                  v1::ModelVersion* answer) override {
       return Play(fake.get_version, gets, *request, answer);
     }
+    grpc::Status GetModelAlias(grpc::ServerContext*, const v1::GetModelAliasRequest* request,
+                               v1::ModelAlias* answer) override {
+      return Play(fake.get_alias, aliases, *request, answer);
+    }
     FakeServer& fake;
-    std::atomic<int> imports{0}, exports{0}, gets{0};
+    std::atomic<int> imports{0}, exports{0}, gets{0}, aliases{0};
   };
 
   struct Training : v1::TrainingService::Service {

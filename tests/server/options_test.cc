@@ -134,12 +134,17 @@ TEST_F(OptionsTest, LoopbackIsWhatOnlyThisMachineCanReach) {
 
 TEST_F(OptionsTest, AnUnknownNameInTheFileIsAFault) {
   const std::string file = absl::StrCat(testing::TempDir(), "options_test.", getpid());
-  std::ofstream(file) << "drain_second=5\n";
+  std::ofstream(file) << "drain_seconds=5\n\ndrain_second=5\n";
   const std::string config = "--config=" + file;
   const ParsedOptions parsed = Parse({config.c_str()});
   std::filesystem::remove(file);
   EXPECT_EQ(parsed.exit_code, kExitBadSetup);
-  EXPECT_THAT(parsed.output, HasSubstr("drain_second"));
+  EXPECT_THAT(parsed.output, HasSubstr(file + ":3 sets no flag of tasukid: drain_second=5 (see"));
+}
+
+TEST_F(OptionsTest, WhatIsNotExpectedIsNamedAsItCame) {
+  EXPECT_THAT(Parse({"--model-memory-mb", "3"}).output,
+              HasSubstr("tasukid: not expected: --model-memory-mb 3 (see"));
 }
 
 TEST_F(OptionsTest, HelpNamesEveryFlagWithItsVariable) {

@@ -2,7 +2,7 @@
 
     python classify.py reviews 'もっと早く買っていればよかった。'
 
-The server is at TASUKI_SERVER, else 127.0.0.1:8500.
+The server is at TASUKI_SERVER, else 127.0.0.1:8500; TASUKI_TLS_CA and TASUKI_TOKEN are heeded, too.
 """
 
 import sys
@@ -11,6 +11,8 @@ import tasuki
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit("usage: classify.py MODEL TEXT...")
     model, *texts = sys.argv[1:]
     with tasuki.Client() as client:
         try:

@@ -3,7 +3,7 @@ on their texts, fine-tunes it, and classifies texts that it has not seen. Takes 
 
     python train.py
 
-The server is at TASUKI_SERVER, else 127.0.0.1:8500. The models are called example-base and example-mood.
+The server is at TASUKI_SERVER, else 127.0.0.1:8500; TASUKI_TLS_CA and TASUKI_TOKEN are heeded, too. The models are called example-base and example-mood.
 """
 
 import itertools

@@ -15,7 +15,7 @@ from tasuki.connection import Connection
 from tasuki.datasets import Datasets
 from tasuki.jobs import Jobs
 from tasuki.models import Models
-from tasuki.options import TLS, Options, Retries, Timeouts, place_of
+from tasuki.options import TLS, Options, Retries, Timeouts, Token, place_of
 from tasuki.transport import AioTransport, Method
 
 __all__ = ["Client"]
@@ -72,15 +72,15 @@ class Client(Calls):
         self,
         target: str | None = None,
         *,
-        tls: bool | TLS = False,
-        token: str | Callable[[], str] | None = None,
+        tls: bool | TLS | None = None,
+        token: Token = None,
         timeout: float | Timeouts = Timeouts(),
         retries: Retries = Retries(),
         traceparent: str | Callable[[], str | None] | None = None,
         metadata: Mapping[str, str] | None = None,
         allow_insecure_token: bool = False,
     ) -> None:
-        place = place_of(target, tls, token, allow_insecure_token)
+        place, token = place_of(target, tls, token, allow_insecure_token)
         options = Options(Timeouts.of(timeout), retries, token, traceparent, metadata or {})
         super().__init__(Connection(AioTransport(place), options))
 

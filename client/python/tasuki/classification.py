@@ -1,24 +1,26 @@
-"""Classify, over as many texts as there are."""
+"""Classify and StreamClassify, over as many texts as there are."""
 
+import itertools
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
 
 from tasuki import errors, names, v1
-from tasuki.connection import Connection, Flight
+from tasuki.connection import Connection
 from tasuki.progress import Meter, Progress
 from tasuki.results import Answer, Answers, Prediction
 from tasuki.transport import Method
 
-CLASSIFY = Method("/tasuki.v1.ClassificationService/Classify", v1.ClassifyRequest, v1.ClassifyResponse)
+_SERVICE = "/tasuki.v1.ClassificationService/"
+CLASSIFY = Method(_SERVICE + "Classify", v1.ClassifyRequest, v1.ClassifyResponse)
+STREAM_CLASSIFY = Method(_SERVICE + "StreamClassify", v1.StreamClassifyRequest, v1.StreamClassifyResponse)
 
 MAX_TEXT_BYTES = 1 << 20
-# A call takes 256 texts. Its bytes are kept to what two calls fill a server's queue with.
-_TEXTS_PER_CALL = 256
-_BYTES_PER_CALL = 128 << 10
-_CALLS_IN_FLIGHT = 3
-
-_Flight = Flight[v1.ClassifyRequest, v1.ClassifyResponse]
+# A request takes 256 texts. Its bytes are kept to half of what a server reads ahead.
+_TEXTS_PER_REQUEST = 256
+_BYTES_PER_REQUEST = 128 << 10
+_REQUESTS_AHEAD = 4
 
 
 class Classification:
@@ -38,25 +40,40 @@ class Classification:
         timeout: float | None = None,
         **fields: Any,
     ) -> Answers:
-        """Classifies texts, any number of them, by one model version: every text by every wanted task.
+        """Classifies texts, any number of them: every text by every wanted task. What does not fit into one call goes as
+        `classify_each` does, behind what is interactive.
 
         Args:
             texts: one text, or several; each of at most 1 MiB of UTF-8.
-            model: `reviews` or `models/reviews` for its newest loaded version, `reviews@3` for a version.
+            model: `reviews` or `models/reviews` for its newest loaded version, `reviews@3` for a version,
+                `reviews@production` for an alias.
             tasks: names of the tasks wanted; none for all of the version's.
             progress: True for a bar, or a function that is told how many texts are done and of how many.
-            timeout: seconds for each call that it takes; 60 by default.
-            fields: further fields of `v1.ClassifyRequest`.
+            timeout: seconds for an answer of the server; 60 by default.
+            fields: further fields of `v1.ClassifyRequest`: `top_k`; `truncation`, "head", "head-and-tail" or "error";
+                `priority`, "interactive" or "bulk".
 
         Returns:
             One answer for each text, in their order.
 
         Raises:
-            ValueError: a text is too large or cannot be written as UTF-8, or there is no such field.
+            ValueError: a text is too large or cannot be written as UTF-8, or there is no such field or value.
             Error: NotFound (no such model), FailedPrecondition (not loaded), Unavailable (no server, or the model is
-                still being loaded), InvalidArgument (an unknown task), ResourceExhausted (the queue stays full).
+                still being loaded), InvalidArgument (an unknown task), ResourceExhausted (the queue stays full). For no
+                texts at all, too.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
+        if len(list(itertools.islice(_pieces(texts), 2))) == 1:
+            request = _request(texts, _like(model, tasks, fields))
+            seconds = self._connection.timeouts.classify if timeout is None else timeout
+            with Meter(progress, "classifying", "text", len(texts)) as meter:
+                try:
+                    answer = await self._connection.call(CLASSIFY, request, seconds)
+                    meter.show(len(texts))
+                    return Answers(_answers(texts, answer))
+                except errors.InvalidArgument as error:
+                    if error.reason != "LIMIT_EXCEEDED" or len(texts) == 1:
+                        raise
         each = self.classify_each(texts, model=model, tasks=tasks, progress=progress, timeout=timeout, **fields)
         return Answers([answer async for answer in each])
 
@@ -71,59 +88,112 @@ class Classification:
         timeout: float | None = None,
         **fields: Any,
     ) -> AsyncIterator[Answer]:
-        """The same, answer by answer as they come: for texts that do not fit into memory. A few calls are under way at
-        a time; all are answered by the version that answered the first."""
+        """The same as a stream, answer by answer as they come: for many texts, and for texts that do not fit into memory.
+        They go behind what is interactive, and a full queue is waited for. The version that answers first answers all,
+        for as long as it is in service; then it is for the alias or model to say which goes on
+        (`answer.model_version`). Once there were answers, a server that went away is waited for, two minutes by default
+        (`Timeouts.patience`); what was not answered is sent again."""
+        connection = self._connection
+        retries, timeouts = connection.options.retries, connection.timeouts
         texts = [texts] if isinstance(texts, str) else texts
-        like = v1.ClassifyRequest(model=names.model(model), tasks=[tasks] if isinstance(tasks, str) else tasks, **fields)
-        seconds = self._connection.timeouts.classify if timeout is None else timeout
-        flights: deque[_Flight] = deque()  # in the order of the texts
-        most = _TEXTS_PER_CALL  # less where the scores of so many would not fit into an answer
+        like = _like(model, tasks, fields)
+        asked_model = like.model
+        seconds = timeouts.classify if timeout is None else timeout
         pieces = _pieces(texts)
-        version_known = False
-        done = 0
+        first = next(pieces, None)
+        if first is None:  # one empty text tells whether there would be answers
+            await connection.call(CLASSIFY, _request([""], like), seconds)
+            return
+        asked = deque([first])  # not answered
+        most = _TEXTS_PER_REQUEST  # less where the scores of so many would not fit into an answer
+        done = lost = 0  # texts answered; attempts since without an answer
+        lost_since, backoff = 0.0, retries.first_backoff
+        with Meter(progress, "classifying", "text", len(texts) if isinstance(texts, Sequence) else None) as meter:
+            while True:
+                stream = connection.transport.exchange(STREAM_CLASSIFY, connection.options.call_metadata())
+                sent = 0  # of those asked, on this stream
+                wait = 0.0
+                try:
+                    while True:
+                        while sent < (_REQUESTS_AHEAD if done else 1):
+                            if sent == len(asked):
+                                asked.extend(_split([next(pieces, [])], most))
+                            if sent == len(asked):
+                                break
+                            stream.write(v1.StreamClassifyRequest(request=_request(asked[sent], like)))
+                            sent += 1
+                        if not asked:
+                            return
+                        answer = await stream.read(seconds)
+                        if answer.HasField("error"):
+                            raise errors.error_of(answer.error, STREAM_CLASSIFY.path)
+                        answers = _answers(asked[0], answer.response)
+                        asked.popleft()
+                        sent -= 1
+                        like.model = answer.response.model_version
+                        lost, backoff = 0, retries.first_backoff
+                        for each in answers:
+                            yield each
+                        done += len(answers)
+                        meter.show(done)
+                except errors.InvalidArgument as error:
+                    if error.reason != "LIMIT_EXCEEDED" or len(asked[0]) == 1:
+                        raise
+                    most = (len(asked[0]) + 1) // 2
+                    asked = deque(_split(asked, most))
+                except (errors.FailedPrecondition, errors.NotFound) as error:
+                    if error.reason not in ("MODEL_NOT_LOADED", "RESOURCE_NOT_FOUND") or like.model == asked_model:
+                        raise
+                    like.model = asked_model
+                except (errors.Unavailable, errors.ResourceExhausted) as error:
+                    wait = max(backoff, await connection.wait_after(error))
+                    backoff = min(2 * backoff, retries.max_backoff)
+                    lost += 1
+                    lost_since = time.monotonic() if lost == 1 else lost_since
+                    if time.monotonic() - lost_since >= timeouts.patience if done else lost >= retries.max_attempts:
+                        raise
+                finally:
+                    stream.cancel()
+                if wait:
+                    await connection.pause(wait)
 
-        def begin(piece: list[str]) -> list[_Flight]:
-            begun = []
-            for i in range(0, len(piece), most):
-                request = v1.ClassifyRequest(texts=piece[i : i + most])
-                request.MergeFrom(like)
-                begun.append(Flight(self._connection, CLASSIFY, request, seconds))
-            return begun
 
-        try:
-            with Meter(progress, "classifying", "text", len(texts) if isinstance(texts, Sequence) else None) as meter:
-                while True:
-                    while len(flights) < (_CALLS_IN_FLIGHT if version_known else 1) and (piece := next(pieces, None)):
-                        flights.extend(begin(piece))
-                    if not flights:
-                        return
-                    asked = list(flights[0].request.texts)
-                    try:
-                        answer = await flights[0].result()
-                    except errors.InvalidArgument as error:
-                        if error.reason != "LIMIT_EXCEEDED" or len(asked) == 1:
-                            raise
-                        most = min(most, (len(asked) + 1) // 2)
-                        flights.popleft()
-                        flights.extendleft(reversed(begin(asked)))
-                        continue
-                    flights.popleft()
-                    if len(answer.results) != len(asked):
-                        fault = f"the server answered {len(answer.results)} of {len(asked)} texts"
-                        raise errors.make(errors.DataLoss, fault, CLASSIFY.path)
-                    like.model = answer.model_version
-                    version_known = True
-                    for text, result in zip(asked, answer.results):
-                        yield Answer(text, tuple(map(Prediction.of, result.predictions)), answer.model_version)
-                    done += len(asked)
-                    meter.show(done)
-        finally:
-            for flight in flights:
-                flight.cancel()
+def _like(model: str, tasks: str | Sequence[str], fields: dict[str, Any]) -> v1.ClassifyRequest:
+    """A request without texts."""
+    named = dict(fields)
+    for field, value in fields.items():
+        found = v1.ClassifyRequest.DESCRIPTOR.fields_by_name.get(field)
+        if isinstance(value, str) and found is not None and found.enum_type is not None:
+            named[field] = value.upper().replace("-", "_")  # as the command line has it, too
+            values = found.enum_type.values_by_name
+            if named[field] not in values:
+                choices = [name for name in values if not name.endswith("_UNSPECIFIED")]
+                raise ValueError(f'{field}="{value}" is none of {", ".join(choices)}')
+    return v1.ClassifyRequest(model=names.model(model), tasks=[tasks] if isinstance(tasks, str) else tasks, **named)
+
+
+def _request(texts: Sequence[str], like: v1.ClassifyRequest) -> v1.ClassifyRequest:
+    request = v1.ClassifyRequest(texts=texts)
+    request.MergeFrom(like)
+    return request
+
+
+def _answers(texts: Sequence[str], answer: v1.ClassifyResponse) -> list[Answer]:
+    if len(answer.results) != len(texts):
+        fault = f"the server answered {len(answer.results)} of {len(texts)} texts"
+        raise errors.make(errors.DataLoss, fault, CLASSIFY.path)
+    return [
+        Answer(text, tuple(map(Prediction.of, result.predictions)), answer.model_version)
+        for text, result in zip(texts, answer.results)
+    ]
+
+
+def _split(pieces: Iterable[list[str]], most: int) -> Iterator[list[str]]:
+    return (piece[i : i + most] for piece in pieces for i in range(0, len(piece), most))
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The texts, as many as go into one call. Raises ValueError for one that no call takes."""
+    """The texts, as many as go into one request. Raises ValueError for one that no call takes."""
     piece: list[str] = []
     piece_bytes = 0
     for number, text in enumerate(texts):
@@ -135,7 +205,7 @@ def _pieces(texts: Iterable[str]) -> Iterator[list[str]]:
             raise ValueError(f"texts[{number}] is not text: {error}") from None
         if size > MAX_TEXT_BYTES:
             raise ValueError(f"texts[{number}] has {size} bytes; at most {MAX_TEXT_BYTES} are allowed")
-        if piece and (len(piece) == _TEXTS_PER_CALL or piece_bytes + size > _BYTES_PER_CALL):
+        if piece and (len(piece) == _TEXTS_PER_REQUEST or piece_bytes + size > _BYTES_PER_REQUEST):
             yield piece
             piece, piece_bytes = [], 0
         piece.append(text)

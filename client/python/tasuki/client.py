@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from tasuki import aio, blocking, classification, datasets, jobs, models
 from tasuki.connection import Connection
-from tasuki.options import TLS, Options, Retries, Timeouts, place_of
+from tasuki.options import TLS, Options, Retries, Timeouts, Token, place_of
 from tasuki.transport import BlockingTransport
 
 __all__ = ["Client", "Datasets", "Jobs", "Models"]
@@ -104,8 +104,10 @@ class Client(Calls):
 
     Args:
         target: HOST:PORT or unix:PATH; by default TASUKI_SERVER from the environment, else 127.0.0.1:8500.
-        tls: True, or how the server is trusted and who asks.
-        token: sent as `authorization: Bearer …`, or asked for at every call; only over TLS or to this machine.
+        tls: True, or how the server is trusted and who asks; False for none. By default TASUKI_TLS_CA,
+            TASUKI_TLS_CERTIFICATE and TASUKI_TLS_KEY from the environment, else none.
+        token: sent as `authorization: Bearer …`, or asked for at every call; only over TLS or to this machine. By
+            default the first line of the file TASUKI_TOKEN_FILE, or TASUKI_TOKEN, from the environment; "" for none.
         timeout: seconds for every call, or for each kind of call. Each call can be given its own.
         retries: how often, and after what waits, a call is made again.
         traceparent: a W3C trace context, or a function that is asked for one at every call.
@@ -114,22 +116,22 @@ class Client(Calls):
 
     Raises:
         ValueError: the target is not of that form, a token would go in the clear, a certificate lacks its key.
-        OSError: a certificate or key cannot be read.
+        OSError: a certificate, key or token cannot be read.
     """
 
     def __init__(
         self,
         target: str | None = None,
         *,
-        tls: bool | TLS = False,
-        token: str | Callable[[], str] | None = None,
+        tls: bool | TLS | None = None,
+        token: Token = None,
         timeout: float | Timeouts = Timeouts(),
         retries: Retries = Retries(),
         traceparent: str | Callable[[], str | None] | None = None,
         metadata: Mapping[str, str] | None = None,
         allow_insecure_token: bool = False,
     ) -> None:
-        place = place_of(target, tls, token, allow_insecure_token)
+        place, token = place_of(target, tls, token, allow_insecure_token)
         options = Options(Timeouts.of(timeout), retries, token, traceparent, metadata or {})
         super().__init__(aio.Calls(Connection(BlockingTransport(place), options)))
 

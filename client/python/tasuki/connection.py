@@ -4,11 +4,12 @@ import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from typing import Any, Generic
+from typing import Any
 
-from tasuki.errors import NotFound, ResourceExhausted, Unavailable
+from tasuki.errors import Error, FailedPrecondition, NotFound, ResourceExhausted, Unavailable, make
 from tasuki.options import Options, Retries, Timeouts
-from tasuki.transport import Answer, Method, Pending, Request, Result, Transport
+from tasuki.tls_fault import tls_fault
+from tasuki.transport import Answer, Method, Request, Result, Transport
 
 PAGE_SIZE = 1000
 
@@ -46,7 +47,11 @@ class Connection:
         self, method: Method[Request, Answer], request: Request, timeout: float | None, repeatable: bool = True
     ) -> Answer:
         """Calls until there is an answer or the call has failed; `timeout` is that of ordinary calls if None."""
-        return await Flight(self, method, request, self.timeouts.ordinary if timeout is None else timeout).result(repeatable)
+
+        async def attempt(left: float) -> Answer:
+            return await self.transport.call(method, request, left, self.options.call_metadata())
+
+        return await self.repeat(attempt, self.timeouts.ordinary if timeout is None else timeout, repeatable)
 
     async def delete(self, method: Method[Request, Any], request: Request, timeout: float | None) -> None:
         """A call whose second attempt finds the work of the first done ends well."""
@@ -55,7 +60,7 @@ class Connection:
         async def attempt(left: float) -> None:
             nonlocal made
             made += 1
-            await self.transport.start(method, request, left, self.options.call_metadata()).result()
+            await self.transport.call(method, request, left, self.options.call_metadata())
 
         try:
             await self.repeat(attempt, self.timeouts.ordinary if timeout is None else timeout)
@@ -104,42 +109,27 @@ class Connection:
             try:
                 return await attempt(max(deadline - time.monotonic(), 0))
             except (Unavailable, ResourceExhausted) as error:
-                worth_it = isinstance(error, Unavailable) or error.retry_delay is not None
-                wait = max(backoff, error.retry_delay or 0)
+                wait = max(backoff, await self.wait_after(error))
                 # An attempt that could not begin before the deadline would hide why the call failed.
                 in_time = time.monotonic() + 1.5 * wait < deadline
-                if not (repeatable and worth_it and in_time and made < retries.max_attempts):
+                if not (repeatable and in_time and made < retries.max_attempts):
                     raise
             await self.pause(wait)
             backoff = min(2 * backoff, retries.max_backoff)
         raise AssertionError("unreachable")
 
+    async def wait_after(self, error: Error) -> float:
+        """The seconds that the server wants to be left alone after an error. Raises the error if it is not worth retrying,
+        or FailedPrecondition if TLS is why the server was not reached."""
+        if isinstance(error, Unavailable) and not error.reason:
+            fault = await self.transport.aside(tls_fault, self.transport.place)
+            if fault:
+                fault = f"no connection with the server at {self.transport.place.target}: {fault}"
+                raise make(FailedPrecondition, fault, error.method) from None
+        elif error.retry_delay is None and not isinstance(error, Unavailable):
+            raise error
+        return error.retry_delay or 0
+
     async def pause(self, mean: float) -> None:
         """Waits `mean` seconds give or take a half."""
         await self.transport.sleep(mean * random.uniform(0.5, 1.5))
-
-
-class Flight(Generic[Request, Answer]):
-    """A call whose first attempt is under way at once, so that several can be; later ones are made while its result is
-    waited for."""
-
-    def __init__(self, connection: Connection, method: Method[Request, Answer], request: Request, timeout: float) -> None:
-        self.request = request
-        self._connection, self._method = connection, method
-        self._deadline = time.monotonic() + timeout
-        self._first = [self._start(timeout)]
-
-    async def result(self, repeatable: bool = True) -> Answer:
-        async def attempt(left: float) -> Answer:
-            return await (self._first.pop() if self._first else self._start(left)).result()
-
-        return await self._connection.repeat(attempt, self._deadline - time.monotonic(), repeatable)
-
-    def cancel(self) -> None:
-        """Ends an attempt that nobody waits for."""
-        for first in self._first:
-            first.cancel()
-
-    def _start(self, left: float) -> Pending[Answer]:
-        connection = self._connection
-        return connection.transport.start(self._method, self.request, left, connection.options.call_metadata())

@@ -133,7 +133,7 @@ class Jobs:
     ) -> AsyncIterator[v1.TrainingJobEvent]:
         """A job's events from `from_sequence` on, in order and each exactly once, until the job has ended. When the
         connection is lost it goes on from the last event + 1, for as long as a server answers within two minutes
-        (`Timeouts.watch_patience`). `timeout`: seconds for the whole watch; none by default. Raises NotFound,
+        (`Timeouts.patience`). `timeout`: seconds for the whole watch; none by default. Raises NotFound,
         Unavailable (no server answered for too long), DeadlineExceeded, DataLoss (the server left out an event)."""
         connection = self._connection
         retries = connection.options.retries
@@ -158,9 +158,10 @@ class Jobs:
                     lost_since, backoff = None, retries.first_backoff
                     yield event
                 return
-            except errors.Unavailable:
+            except errors.Unavailable as error:
+                await connection.wait_after(error)
                 lost_since = time.monotonic() if lost_since is None else lost_since
-                if time.monotonic() - lost_since >= connection.timeouts.watch_patience:
+                if time.monotonic() - lost_since >= connection.timeouts.patience:
                     raise
             finally:
                 await answers.aclose()  # whoever leaves early ends the call

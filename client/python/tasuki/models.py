@@ -65,8 +65,11 @@ class Models:
             yield version
 
     async def get_version(self, name: str, *, timeout: float | None = None) -> v1.ModelVersion:
-        """A model answers its newest version. Raises NotFound."""
-        return await self._connection.call(GET_VERSION, v1.GetModelVersionRequest(name=names.model(name)), timeout)
+        """A model answers its newest version, an alias the one that it names. Raises NotFound."""
+        name = names.model(name)
+        if "/aliases/" in name:
+            name = (await self.get_alias(name, timeout=timeout)).model_version
+        return await self._connection.call(GET_VERSION, v1.GetModelVersionRequest(name=name), timeout)
 
     async def load(self, /, name: str, *, timeout: float | None = None, **fields: Any) -> v1.ModelVersion:
         """Loads a version (of a model: the newest) for classification; answers once it is loaded. `timeout` is 10
@@ -102,7 +105,8 @@ class Models:
         return await self._connection.call(SET_ALIAS, request, self._connection.timeouts.load if timeout is None else timeout)
 
     async def rollback_alias(self, /, name: str, *, timeout: float | None = None, **fields: Any) -> v1.ModelAlias:
-        """Points an alias back to the version before the current one. Raises FailedPrecondition if there is none."""
+        """Points an alias back to the version before the current one; a second rollback undoes the first. Raises
+        FailedPrecondition if there is none."""
         request = v1.RollbackModelAliasRequest(name=names.model(name), **fields)
         if timeout is None:
             timeout = self._connection.timeouts.load

@@ -5,10 +5,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 
 DEFAULT_TARGET = "127.0.0.1:8500"
+
+Token: TypeAlias = str | Callable[[], str] | None
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Timeouts:
     load: float = 600
     report: float = 1200  # inspecting with a report, estimating
     transfer: float = 6 * 3600  # uploading, checking, importing, exporting, downloading
-    watch_patience: float = 120  # how long a watch goes on trying to reach a server that does not answer
+    patience: float = 120  # how long a watch, or classifying in bulk, goes on trying to reach a server that does not answer
 
     @classmethod
     def of(cls, timeout: "float | Timeouts") -> "Timeouts":
@@ -49,12 +52,15 @@ class TLS:
     client_key: bytes | str | os.PathLike[str] | None = None
     server_name: str | None = None  # expected in the server's certificate, if it is not the target's host
 
+    def roots(self) -> bytes | None:
+        return _pem(self.root_certificates)
+
     def credentials(self) -> grpc.ChannelCredentials:
         """Raises OSError if a file cannot be read, ValueError for a certificate without a key or the reverse."""
         if (self.client_certificate is None) != (self.client_key is None):
             raise ValueError("mutual TLS needs both client_certificate and client_key")
         return grpc.ssl_channel_credentials(
-            root_certificates=_pem(self.root_certificates),
+            root_certificates=self.roots(),
             private_key=_pem(self.client_key),
             certificate_chain=_pem(self.client_certificate),
         )
@@ -66,7 +72,7 @@ class Options:
 
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
-    token: str | Callable[[], str] | None = None
+    token: Token = None
     traceparent: str | Callable[[], str | None] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -90,17 +96,26 @@ class Place:
     tls: TLS | None = None
 
 
-def place_of(target: str | None, tls: bool | TLS, token: object, allow_insecure_token: bool) -> Place:
-    """The target is by default that of TASUKI_SERVER, else 127.0.0.1:8500. Raises ValueError for one that is not of the
-    form, and for one to which a token would go in the clear."""
-    target = target or os.environ.get("TASUKI_SERVER") or DEFAULT_TARGET
+def place_of(target: str | None, tls: bool | TLS | None, token: Token, allow_insecure_token: bool) -> tuple[Place, Token]:
+    """Where a server is, and the token for it. What is None comes from the environment, as the tasuki command takes it:
+    TASUKI_SERVER (else 127.0.0.1:8500); TASUKI_TLS_CA, TASUKI_TLS_CERTIFICATE, TASUKI_TLS_KEY; TASUKI_TOKEN_FILE,
+    TASUKI_TOKEN. Raises ValueError for a target that is not of the form, and for one to which a token would go in the
+    clear."""
+    given = os.environ.get
+    target = target or given("TASUKI_SERVER") or DEFAULT_TARGET
+    if tls is None and given("TASUKI_TLS_CA"):
+        tls = TLS(given("TASUKI_TLS_CA"), given("TASUKI_TLS_CERTIFICATE") or None, given("TASUKI_TLS_KEY") or None)
+    if token is None and (file := given("TASUKI_TOKEN_FILE")):
+        token = Path(file).read_text(encoding="ascii").partition("\n")[0].strip()
+    elif token is None:
+        token = given("TASUKI_TOKEN")
     host, colon, port = target.rpartition(":")
     local_socket = target.startswith(("unix:", "unix-abstract:"))
     if not local_socket and not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError(f'"{target}" is not an address of the form HOST:PORT, such as {DEFAULT_TARGET}')
     if token and not (tls or allow_insecure_token or local_socket or _is_loopback(host)):
         raise ValueError(f"without TLS the token would go to {target} in the clear; give tls=, or allow_insecure_token=True")
-    return Place(target, TLS() if tls is True else tls or None)
+    return Place(target, TLS() if tls is True else tls or None), token
 
 
 def _is_loopback(host: str) -> bool:

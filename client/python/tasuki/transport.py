@@ -5,9 +5,11 @@ it has an answer when it returns, so that `blocking.run` can drive a call on the
 """
 
 import asyncio
+import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
@@ -15,14 +17,15 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from tasuki import errors
+from tasuki import blocking, errors
 from tasuki.options import Place
 from tasuki.version import VERSION
 
 Request = TypeVar("Request", bound=Message)
 Answer = TypeVar("Answer", bound=Message)
 Result = TypeVar("Result")
-Ended = TypeVar("Ended", covariant=True)
+Sent = TypeVar("Sent", contravariant=True)
+Got = TypeVar("Got", covariant=True)
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -39,11 +42,14 @@ class Method(Generic[Request, Answer]):
         return make(self.path, request_serializer=self.request.SerializeToString, response_deserializer=self.answer.FromString)
 
 
-class Pending(Protocol[Ended]):
-    """A call under way."""
+class Exchange(Protocol[Sent, Got]):
+    """A call that streams in both directions."""
 
-    async def result(self) -> Ended:
-        """Raises errors.Error."""
+    def write(self, request: Sent) -> None:
+        """Never waits: how much is under way is for the caller to bound."""
+
+    async def read(self, timeout: float) -> Got:
+        """The next answer. Raises errors.Error; DeadlineExceeded if none comes in time, Unavailable if there are no more."""
 
     def cancel(self) -> None: ...
 
@@ -51,10 +57,10 @@ class Pending(Protocol[Ended]):
 class Transport(Protocol):
     """Errors are of errors.Error. Whoever is interrupted (KeyboardInterrupt, CancelledError) cancels the call."""
 
-    target: str
+    place: Place
 
-    def start(self, method: Method[Request, Answer], request: Request, timeout: float, metadata: Metadata) -> Pending[Answer]:
-        """Begins a call with one request and one answer."""
+    async def call(self, method: Method[Request, Answer], request: Request, timeout: float, metadata: Metadata) -> Answer:
+        """A call with one request and one answer."""
 
     async def send(
         self, method: Method[Request, Answer], requests: Iterator[Request], timeout: float, metadata: Metadata
@@ -65,6 +71,9 @@ class Transport(Protocol):
         self, method: Method[Request, Answer], request: Request, timeout: float | None, metadata: Metadata
     ) -> AsyncIterator[Answer]:
         """Streams answers. Closing it early cancels the call."""
+
+    def exchange(self, method: Method[Request, Answer], metadata: Metadata) -> Exchange[Request, Answer]:
+        """Begins a call that streams in both directions; to be cancelled at the end."""
 
     async def sleep(self, seconds: float) -> None: ...
     async def aside(self, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -95,7 +104,9 @@ def _channel(module: Any, place: Place) -> Any:
     return module.secure_channel(place.target, place.tls.credentials(), options=list(options.items()))
 
 
-class _BlockingPending(Generic[Answer]):
+class _Pending(Generic[Answer]):
+    """A call of the blocking kind under way."""
+
     def __init__(self, call: Any, path: str, target: str) -> None:
         self._call, self._path, self._target = call, path, target
         self.cancel = call.cancel
@@ -113,7 +124,7 @@ class _BlockingPending(Generic[Answer]):
             raise
 
 
-class _Upload(_BlockingPending[Answer]):
+class _Upload(_Pending[Answer]):
     """A stream of requests under way, read on a thread of gRPC."""
 
     def __init__(
@@ -162,11 +173,47 @@ class _Upload(_BlockingPending[Answer]):
             raise
 
 
+class _BlockingExchange(Generic[Request, Answer]):
+    def __init__(self, method: Method[Request, Answer], channel: Any, metadata: Metadata, target: str) -> None:
+        self._path, self._target = method.path, target
+        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()  # a thread of gRPC empties it
+        self._call = method.of(channel.stream_stream)(iter(self._requests.get, None), metadata=metadata)
+
+    def write(self, request: Request) -> None:
+        self._requests.put(request)
+
+    async def read(self, timeout: float) -> Answer:
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._call.cancel()
+
+        timer = threading.Timer(timeout, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            answer: Answer = next(self._call)
+            return answer
+        except StopIteration:
+            raise _no_more(self._path) from None
+        except grpc.RpcError as error:
+            if late.is_set():
+                raise _too_late(timeout, self._path) from None
+            _raise(error, self._path, self._target)
+        finally:
+            timer.cancel()
+
+    def cancel(self) -> None:
+        self._requests.put(None)
+        self._call.cancel()
+
+
 class BlockingTransport:
     """Thread-safe."""
 
     def __init__(self, place: Place) -> None:
-        self.target = place.target
+        self.place = place
         self._opened = _channel(grpc, place)
         self._closed = False
 
@@ -175,15 +222,16 @@ class BlockingTransport:
         _unless_closed(self._closed)
         return self._opened
 
-    def start(self, method: Method[Request, Answer], request: Request, timeout: float, metadata: Metadata) -> Pending[Answer]:
+    async def call(self, method: Method[Request, Answer], request: Request, timeout: float, metadata: Metadata) -> Answer:
         call = method.of(self._channel.unary_unary).future(request, timeout=timeout, metadata=metadata)
-        return _BlockingPending(call, method.path, self.target)
+        pending: _Pending[Answer] = _Pending(call, method.path, self.place.target)
+        return await pending.result()
 
     def upload(
         self, method: Method[Request, Answer], requests: Iterator[Request], timeout: float, metadata: Metadata
     ) -> "_Upload[Answer]":
         """Begins what `send` does."""
-        return _Upload(method, self._channel, requests, timeout, metadata, self.target)
+        return _Upload(method, self._channel, requests, timeout, metadata, self.place.target)
 
     async def send(
         self, method: Method[Request, Answer], requests: Iterator[Request], timeout: float, metadata: Metadata
@@ -198,9 +246,12 @@ class BlockingTransport:
             for answer in call:
                 yield answer
         except grpc.RpcError as error:
-            _raise(error, method.path, self.target)
+            _raise(error, method.path, self.place.target)
         finally:
             call.cancel()
+
+    def exchange(self, method: Method[Request, Answer], metadata: Metadata) -> Exchange[Request, Answer]:
+        return _BlockingExchange(method, self._channel, metadata, self.place.target)
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -213,53 +264,61 @@ class BlockingTransport:
         self._opened.close()
 
 
-class _AioPending(Generic[Answer]):
-    def __init__(self, call: Any, path: str, target: str) -> None:
-        self._call, self._path, self._target = call, path, target
-        self.cancel = call.cancel
+class _AioExchange(_BlockingExchange[Request, Answer]):
+    """One whose answers are waited for by a thread of its own."""
 
-    async def result(self) -> Answer:
-        try:
-            answer: Answer = await self._call
-            return answer
-        except grpc.RpcError as error:
-            _raise(error, self._path, self._target)
-        except asyncio.CancelledError:
-            _unless_cancelled_by_server(self._path)
-            raise
+    def __init__(self, method: Method[Request, Answer], channel: Any, metadata: Metadata, target: str) -> None:
+        super().__init__(method, channel, metadata, target)
+        self._thread = ThreadPoolExecutor(1)
+
+    async def read(self, timeout: float) -> Answer:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, blocking.run, super().read(timeout))
+
+    def cancel(self) -> None:
+        super().cancel()
+        self._thread.shutdown(wait=False)
 
 
 class AioTransport:
     """Of one event loop: that in which its first call is made."""
 
     def __init__(self, place: Place) -> None:
-        self.target = place.target
+        self.place = place
         if place.tls:
             place.tls.credentials()  # so that what is wrong with them shows here
-        self._place = place
         self._opened: Any = None
-        # grpc.aio loses what a server says that ends a stream of requests early (grpc/grpc#36066).
-        self._uploads: BlockingTransport | None = None
+        self._blocking: BlockingTransport | None = None
         self._closed = False
 
     @property
     def _channel(self) -> Any:
         _unless_closed(self._closed)
         if self._opened is None:  # a channel belongs to the loop that runs when it is made
-            self._opened = _channel(grpc.aio, self._place)
+            self._opened = _channel(grpc.aio, self.place)
         return self._opened
 
-    def start(self, method: Method[Request, Answer], request: Request, timeout: float, metadata: Metadata) -> Pending[Answer]:
-        call = method.of(self._channel.unary_unary)(request, timeout=timeout, metadata=metadata)
-        return _AioPending(call, method.path, self.target)
+    @property
+    def _of_requests(self) -> BlockingTransport:
+        """For streams of requests: grpc.aio loses what a server says that ends one early (grpc/grpc#36066)."""
+        _unless_closed(self._closed)
+        if self._blocking is None:
+            self._blocking = BlockingTransport(self.place)
+        return self._blocking
+
+    async def call(self, method: Method[Request, Answer], request: Request, timeout: float, metadata: Metadata) -> Answer:
+        try:
+            answer: Answer = await method.of(self._channel.unary_unary)(request, timeout=timeout, metadata=metadata)
+            return answer
+        except grpc.RpcError as error:
+            _raise(error, method.path, self.place.target)
+        except asyncio.CancelledError:
+            _unless_cancelled_by_server(method.path)
+            raise
 
     async def send(
         self, method: Method[Request, Answer], requests: Iterator[Request], timeout: float, metadata: Metadata
     ) -> Answer:
-        _unless_closed(self._closed)
-        if self._uploads is None:
-            self._uploads = BlockingTransport(self._place)
-        upload = self._uploads.upload(method, requests, timeout, metadata)
+        upload = self._of_requests.upload(method, requests, timeout, metadata)
         await upload.ended()
         return await upload.result()
 
@@ -271,12 +330,15 @@ class AioTransport:
             while (answer := await call.read()) is not grpc.aio.EOF:
                 yield answer
         except grpc.RpcError as error:
-            _raise(error, method.path, self.target)
+            _raise(error, method.path, self.place.target)
         except asyncio.CancelledError:
             _unless_cancelled_by_server(method.path)
             raise
         finally:
             call.cancel()
+
+    def exchange(self, method: Method[Request, Answer], metadata: Metadata) -> Exchange[Request, Answer]:
+        return _AioExchange(method, self._of_requests._channel, metadata, self.place.target)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -286,8 +348,8 @@ class AioTransport:
 
     async def close(self) -> None:
         self._closed = True
-        if self._uploads is not None:
-            await self._uploads.close()
+        if self._blocking is not None:
+            await self._blocking.close()
         if self._opened is not None:
             await self._opened.close()
 
@@ -299,6 +361,14 @@ def _unless_closed(closed: bool) -> None:
 
 def _raise(error: Any, path: str, target: str) -> NoReturn:
     raise errors.from_rpc(error, path, target) from None
+
+
+def _too_late(timeout: float, path: str) -> errors.Error:
+    return errors.make(errors.DeadlineExceeded, f"no answer within {timeout:g} s", path)
+
+
+def _no_more(path: str) -> errors.Error:
+    return errors.make(errors.Unavailable, "the server ended the stream", path)
 
 
 def _unless_cancelled_by_server(path: str) -> None:

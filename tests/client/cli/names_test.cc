@@ -22,6 +22,8 @@ TEST(Names, AreForgivingInForm) {
       {ModelName, "models/sentiment", "models/sentiment"},
       {VersionName, "sentiment@3", "models/sentiment/versions/3"},
       {VersionName, "models/sentiment/versions/3", "models/sentiment/versions/3"},
+      {ServedName, "sentiment@production", "models/sentiment/aliases/production"},
+      {ServedName, "models/sentiment/aliases/production", "models/sentiment/aliases/production"},
       {ModelOrVersionName, "sentiment", "models/sentiment"},
       {ModelOrVersionName, "models/sentiment", "models/sentiment"},
       {ModelOrVersionName, "sentiment@3", "models/sentiment/versions/3"},

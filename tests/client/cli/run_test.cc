@@ -33,9 +33,9 @@ std::string Read(const std::string& path) {
 
 class Command {
  public:
-  // Starts `tasuki ARGUMENTS…` with these bytes on stdin.
+  // Starts `tasuki ARGUMENTS…` with these bytes on stdin, or with `pipe` as stdin.
   Command(const FakeServer& server, std::vector<std::string> arguments,
-          const std::string& input = "", const std::string& output = "") {
+          const std::string& input = "", const std::string& output = "", int pipe = -1) {
     std::ofstream(scratch_ / "in") << input;
     arguments.insert(arguments.begin(), TASUKI_BINARY_DIR "/bin/tasuki");
     std::vector<char*> argv;
@@ -47,7 +47,7 @@ class Command {
     const std::string out = output.empty() ? scratch_ / "out" : output;
     pid_ = vfork();
     if (pid_ == 0) {
-      dup2(open(in.c_str(), O_RDONLY), 0);
+      dup2(pipe >= 0 ? pipe : open(in.c_str(), O_RDONLY), 0);
       dup2(open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), 1);
       dup2(open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), 2);
       execve(argv[0], argv.data(), envp);
@@ -67,6 +67,7 @@ class Command {
   }
   std::string out() { return exit_code(), Read(scratch_ / "out"); }
   std::string err() { return exit_code(), Read(scratch_ / "err"); }
+  std::string out_by_now() const { return Read(scratch_ / "out"); }
   void Interrupt() const { kill(pid_, SIGINT); }
 
  private:
@@ -129,6 +130,8 @@ TEST(Run, ExitsWithTwoForAWrongCommandLine) {
       {"classify", "--model", "m", "--top-k", "0", "text"},
       {"classify", "--model", "m", "--truncation", "tail", "text"},
       {"classify", "--model", "m", "--out-format", "tsv", "text"},
+      {"classify", "--model", "m", "--out", "out.xlsx", "text"},
+      {"alias", "show", "--help"},
       {"model", "evaluate", "m@1", "--task", "t"},
       {"model", "evaluate", "m@1", "--task", "t", "--task", "u", "--dataset", "d-1"},
       {"job", "submit", "--file", "job.yaml", "--set", "NOTHING"},
@@ -200,6 +203,19 @@ TEST(Run, HelpsEveryCommandWithAnExample) {
     EXPECT_THAT(command.out(), testing::ContainsRegex("Examples?: tasuki ")) << line[0];
   }
   EXPECT_THAT(Command(server, {"--version"}).out(), testing::MatchesRegex("tasuki [0-9.]+\n"));
+}
+
+TEST(Run, SaysWhatItDidNotExpect) {
+  FakeServer server;
+  EXPECT_EQ(Command(server, {"server", "info", "--model-memory-mb", "3"}).err(),
+            "tasuki: not expected: --model-memory-mb 3\nTry --help after the command.\n");
+  for (const std::vector<std::string>& line :
+       {std::vector<std::string>{"alias", "show"}, {"alias", "show", "--help"}}) {
+    EXPECT_EQ(Command(server, line).err(),
+              "tasuki: there is no command \"show\"\nTry --help after the command.\n");
+  }
+  EXPECT_THAT(Command(server, {"alias", "--help"}).out(),
+              AllOf(HasSubstr("rollback"), Not(HasSubstr("Example"))));
 }
 
 TEST(Run, TellsTheEndOfAJobByItsExitCode) {
@@ -479,6 +495,10 @@ TEST(Run, ClassifiesTextsIntoATable) {
             "良い     t     6           0.5000  truncated\n"
             "dataset  t     7           0.5000  truncated\n"
             "-x       t     2           0.5000\n");
+  Command late_mark(server, {"classify", "--model", "m", "x", "--", "-y", "dataset"});
+  EXPECT_EQ(late_mark.exit_code(), 0) << late_mark.err();
+  EXPECT_THAT(late_mark.out(),
+              AllOf(HasSubstr("\nx  "), HasSubstr("\n-y "), HasSubstr("\ndataset ")));
   Command missing(server, {"classify", "--model", "none", "x"});
   EXPECT_EQ(missing.exit_code(), 1);
   EXPECT_EQ(missing.err(), "tasuki: no such model\n  (NOT_FOUND, RESOURCE_NOT_FOUND)\n");
@@ -499,6 +519,7 @@ TEST(Run, ClassifiesAFileOfAnyLengthIntoJsonLines) {
   for (std::string line; std::getline(out, line); ++count) {
     const auto json = nlohmann::json::parse(line);
     EXPECT_EQ(json["text"], std::string(count % 9, 'x'));
+    EXPECT_EQ(json["model_version"], "models/m/versions/7");
     EXPECT_EQ(json["predictions"][0]["label"], std::to_string(count % 9));
   }
   EXPECT_EQ(count, 600);
@@ -535,9 +556,9 @@ TEST(Run, ClassifiesAColumnOfAFileIntoATable) {
   ScratchDirectory scratch;
   std::ofstream(scratch / "in.csv") << "id,review\n1,\"a\tb\nc\"\n2,longer\n";
   const std::string expected =
-      "row\ttask\tlabel\tprobability\tabstained\ttruncated\ttext\n"
-      "1\tlength\t5\t0.5\tfalse\tfalse\ta b c\n"
-      "2\tlength\t6\t0.5\tfalse\ttrue\tlonger\n";
+      "row\ttask\tlabel\tprobability\tabstained\ttruncated\tmodel_version\ttext\n"
+      "1\tlength\t5\t0.5\tfalse\tfalse\tmodels/m/versions/7\ta b c\n"
+      "2\tlength\t6\t0.5\tfalse\ttrue\tmodels/m/versions/7\tlonger\n";
   Command file(server, {"classify", "--model", "m", "--file", scratch / "in.csv", "--text-column",
                         "review", "--out", scratch / "out.tsv"});
   EXPECT_EQ(file.exit_code(), 0) << file.err();
@@ -574,7 +595,93 @@ TEST(Run, KeepsTheOrderOfTextsWhateverIsAnsweredFirst) {
     ASSERT_EQ(nlohmann::json::parse(line)["text"], std::string(count % 11, 'x')) << count;
   }
   EXPECT_EQ(count, 1500);
-  EXPECT_EQ(sizes.get().size(), 6);
+  EXPECT_THAT(command.err(), HasSubstr("tasuki: trying again: full\n"));
+}
+
+TEST(Run, ClassifiesOnWhenTheVersionThatAnsweredIsTakenOutOfService) {
+  FakeServer server;
+  ScriptClassify(server);
+  server.classify = [answer = server.classify](int call, const auto& request, auto* response) {
+    if (call > 2 && request.model() == "models/m/versions/7") {
+      return ServerError(grpc::StatusCode::FAILED_PRECONDITION, "it is not loaded",
+                         "MODEL_NOT_LOADED");
+    }
+    const grpc::Status status = answer(call, request, response);
+    if (call > 2) response->set_model_version("models/m/versions/8");
+    return status;
+  };
+  std::string input;
+  for (int i = 0; i < 1500; ++i) input += std::to_string(i) + "\n";
+  ScratchDirectory scratch;
+  Command alias(server, {"classify", "--model", "m@production", "--out", scratch / "a.jsonl"},
+                input);
+  EXPECT_EQ(alias.exit_code(), 0) << alias.err();
+  EXPECT_EQ(alias.out(),
+            "1,500 texts classified by models/m/versions/7, then models/m/versions/8 into " +
+                (scratch / "a.jsonl") + "\n");
+  EXPECT_THAT(alias.err(), HasSubstr("models/m/versions/7 is no longer in service"));
+  std::ifstream out(scratch / "a.jsonl");
+  int count = 0;
+  for (std::string line; std::getline(out, line); ++count) {
+    const auto json = nlohmann::json::parse(line);
+    EXPECT_EQ(json["text"], std::to_string(count));
+    EXPECT_EQ(json["model_version"], count < 512 ? "models/m/versions/7" : "models/m/versions/8")
+        << count;
+  }
+  EXPECT_EQ(count, 1500);
+  // Who asked for a version gets that one.
+  Command version(server, {"classify", "--model", "m@7", "--out", "-"}, input);
+  EXPECT_EQ(version.exit_code(), 1);
+  EXPECT_THAT(version.err(), HasSubstr("MODEL_NOT_LOADED"));
+}
+
+TEST(Run, AnswersWhatAPipeHasGivenBeforeItWaitsForMore) {
+  FakeServer server;
+  ScriptClassify(server);
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  Command command(server, {"classify", "--model", "m", "--out", "-"}, "", "", ends[0]);
+  close(ends[0]);
+  for (int lines = 1; lines <= 3; ++lines) {
+    ASSERT_EQ(write(ends[1], "text\n", 5), 5);
+    const absl::Time deadline = absl::Now() + absl::Seconds(20);
+    std::string out;
+    while (std::count(out.begin(), out.end(), '\n') < lines && absl::Now() < deadline) {
+      absl::SleepFor(absl::Milliseconds(5));
+      out = command.out_by_now();
+    }
+    EXPECT_EQ(std::count(out.begin(), out.end(), '\n'), lines);
+  }
+  close(ends[1]);
+  EXPECT_EQ(command.exit_code(), 0) << command.err();
+}
+
+TEST(Run, ChecksTheModelWhereThereIsNothingToClassify) {
+  FakeServer server;
+  ScriptClassify(server);
+  Command known(server, {"classify", "--model", "m", "--out", "-", "--out-format", "tsv"});
+  EXPECT_EQ(known.exit_code(), 0) << known.err();
+  EXPECT_THAT(known.out(), testing::MatchesRegex("row\t[^\n]*\n"));
+  Command unknown(server, {"classify", "--model", "none"});
+  EXPECT_EQ(unknown.exit_code(), 1);
+  EXPECT_THAT(unknown.err(), HasSubstr("no such model"));
+}
+
+TEST(Run, ShowsTheVersionThatAnAliasNames) {
+  FakeServer server;
+  server.get_alias = [](int, const v1::GetModelAliasRequest& request, v1::ModelAlias* answer) {
+    EXPECT_EQ(request.name(), "models/m/aliases/production");
+    answer->set_model_version("models/m/versions/3");
+    return grpc::Status::OK;
+  };
+  server.get_version = [](int, const v1::GetModelVersionRequest& request,
+                          v1::ModelVersion* answer) {
+    answer->set_name(request.name());
+    return grpc::Status::OK;
+  };
+  Command command(server, {"model", "get", "m@production"});
+  EXPECT_EQ(command.exit_code(), 0) << command.err();
+  EXPECT_THAT(command.out(), HasSubstr("models/m/versions/3"));
 }
 
 TEST(Run, AsksForWhatItsFlagsSay) {

@@ -59,6 +59,13 @@ TEST(Table, AlignsJapaneseCells) {
             "ok          良        10.25\n");
 }
 
+TEST(Text, TellsTimesToTheSecond) {
+  google::protobuf::Timestamp time;
+  EXPECT_EQ(DateTime(time), "-");
+  time.set_seconds(1'795'442'709);
+  EXPECT_EQ(DateTime(time).substr(DateTime(time).size() - 3), ":09");
+}
+
 TEST(Table, LeavesNoSpacesAtTheEndsOfLines) {
   Table table({"A", "B"});
   table.Add({"1", ""});

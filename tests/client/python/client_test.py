@@ -379,6 +379,33 @@ class Client:
             server.stop()
 
 
+    def test_bulk_work_survives_the_death_of_the_server_and_a_change_of_the_alias(self):
+        directory = self.directory()
+        out = self.client.models.export("reviews@1", directory / "reviews")
+        server = Tasukid(directory / "data")
+        client = self.connect(server.address)
+        try:
+            for _ in range(2):
+                client.models.import_version("m", out)
+            client.models.set_alias("m@production", "m@1")
+            texts = [f"{i}日前に届いた本は普通です。" for i in range(5000)]
+            answers = []
+            for answer in client.classify_each(texts, model="m@production", tasks="sentiment"):
+                answers.append(answer)
+                if len(answers) == 500:
+                    server.kill()
+                    server = Tasukid(directory / "data", listen=server.address)
+                elif len(answers) == 1500:
+                    client.models.set_alias("m@production", "m@2")
+                    client.models.unload("m@1")
+            self.assertEqual([answer.text for answer in answers], texts)
+            versions = [answer.model_version for answer in answers]
+            self.assertEqual(versions, sorted(versions))
+            self.assertEqual((versions[0], versions[-1]), ("models/m/versions/1", "models/m/versions/2"))
+        finally:
+            server.stop()
+
+
 class BlockingClient(Client, Blocking, unittest.TestCase):
     pass
 
@@ -412,7 +439,12 @@ class Examples(unittest.TestCase):
             self.run_example("many.py", "reviews", str(texts), str(answers))
             rows = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
         self.assertEqual([row["text"] for row in rows], TEXTS * 100)
-        self.assertEqual(set(rows[0]), {"text", "counterfactual", "sentiment"})
+        self.assertEqual(set(rows[0]), {"text", "model_version", "counterfactual", "sentiment"})
+
+    def test_what_they_want_is_said(self):
+        for example in ("classify.py", "many.py"):
+            done = subprocess.run([sys.executable, EXAMPLES / example], capture_output=True, text=True)
+            self.assertEqual((done.returncode, done.stderr[:6]), (1, "usage:"))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import hashlib
 import io
+import itertools
 import os
 import pickle
 import signal
@@ -13,6 +14,7 @@ import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 from pathlib import Path
 
 import grpc
@@ -274,10 +276,41 @@ class Connection:
         client = self.connect(server.address, tls=trusting, token="secret")
         self.assertEqual(client.datasets.get("d-1").name, "datasets/d-1")
         self.assertEqual(server.metadata["GetDataset"][0]["authorization"], "Bearer secret")
-        once = tasuki.Retries(1)
-        for tls in (True, tasuki.TLS(root_certificates=roots.read_bytes()), False):  # no such root, another name, no TLS
-            with self.assertRaises(tasuki.Unavailable):
-                self.connect(server.address, tls=tls, retries=once).datasets.get("d-1", timeout=10)
+        for tls, fault in (
+            (True, "the server's certificate is not signed by the CA that was given"),
+            (tasuki.TLS(root_certificates=roots.read_bytes()), "the server's certificate is for another name than 127.0.0.1"),
+            (False, "the server wants TLS"),
+        ):
+            with self.assertRaisesRegex(tasuki.FailedPrecondition, f"server at {server.address}: {fault}"):
+                self.connect(server.address, tls=tls).datasets.get("d-1", timeout=10)
+            with self.assertRaisesRegex(tasuki.FailedPrecondition, fault):
+                list(self.connect(server.address, tls=tls).jobs.watch("j"))
+            with self.assertRaisesRegex(tasuki.FailedPrecondition, fault):
+                list(self.connect(server.address, tls=tls).classify_each(["x"], model="m"))
+        with self.assertRaisesRegex(tasuki.FailedPrecondition, "the server does not speak TLS"):
+            self.connect(self.server.address, tls=trusting).datasets.get("d-1", timeout=10)
+
+    def test_what_is_not_given_comes_from_the_environment(self):
+        made = certificates()
+        server = FakeServer(grpc.ssl_server_credentials([(made["server.key"].read_bytes(), made["server.pem"].read_bytes())]))
+        self.addCleanup(server.stop)
+        server.scripts["GetDataset"] = errors_then(DATASET)
+        file = self.directory() / "token"
+        file.write_text("from-file\n")
+        given = {"TASUKI_SERVER": server.address, "TASUKI_TLS_CA": str(made["authority.pem"]), "TASUKI_TOKEN": "secret"}
+        with unittest.mock.patch.dict(os.environ, given):
+            # The certificate is that of "tasuki.test", so that TLS is all that can be seen of it.
+            with self.assertRaisesRegex(tasuki.FailedPrecondition, f"{server.address}: the server's certificate is for another"):
+                self.connect(None).datasets.get("d-1")
+            named = tasuki.TLS(root_certificates=made["authority.pem"], server_name="tasuki.test")
+            self.connect(None, tls=named).datasets.get("d-1")
+            self.connect(None, tls=named, token="mine").datasets.get("d-1")
+            with unittest.mock.patch.dict(os.environ, {"TASUKI_TOKEN_FILE": str(file)}):
+                self.connect(None, tls=named).datasets.get("d-1")
+            with self.assertRaisesRegex(tasuki.FailedPrecondition, "the server wants TLS"):
+                self.connect(None, tls=False).datasets.get("d-1")
+        seen = [each["authorization"] for each in server.metadata["GetDataset"]]
+        self.assertEqual(seen, ["Bearer secret", "Bearer mine", "Bearer from-file"])
 
     def test_mutual_tls(self):
         made = certificates()
@@ -294,8 +327,11 @@ class Connection:
         known = {"root_certificates": made["authority.pem"], "server_name": "tasuki.test"}
         tls = tasuki.TLS(**known, client_certificate=made["client.pem"], client_key=made["client.key"])
         self.assertEqual(self.connect(server.address, tls=tls).datasets.get("d-1").display_name, "somebody")
-        with self.assertRaises(tasuki.Unavailable):
-            self.connect(server.address, tls=tasuki.TLS(**known), retries=tasuki.Retries(1)).datasets.get("d-1", timeout=10)
+        with self.assertRaisesRegex(tasuki.FailedPrecondition, "the server wants a certificate of this client"):
+            self.connect(server.address, tls=tasuki.TLS(**known)).datasets.get("d-1", timeout=10)
+        stranger = tasuki.TLS(**known, client_certificate=made["stranger.pem"], client_key=made["stranger.key"])
+        with self.assertRaisesRegex(tasuki.FailedPrecondition, "the server does not take the certificate of this client"):
+            self.connect(server.address, tls=stranger).datasets.get("d-1", timeout=10)
         with self.assertRaisesRegex(ValueError, "both"):
             self.connect(server.address, tls=tasuki.TLS(**known, client_key=made["client.key"]))
         with self.assertRaises(FileNotFoundError):
@@ -343,10 +379,103 @@ class Connection:
         answers = self.client.classify(texts, model="m", progress=lambda done, total: told.append((done, total)))
         self.assertEqual([answer.label for answer in answers], texts)
         self.assertEqual([answer.text for answer in answers], texts)
-        self.assertEqual(sorted(self.sizes), [232, 256, 256, 256])
+        self.assertEqual(self.sizes, [256, 256, 256, 232])
         self.assertEqual(told, [(256, 1000), (512, 1000), (768, 1000), (1000, 1000)])
         # The version that answered first answers all.
         self.assertEqual(self.models, ["models/m"] + ["models/m/versions/7"] * 3)
+        self.assertEqual(dict(self.server.calls), {"StreamClassify": 1, "Classify": 4})
+
+    def test_few_texts_are_one_call_that_goes_first(self):
+        seen = []
+
+        def classify(call, request, context):
+            seen.append((request.priority, context.time_remaining() < 100))
+            return v1.ClassifyResponse(results=[v1.TextPredictions() for _ in request.texts])
+
+        self.server.scripts["Classify"] = classify
+        self.assertEqual(len(self.client.classify(["x"] * 256, model="m")), 256)
+        self.assertEqual(dict(self.server.calls), {"Classify": 1})
+        # What a stream does not say is BULK.
+        self.assertEqual([each.text for each in self.client.classify_each(["x"], model="m")], ["x"])
+        self.assertEqual(self.server.calls["StreamClassify"], 1)
+        self.assertEqual(seen, [(v1.ClassifyRequest.PRIORITY_UNSPECIFIED, True), (v1.ClassifyRequest.PRIORITY_UNSPECIFIED, False)])
+
+    def test_no_texts_at_all_are_checked_as_well(self):
+        self.server.scripts["Classify"] = errors_then(
+            v1.ClassifyResponse(), ServerError(StatusCode.NOT_FOUND, "RESOURCE_NOT_FOUND"), ServerError(StatusCode.NOT_FOUND)
+        )
+        with self.assertRaises(tasuki.NotFound):
+            self.client.classify([], model="m")
+        with self.assertRaises(tasuki.NotFound):
+            list(self.client.classify_each([], model="m"))
+        self.assertEqual(list(self.client.classify_each([], model="m")), [])
+
+    def test_classifying_goes_on_when_the_version_that_answered_is_taken_out_of_service(self):
+        self.classify_as()
+        answer = self.server.scripts["Classify"]
+
+        def moved(call, request, context):
+            if call > 2 and request.model == "models/m/versions/7":
+                raise ServerError(StatusCode.FAILED_PRECONDITION, "MODEL_NOT_LOADED")
+            response = answer(call, request, context)
+            response.model_version = f"models/m/versions/{7 if call <= 2 else 8}"
+            return response
+
+        self.server.scripts["Classify"] = moved
+        texts = [f"text {i}" for i in range(1500)]
+        answers = self.client.classify(texts, model="m@production")
+        self.assertEqual([each.label for each in answers], texts)
+        versions = [each.model_version for each in answers]
+        self.assertEqual(versions, ["models/m/versions/7"] * 512 + ["models/m/versions/8"] * 988)
+        # Who asked for a version gets that one.
+        with self.assertRaises(tasuki.FailedPrecondition):
+            self.client.classify(texts, model="m@7")
+
+    def test_a_server_that_goes_away_is_waited_for(self):
+        self.classify_as()
+        stream = self.server.scripts["StreamClassify"]
+
+        def away(call, requests, context):
+            for number, each in enumerate(stream(call, requests, context)):
+                if number == (3 if call == 1 else 0) and call < 12:  # a call makes five attempts
+                    fail(context, unavailable("DRAINING") if call % 2 else ServerError(StatusCode.CANCELLED))
+                yield each
+
+        self.server.scripts["StreamClassify"] = away
+        texts = [f"text {i}" for i in range(2000)]
+        self.assertEqual([each.label for each in self.client.classify_each(texts, model="m")], texts)
+        self.assertEqual(self.server.calls["StreamClassify"], 12)
+        # For as long as patience lasts, and no longer than a call if there was no answer yet.
+        self.server.scripts["StreamClassify"] = lambda call, requests, context: fail(context, unavailable())
+        self.server.calls.clear()
+        with self.assertRaises(tasuki.Unavailable):
+            list(self.client.classify_each(texts, model="m"))
+        self.assertEqual(self.server.calls["StreamClassify"], 5)
+
+        def gone(call, requests, context):
+            if call > 1:
+                fail(context, unavailable())
+            yield next(stream(call, requests, context))
+            fail(context, unavailable())
+
+        self.server.scripts["StreamClassify"] = gone
+        self.server.calls.clear()
+        client = self.client.with_options(timeout=tasuki.Timeouts(patience=1))
+        answers = client.classify_each(texts, model="m")
+        self.assertEqual(len([next(answers) for _ in range(256)]), 256)
+        with self.assertRaises(tasuki.Unavailable):
+            next(answers)
+        self.assertGreater(self.server.calls["StreamClassify"], 5)
+
+    def test_an_answer_that_does_not_come_ends_a_stream(self):
+        self.classify_as()
+        answer = self.server.scripts["Classify"]
+        self.server.scripts["Classify"] = lambda call, request, context: (
+            answer if call == 1 else self.server.hang
+        )(call, request, context)
+        with self.assertRaisesRegex(tasuki.DeadlineExceeded, "no answer within 3 s"):
+            self.client.classify(["x"] * 600, model="m", timeout=3)
+        self.assertTrue(self.server.cancelled.wait(10))
 
     def test_calls_are_kept_small(self):
         self.classify_as()
@@ -354,18 +483,20 @@ class Connection:
         self.assertEqual([answer.label for answer in self.client.classify(texts, model="m")], texts)
         self.assertEqual(sorted(self.sizes), [1, 1, 2, 2, 3])
 
-    def test_three_calls_are_under_way_at_a_time(self):
+    def test_four_requests_are_under_way_at_a_time(self):
         self.classify_as()
         answer = self.server.scripts["Classify"]
-        together = threading.Barrier(3)
+        ahead = []
 
-        def waits_for_two_others(call, request, context):
-            if call > 1:
-                together.wait(20)
-            return answer(call, request, context)
+        def reads_on(call, requests, context):
+            yield v1.StreamClassifyResponse(response=answer(1, next(requests).request, context))
+            ahead.extend(next(requests) for _ in range(4))  # before any of these is answered
+            for each in itertools.chain(ahead, requests):
+                yield v1.StreamClassifyResponse(response=answer(2, each.request, context))
 
-        self.server.scripts["Classify"] = waits_for_two_others
-        self.assertEqual(len(self.client.classify(["x"] * 256 * 4, model="m")), 1024)
+        self.server.scripts["StreamClassify"] = reads_on
+        self.assertEqual(len(self.client.classify(["x"] * 256 * 6, model="m")), 256 * 6)
+        self.assertEqual(len(ahead), 4)
 
     def test_answers_too_large_for_one_message_are_asked_for_in_parts(self):
         self.classify_as(most=70)
@@ -419,6 +550,10 @@ class Connection:
             (seen[0].top_k, seen[0].truncation, seen[0].priority), (2, v1.ClassifyRequest.ERROR, v1.ClassifyRequest.BULK)
         )
         self.assertEqual(list(seen[0].tasks), ["t"])
+        self.client.classify("x", model="m", truncation="head-and-tail", priority="interactive")
+        self.assertEqual((seen[1].truncation, seen[1].priority), (v1.ClassifyRequest.HEAD_AND_TAIL, v1.ClassifyRequest.INTERACTIVE))
+        with self.assertRaisesRegex(ValueError, 'truncation="tail" is none of HEAD, HEAD_AND_TAIL, ERROR'):
+            self.client.classify("x", model="m", truncation="tail")
         with self.assertRaisesRegex(ValueError, "no_such_field"):
             self.client.classify("x", model="m", no_such_field=1)
 
@@ -430,7 +565,6 @@ class Connection:
             self.client.classify(["\ud800"], model="m")
         with self.assertRaisesRegex(TypeError, r"texts\[0\] is of type bytes"):
             self.client.classify([b"x"], model="m")
-        self.assertEqual(len(self.client.classify([], model="m")), 0)
 
     def test_an_answer_with_texts_missing_is_refused(self):
         self.server.scripts["Classify"] = errors_then(v1.ClassifyResponse(results=[v1.TextPredictions()]))
@@ -598,7 +732,7 @@ class Connection:
 
     def test_a_watch_gives_up_when_nobody_answers(self):
         self.server.scripts["WatchTrainingJob"] = errors_then(None, *[unavailable()] * 999)
-        client = self.client.with_options(timeout=tasuki.Timeouts(watch_patience=0.3))
+        client = self.client.with_options(timeout=tasuki.Timeouts(patience=0.3))
         with self.assertRaises(tasuki.Unavailable):
             list(client.jobs.watch("j"))
         self.assertGreater(self.server.calls["WatchTrainingJob"], 2)
@@ -712,6 +846,9 @@ class Connection:
             ],
         )
         self.assertEqual(list(models.list_aliases("m")), [alias])
+        self.server.scripts["GetModelAlias"] = errors_then(v1.ModelAlias(name=name, model_version="models/m/versions/3"))
+        self.server.scripts["GetModelVersion"] = lambda call, request, context: v1.ModelVersion(name=request.name)
+        self.assertEqual(models.get_version("m@production").name, "models/m/versions/3")
         # Going back twice would be at the newer version again.
         self.server.scripts["RollbackModelAlias"] = errors_then(alias, *[unavailable()] * 9)
         self.server.calls.clear()
@@ -819,6 +956,7 @@ def certificates():
 
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     openssl("req", "-x509", *key, "-keyout", "authority.key", "-out", "authority.pem", "-subj", "/CN=authority")
+    openssl("req", "-x509", *key, "-keyout", "stranger.key", "-out", "stranger.pem", "-subj", "/CN=stranger")
     for who, name in (("server", "tasuki.test"), ("client", "somebody")):
         signed = ["-CA", "authority.pem", "-CAkey", "authority.key", "-addext", f"subjectAltName=DNS:{name}"]
         openssl("req", "-x509", *key, "-keyout", f"{who}.key", "-out", f"{who}.pem", "-subj", f"/CN={name}", *signed)

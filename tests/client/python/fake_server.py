@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 import tasuki
-from tasuki import v1  # noqa: F401  puts the services into the pool
+from tasuki import v1
 
 
 class ServerError(Exception):
@@ -56,6 +56,7 @@ class FakeServer:
         self.metadata: dict[str, list[dict[str, str]]] = defaultdict(list)
         self.left: dict[str, list[float | None]] = defaultdict(list)
         self.cancelled = threading.Event()  # the last call of a script that uses `hang` was given up
+        self.scripts["StreamClassify"] = self._stream_classify
         self._server = grpc.server(futures.ThreadPoolExecutor(16))
         self._server.add_generic_rpc_handlers([_Handler(self)])
         add = self._server.add_secure_port if credentials else self._server.add_insecure_port
@@ -74,6 +75,15 @@ class FakeServer:
         gone.wait(30)
         self.cancelled.set()
         raise ServerError(grpc.StatusCode.CANCELLED)
+
+    def _stream_classify(self, call: int, requests: Any, context: grpc.ServicerContext) -> Any:
+        """Each message is answered as Classify would."""
+        for each in requests:
+            self.calls["Classify"] += 1
+            try:
+                yield v1.StreamClassifyResponse(response=self.scripts["Classify"](self.calls["Classify"], each.request, context))
+            except ServerError as error:
+                yield v1.StreamClassifyResponse(error=error.status)
 
     def play(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
         self.calls[method] += 1
@@ -105,6 +115,7 @@ class _Handler(grpc.GenericRpcHandler):
             (False, False): grpc.unary_unary_rpc_method_handler,
             (False, True): grpc.unary_stream_rpc_method_handler,
             (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
         }
         make = kinds[method.client_streaming, method.server_streaming]
         request = message_factory.GetMessageClass(method.input_type)
