@@ -121,18 +121,15 @@ else
 fi
 
 # ---- What is neither, and runs nowhere, goes ----
-runs() {  # runs DIRECTORY: whether a process has a program of it
-  local exe
-  for exe in /proc/[0-9]*/exe; do case $(readlink "$exe" 2>/dev/null) in "$1"/*) return 0 ;; esac; done
-  return 1
-}
+running=$(readlink /proc/[0-9]*/exe 2>/dev/null || true)
 for directory in "$prefix"/versions/*; do
   case versions/${directory##*/} in "$(readlink "$prefix/current")"|"$(readlink "$prefix/previous" || true)") continue ;; esac
-  if runs "$directory"; then say "${directory##*/} still runs and is kept"; continue; fi
+  if [[ $'\n'$running == *$'\n'"$directory/"* ]]; then say "${directory##*/} still runs and is kept"; continue; fi
   rm -rf "$directory"; say "removed ${directory##*/}"
 done
+links=$(readlink "$prefix"/versions/*/libtorch)
 for directory in "$prefix"/libtorch-*; do
-  readlink "$prefix"/versions/*/libtorch | grep -qxF "../../${directory##*/}" || { rm -rf "$directory"; say "removed ${directory##*/}"; }
+  grep -xF "../../${directory##*/}" <<<"$links" >/dev/null || { rm -rf "$directory"; say "removed ${directory##*/}"; }
 done
 
 # ---- The service ----

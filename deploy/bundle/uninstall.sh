@@ -33,10 +33,7 @@ main() {  # read as a whole, for the file goes too
     flock -n 9 || fail "another install.sh or uninstall.sh works on $prefix."
   fi
   if [ -n "$ours" ] && [ -d /run/systemd/system ]; then systemctl disable --now tasukid; fi
-  local exe
-  for exe in /proc/[0-9]*/exe; do
-    case $(readlink "$exe" 2>/dev/null) in "$prefix"/*) fail "process $(basename "$(dirname "$exe")") runs a program of $prefix; stop it first." ;; esac
-  done
+  if [[ $'\n'$(readlink /proc/[0-9]*/exe 2>/dev/null || true) == *$'\n'"$prefix/"* ]]; then fail "a program of $prefix runs; stop it first."; fi
   if [ -n "$ours" ]; then
     rm -f "$service" /etc/sysusers.d/tasuki.conf
     case $(readlink /usr/local/bin/tasuki || true) in "$prefix"/*) rm /usr/local/bin/tasuki ;; esac
