@@ -100,3 +100,7 @@ check "rules and alerts: promtool check and test, three cases an alert, a runboo
 check "series after 1,000 jobs: flat" thousand_jobs
 check "series with 20 models: fewer than 5,000" twenty_models
 check "metrics cost at most 1 % of the smallest request" cost
+
+bundle() { tests/deploy/bundle_test; }
+
+check "the bundle unpacks and runs on a bare Debian 12" bundle
