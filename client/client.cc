@@ -374,6 +374,17 @@ absl::StatusOr<v1::ServerInfo> Client::SetLogLevel(const std::string& level) {
              &v1::ServerService::Stub::SetLogLevel, request);
 }
 
+absl::Status Client::CheckHealth() {
+  const auto answer =
+      Ask(*connection_, connection_->options.timeout, connection_->health,
+          &grpc::health::v1::Health::Stub::Check, grpc::health::v1::HealthCheckRequest(),
+          /*repeatable=*/false);
+  if (!answer.ok()) return answer.status();
+  if (answer->status() == grpc::health::v1::HealthCheckResponse::SERVING) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("the server at ", connection_->address, " does not serve: it starts or stops"));
+}
+
 std::string NewRequestId() {
   std::random_device random;  // the system's own source, not a generator
   const auto draw = [&] { return static_cast<uint64_t>(random()) << 32 | random(); };

@@ -230,6 +230,9 @@ class Client {
   // ---- Server ----
   absl::StatusOr<v1::ServerInfo> GetServerInfo();
   absl::StatusOr<v1::ServerInfo> SetLogLevel(const std::string& level);
+  // OK if the server says that it serves, by the standard health service; asks once. UNAVAILABLE if
+  // it starts or stops, or does not answer.
+  absl::Status CheckHealth();
 
  private:
   struct Connection;

@@ -56,6 +56,7 @@ Client::Connection::Connection(const std::string& server_address, ClientOptions 
   const auto channel = grpc::CreateCustomChannel(address, credentials, ChannelOptions());
   classification = v1::ClassificationService::NewStub(channel);
   datasets = v1::DatasetService::NewStub(channel);
+  health = grpc::health::v1::Health::NewStub(channel);
   models = v1::ModelService::NewStub(channel);
   server = v1::ServerService::NewStub(channel);
   training = v1::TrainingService::NewStub(channel);

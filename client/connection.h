@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "client/client.h"
+#include "grpc/health/v1/health.grpc.pb.h"
 #include "tasuki/v1/classification.grpc.pb.h"
 #include "tasuki/v1/datasets.grpc.pb.h"
 #include "tasuki/v1/models.grpc.pb.h"
@@ -54,6 +55,7 @@ struct Client::Connection {
   const ClientOptions options;
   std::unique_ptr<v1::ClassificationService::Stub> classification;
   std::unique_ptr<v1::DatasetService::Stub> datasets;
+  std::unique_ptr<grpc::health::v1::Health::Stub> health;
   std::unique_ptr<v1::ModelService::Stub> models;
   std::unique_ptr<v1::ServerService::Stub> server;
   std::unique_ptr<v1::TrainingService::Stub> training;

@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "client/sha256.h"
+#include "grpc/health/v1/health.grpc.pb.h"
 #include "tests/client/fake_server.h"
 
 namespace tasuki::cli {
@@ -173,6 +174,41 @@ TEST(Run, MakesATokenAndTheLineWithItsHash) {
   Command command(server, create);
   EXPECT_THAT(command.out(), HasSubstr("app1 classify sha256:"));
   EXPECT_THAT(command.err(), IsEmpty());
+}
+
+TEST(Run, SaysByItsExitCodeWhetherTheServerServes) {
+  struct Health : grpc::health::v1::Health::Service {
+    grpc::Status Check(grpc::ServerContext*, const grpc::health::v1::HealthCheckRequest* request,
+                       grpc::health::v1::HealthCheckResponse* answer) override {
+      EXPECT_EQ(request->service(), "") << "the whole server";
+      answer->set_status(serves ? grpc::health::v1::HealthCheckResponse::SERVING
+                                : grpc::health::v1::HealthCheckResponse::NOT_SERVING);
+      ++asked;
+      return grpc::Status::OK;
+    }
+    std::atomic<bool> serves = true;
+    std::atomic<int> asked = 0;
+  } health;
+  int port = 0;
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(&health);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  FakeServer other;
+  const std::vector<std::string> ask = {"--server", "127.0.0.1:" + std::to_string(port), "server",
+                                        "health"};
+  Command serving(other, ask);
+  EXPECT_EQ(serving.exit_code(), 0) << serving.err();
+  EXPECT_EQ(serving.out(), "serving\n");
+  health.serves = false;
+  Command not_serving(other, ask);
+  EXPECT_EQ(not_serving.exit_code(), 1);
+  EXPECT_THAT(not_serving.err(), HasSubstr("does not serve"));
+  EXPECT_EQ(health.asked, 2) << "once each";
+  server->Shutdown();
+  Command gone(other, ask);
+  EXPECT_EQ(gone.exit_code(), 1);
+  EXPECT_THAT(gone.err(), HasSubstr("no Tasuki server answers"));
 }
 
 TEST(Run, SendsNoTokenInTheClearToAnotherMachine) {
