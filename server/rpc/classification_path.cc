@@ -72,7 +72,7 @@ struct Shadowed {
       compare.deadline = absl::Now() + kShadowPatience;
       compare.caller = "shadows";
       compare.priority = Priority::kBulk;
-      compare.done = [self, tasks = *tasks](absl::StatusOr<Batcher::Answer> answer) {
+      compare.done = [self, tasks = *tasks](const absl::StatusOr<Batcher::Answer>& answer) {
         self->Count(tasks, answer);
       };
       return batcher.Submit(std::move(compare));
@@ -139,7 +139,7 @@ class Acquired : public std::enable_shared_from_this<Acquired> {
       Batcher::Request request = ToSubmit();
       request.inputs = *std::move(inputs);
       request.bytes = bytes;
-      request.done = [self = shared_from_this()](absl::StatusOr<Batcher::Answer> answer) {
+      request.done = [self = shared_from_this()](const absl::StatusOr<Batcher::Answer>& answer) {
         self->Complete(answer);
       };
       return batcher_.Submit(std::move(request));

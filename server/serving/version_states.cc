@@ -34,7 +34,7 @@ absl::Status NotLoaded(const VersionName& name, absl::string_view sentence) {
 
 }  // namespace
 
-const VersionStates::Entry* VersionStates::Find(const VersionName& name) const {
+const VersionStates::Entry* VersionStates::See(const VersionName& name) const {
   const auto model = models_.find(name.model);
   if (model == models_.end()) return nullptr;
   const auto version = model->second.find(name.version);
@@ -191,7 +191,7 @@ std::optional<std::pair<VersionName, ServedVersion>> VersionStates::EvictLeastRe
 
 bool VersionStates::IsInMemory(const VersionName& name) const {
   absl::MutexLock lock(&mutex_);
-  const Entry* entry = Find(name);
+  const Entry* entry = See(name);
   return entry != nullptr &&
          (entry->state == v1::ModelVersion::LOADING || entry->state == v1::ModelVersion::LOADED ||
           entry->state == v1::ModelVersion::STANDBY);
@@ -234,7 +234,7 @@ absl::Status VersionStates::WhyNot(const VersionName& name, const Entry& entry) 
 
 absl::StatusOr<VersionStates::Meant> VersionStates::Resolve(const std::string& name) const {
   if (const auto exact = VersionName::Parse(name)) {
-    const Entry* entry = Find(*exact);
+    const Entry* entry = See(*exact);
     if (entry == nullptr) return NotFound(name);
     return Meant{*exact, entry};
   }
@@ -244,7 +244,7 @@ absl::StatusOr<VersionStates::Meant> VersionStates::Resolve(const std::string& n
     const auto alias = model->second.find(parsed->alias);
     if (alias == model->second.end()) return NoSuchAlias(*parsed);
     Meant meant{{parsed->model, alias->second.version}};
-    meant.entry = Find(meant.name);
+    meant.entry = See(meant.name);
     if (meant.entry == nullptr) return NotFound(name);
     meant.shadow = alias->second.shadow;
     return meant;

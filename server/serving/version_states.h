@@ -125,9 +125,9 @@ class VersionStates {
     int64_t shadow = 0;  // number; 0: none
   };
 
-  const Entry* Find(const VersionName& name) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  const Entry* See(const VersionName& name) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Entry* Find(const VersionName& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return const_cast<Entry*>(std::as_const(*this).Find(name));
+    return const_cast<Entry*>(See(name));
   }
   absl::StatusOr<Meant> Resolve(const std::string& name) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
