@@ -66,7 +66,7 @@ struct Pending {
 struct Place {
   int64_t tag = 0;      // start tag: tokens of virtual time
   uint64_t number = 0;  // of arrival
-  auto operator<=>(const Place&) const = default;
+  auto operator<=>(const Place&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14
 };
 
 // The requests of one priority that wait.
