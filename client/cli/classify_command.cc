@@ -147,8 +147,9 @@ absl::Status ClassifyAll(Client& client, const Classification& what, const Texts
   const auto read = [&]() -> absl::StatusOr<bool> {
     auto request = NextRequest(like, texts);
     if (!request.ok()) return request.status();
-    if (request->has_value()) asked.push_back(**std::move(request));
-    return request->has_value();
+    const bool more = request->has_value();
+    if (more) asked.push_back(**std::move(request));
+    return more;
   };
   while (true) {
     if (asked.empty()) {

@@ -64,8 +64,8 @@ struct Pending {
 
 // Where a request stands among those of its priority.
 struct Place {
-  int64_t tag = 0;      // start tag: tokens of virtual time
-  uint64_t number = 0;  // of arrival
+  int64_t tag = 0;                                 // start tag: tokens of virtual time
+  uint64_t number = 0;                             // of arrival
   auto operator<=>(const Place&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14
 };
 
