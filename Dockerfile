@@ -6,6 +6,7 @@ ARG CUDA=0
 
 FROM debian:bookworm-slim AS build
 ARG CUDA
+ENV LANG=C.UTF-8
 WORKDIR /src
 # What is fetched follows from these files alone, and so is fetched again only when they change.
 COPY script/bootstrap script/bootstrap
