@@ -317,6 +317,13 @@ absl::Status WriteAnswers(Client& client, const Session& session, const Classifi
   return absl::OkStatus();
 }
 
+// Leaves out of the usage line, too, what is not shown.
+class Help : public CLI::Formatter {
+  std::string make_option_usage(const CLI::Option* option) const override {
+    return option->get_group().empty() ? "" : CLI::Formatter::make_option_usage(option);
+  }
+};
+
 }  // namespace
 
 void AddClassifyCommand(CLI::App& app, Session& session) {
@@ -336,8 +343,9 @@ void AddClassifyCommand(CLI::App& app, Session& session) {
   auto what = std::make_shared<Classification>();
   command->add_option("TEXTS", what->texts,
                       "The texts; put -- before those that begin with a dash");
-  // Never filled. CLI11 heeds -- only while a place for an argument is empty.
+  // Never filled, and not shown: CLI11 heeds -- only while a place for an argument is empty.
   command->add_option("TEXT", what->never)->group("");
+  command->formatter(std::make_shared<Help>());
   command
       ->add_option("--model", what->model,
                    "The version (reviews@3), an alias (reviews@production), or a model for its "

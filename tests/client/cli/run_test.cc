@@ -252,6 +252,8 @@ TEST(Run, SaysWhatItDidNotExpect) {
   }
   EXPECT_THAT(Command(server, {"alias", "--help"}).out(),
               AllOf(HasSubstr("rollback"), Not(HasSubstr("Example"))));
+  EXPECT_THAT(Command(server, {"classify", "--help"}).out(),
+              AllOf(HasSubstr("[TEXTS...] \n"), HasSubstr("reviews@production")));
 }
 
 TEST(Run, TellsTheEndOfAJobByItsExitCode) {
