@@ -2,10 +2,8 @@
 #
 #   docker build --tag tasuki .                              for CPUs
 #   docker build --tag tasuki:cuda --build-arg CUDA=1 .      with LibTorch's GPU libraries as well
-ARG CUDA=0
-
 FROM debian:bookworm-slim AS build
-ARG CUDA
+ARG CUDA=0
 ENV LANG=C.UTF-8
 WORKDIR /src
 # What is fetched follows from these files alone, and so is fetched again only when they change.
@@ -28,7 +26,7 @@ RUN cd /root/.cache/tasuki/libtorch-* && mkdir /out/lib \
          | xargs realpath --relative-to=. | xargs cp --parents -t /out/lib; \
        fi
 
-FROM debian:bookworm-slim AS runtime-0
+FROM debian:bookworm-slim
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
          libgrpc++1.51 libprometheus-cpp-core1.0 libprometheus-cpp-pull1.0 libsentencepiece0 \
@@ -37,12 +35,6 @@ RUN apt-get update \
     && groupadd --gid 10001 tasuki \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/tasuki --shell /usr/sbin/nologin tasuki \
     && install -d -o tasuki -g tasuki -m 0750 /var/lib/tasuki
-
-FROM runtime-0 AS runtime-1
-# What the container is to get of the driver: computing, and NVML for the metrics of the GPU.
-ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-
-FROM runtime-${CUDA}
 COPY --from=build /out/lib /usr/local/lib/tasuki
 COPY --from=build /out/bin /usr/local/bin
 RUN echo /usr/local/lib/tasuki/torch/lib >/etc/ld.so.conf.d/tasuki.conf && ldconfig \
