@@ -37,8 +37,9 @@ void AddServerCommands(CLI::App& app, Session& session) {
 
   CLI::App* health =
       server->add_subcommand("health", "Exits with 0 if the server serves, with 1 if not")
-          ->footer("Needs no token, and may ask the address of --health_listen.\n"
-                   "Example: tasuki --server 127.0.0.1:8501 server health");
+          ->footer(
+              "Needs no token, and may ask the address of --health_listen.\n"
+              "Example: tasuki --server 127.0.0.1:8501 server health");
   session.Bind(health, [&session](Client& client) -> absl::Status {
     if (absl::Status status = client.CheckHealth(); !status.ok()) return status;
     std::cout << (session.json() ? "{\"status\": \"SERVING\"}\n" : "serving\n");
