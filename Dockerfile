@@ -7,7 +7,7 @@ ARG CUDA=0
 ENV LANG=C.UTF-8
 WORKDIR /src
 # What is fetched follows from these files alone, and so is fetched again only when they change.
-COPY script/bootstrap script/bootstrap
+COPY script/bootstrap script/wheels.bash script/
 COPY script/requirements script/requirements
 RUN if [ "$CUDA" = 1 ]; then script/bootstrap --cuda; else script/bootstrap; fi
 COPY . .
