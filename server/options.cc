@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "model/t5/device.h"
+#include "server/log/log.h"
 
 namespace tasuki {
 namespace {
@@ -128,15 +129,15 @@ void Declare(CLI::App& app, Options& options) {
       ->check(CLI::Range(0, 3600));
   add("drain_seconds", options.drain_seconds,
       "Seconds that calls may take to end after SIGTERM and the delay, and then trainers to save; "
-      "the "
-      "server ends within the delay and twice these")
+      "the server ends within the delay and twice these")
       ->check(CLI::Range(0, 86'400));
   add("trainer", options.trainer, "Path of tasuki-trainer; default: beside this program");
   add("ready_file", options.ready_file,
       "File that gets the real addresses, as JSON, once the server serves");
   add("log_level", options.log_level,
       "Least grave line that is logged; `tasuki server log-level` changes it")
-      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}));
+      ->check(
+          CLI::IsMember(std::vector<std::string>(std::begin(kLogLevels), std::end(kLogLevels))));
   add("log_format", options.log_format, "How a line of the log looks")
       ->check(CLI::IsMember({"text", "json"}));
 }

@@ -4,8 +4,10 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/metrics/families.h"
 
 namespace tasuki {
 namespace {
@@ -22,21 +24,6 @@ struct Memory {
 struct Utilization {
   unsigned int gpu, memory;  // percent
 };
-
-MetricFamily Family(const std::string& name, const std::string& help, MetricType type) {
-  MetricFamily family;
-  family.name = name;
-  family.help = help;
-  family.type = type;
-  return family;
-}
-
-void Add(MetricFamily& family, size_t device, double value) {
-  prometheus::ClientMetric& metric = family.metric.emplace_back();
-  metric.label.push_back({"device", absl::StrCat(device)});
-  metric.gauge.value = value;
-  metric.counter.value = value;
-}
 
 }  // namespace
 
@@ -75,12 +62,11 @@ DeviceCollector::DeviceCollector(const std::string& library)
     void* device = nullptr;
     if (nvml->handle(i, &device) == kSuccess) devices_.push_back(device);
   }
-  nvml_ = nvml.release();
+  nvml_ = std::move(nvml);
 }
 
 DeviceCollector::~DeviceCollector() {
   if (nvml_ != nullptr) nvml_->shutdown();
-  delete nvml_;
   if (library_ != nullptr) dlclose(library_);
 }
 
@@ -98,16 +84,19 @@ std::vector<MetricFamily> DeviceCollector::Collect() const {
                                "Energy that a GPU has used since its driver was loaded, in joules.",
                                MetricType::Counter);
   for (size_t i = 0; i < devices_.size(); ++i) {
+    const auto add = [device = absl::StrCat(i)](MetricFamily& family, double value) {
+      AddSample(family, value, "device", device);
+    };
     Memory memory{};
     if (nvml_->memory(devices_[i], &memory) == kSuccess) {
-      Add(used, i, static_cast<double>(memory.used));
-      Add(total, i, static_cast<double>(memory.total));
+      add(used, static_cast<double>(memory.used));
+      add(total, static_cast<double>(memory.total));
     }
     Utilization of{};
-    if (nvml_->utilization(devices_[i], &of) == kSuccess) Add(utilization, i, of.gpu / 100.);
+    if (nvml_->utilization(devices_[i], &of) == kSuccess) add(utilization, of.gpu / 100.);
     unsigned long long millijoules = 0;
     if (nvml_->energy(devices_[i], &millijoules) == kSuccess) {
-      Add(energy, i, static_cast<double>(millijoules) / 1000);
+      add(energy, static_cast<double>(millijoules) / 1000);
     }
   }
   for (MetricFamily* family : {&used, &total, &utilization, &energy}) {

@@ -2,6 +2,7 @@
 // not, there are none.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,7 @@ class DeviceCollector : public prometheus::Collectable {
   struct Nvml;
   // Constant after construction.
   void* library_ = nullptr;
-  const Nvml* nvml_ = nullptr;  // null: no GPU
+  std::unique_ptr<const Nvml> nvml_;  // null: no GPU
   std::vector<void*> devices_;
 };
 

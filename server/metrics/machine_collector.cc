@@ -16,6 +16,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
+#include "server/metrics/families.h"
 
 namespace tasuki {
 namespace {
@@ -24,24 +25,6 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 
 constexpr absl::Duration kLookEvery = absl::Minutes(1);
-
-MetricFamily Family(const std::string& name, const std::string& help, MetricType type) {
-  MetricFamily family;
-  family.name = name;
-  family.help = help;
-  family.type = type;
-  return family;
-}
-
-prometheus::ClientMetric Sample(MetricType type, double value) {
-  prometheus::ClientMetric metric;
-  if (type == MetricType::Counter) {
-    metric.counter.value = value;
-  } else {
-    metric.gauge.value = value;
-  }
-  return metric;
-}
 
 std::string ReadAll(const char* path) {
   std::ifstream file(path);
@@ -95,7 +78,7 @@ double Limit(__rlimit_resource resource) {
 void CollectProcess(std::vector<MetricFamily>& families) {
   const auto add = [&](const char* name, const char* help, MetricType type, double value) {
     families.push_back(Family(name, help, type));
-    families.back().metric.push_back(Sample(type, value));
+    AddSample(families.back(), value);
   };
   constexpr MetricType kGauge = MetricType::Gauge;
   add("process_open_fds", "Number of open file descriptors.", kGauge, OpenFiles());
@@ -148,8 +131,7 @@ std::vector<MetricFamily> MachineCollector::Collect() const {
       files.looked_at = now;
     }
     if (artifacts.metric.empty() || artifacts.metric.back().label.front().value != kind) {
-      artifacts.metric.push_back(Sample(MetricType::Gauge, 0));
-      artifacts.metric.back().label.push_back({"kind", kind});
+      AddSample(artifacts, 0, "kind", kind);
     }
     artifacts.metric.back().gauge.value += files.bytes;
   }
@@ -158,10 +140,8 @@ std::vector<MetricFamily> MachineCollector::Collect() const {
     struct statvfs state {};
     if (statvfs(path.c_str(), &state) != 0) continue;
     const auto block = static_cast<double>(state.f_frsize);
-    free.metric.push_back(Sample(MetricType::Gauge, static_cast<double>(state.f_bavail) * block));
-    size.metric.push_back(Sample(MetricType::Gauge, static_cast<double>(state.f_blocks) * block));
-    free.metric.back().label.push_back({"volume", volume});
-    size.metric.back().label.push_back({"volume", volume});
+    AddSample(free, static_cast<double>(state.f_bavail) * block, "volume", volume);
+    AddSample(size, static_cast<double>(state.f_blocks) * block, "volume", volume);
   }
   if (!free.metric.empty()) {
     families.push_back(std::move(free));

@@ -103,11 +103,8 @@ absl::StatusOr<std::string> Metrics::Listen(const std::string& address) {
 
 std::string Metrics::Text() const {
   std::vector<prometheus::MetricFamily> families = registry_->Collect();
-  for (const prometheus::Collectable* more :
-       {static_cast<const prometheus::Collectable*>(series_->machine.get()),
-        static_cast<const prometheus::Collectable*>(series_->devices.get())}) {
-    for (auto& family : more->Collect()) families.push_back(std::move(family));
-  }
+  for (auto& family : series_->machine->Collect()) families.push_back(std::move(family));
+  for (auto& family : series_->devices->Collect()) families.push_back(std::move(family));
   return prometheus::TextSerializer().Serialize(families);
 }
 
@@ -245,13 +242,14 @@ void Metrics::SetQueued(const std::string& job, std::optional<absl::Time> since)
   } else {
     all.erase(job);
   }
-  prometheus::Gauge& gauge = series_->oldest_queued.Add({});
   const auto oldest = std::min_element(
       all.begin(), all.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-  if (oldest == all.end()) {
-    series_->oldest_queued.Remove(&gauge);
-  } else {
-    gauge.Set(absl::ToDoubleSeconds(oldest->second - absl::UnixEpoch()));
+  GaugeFamily& family = series_->oldest_queued;
+  if (oldest != all.end()) {
+    const double time = absl::ToDoubleSeconds(oldest->second - absl::UnixEpoch());
+    family.Add({}, time).Set(time);  // never 0 between the two: a scrape may come at any time
+  } else if (family.Has({})) {
+    family.Remove(&family.Add({}));
   }
 }
 

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "model/errors/errors.h"
 #include "server/rpc/access.h"
 #include "server/rpc/classification.h"
@@ -405,9 +404,10 @@ grpc::Status InferenceService::RepositoryModelUnload(
     if (!name.ok()) return name.status();
     const auto versions = VersionsOf(*name);
     if (!versions.ok()) return versions.status();
-    // All or none, as far as one knows.
+    // All or none, unless an alias comes between.
     for (const v1::ModelVersion& version : *versions) {
-      if (!version.aliases().empty()) return registry_.Unload(version.name()).status();
+      const absl::Status unnamed = registry_.CheckUnnamed(version.name());
+      if (!unnamed.ok()) return unnamed;
     }
     for (const v1::ModelVersion& version : *versions) {
       if (version.state() == v1::ModelVersion::UNLOADED) continue;

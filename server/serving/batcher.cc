@@ -64,9 +64,10 @@ struct Pending {
 
 // Where a request stands among those of its priority.
 struct Place {
-  int64_t tag = 0;                                 // start tag: tokens of virtual time
-  uint64_t number = 0;                             // of arrival
-  auto operator<=>(const Place&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14
+  int64_t tag = 0;      // start tag: tokens of virtual time
+  uint64_t number = 0;  // of arrival
+  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 takes it for a 0
+  auto operator<=>(const Place&) const = default;
 };
 
 // The requests of one priority that wait.

@@ -362,11 +362,7 @@ absl::Status ModelRegistry::Delete(const std::string& name) {
   const auto end = absl::MakeCleanup([&] { EndTurn(name); });
   const auto exact = VersionName::Parse(name);
   // What an alias could not wait for is loaded though nobody's row says so.
-  if (exact.has_value() && states_.IsInMemory(*exact)) {
-    return MakeError(absl::StatusCode::kFailedPrecondition, v1::RESOURCE_IN_USE,
-                     absl::StrCat(name, " is loaded for classification: unload it first"),
-                     {{"resource", name}});
-  }
+  if (exact.has_value() && states_.IsInMemory(*exact)) return LoadedError(name);
   if (absl::Status status = table_.DeleteVersion(name); !status.ok()) return status;
   if (exact.has_value()) states_.Forget(*exact);
   TellServing();

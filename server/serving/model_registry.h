@@ -87,6 +87,8 @@ class ModelRegistry {
   // version wait for each other: each answers what it made of it.
   absl::StatusOr<v1::ModelVersion> Load(const std::string& name,
                                         absl::Time deadline = absl::InfiniteFuture());
+  // FAILED_PRECONDITION, RESOURCE_IN_USE while an alias names the version.
+  absl::Status CheckUnnamed(const std::string& version) { return aliases_.CheckUnnamed(version); }
   // Gives a version out no more and answers after its last request, when its memory is free.
   // FAILED_PRECONDITION, RESOURCE_IN_USE while an alias names it.
   absl::StatusOr<v1::ModelVersion> Unload(const std::string& name);

@@ -255,8 +255,7 @@ absl::StatusOr<VersionStates::Meant> VersionStates::Resolve(const std::string& n
   auto best = model->second.rbegin();
   for (auto version = model->second.rbegin(); version != model->second.rend(); ++version) {
     const Entry& entry = version->second;
-    if (entry.state == v1::ModelVersion::LOADED || entry.state == v1::ModelVersion::STANDBY ||
-        entry.awaited) {
+    if (entry.in_service()) {
       best = version;
       break;
     }
@@ -273,13 +272,6 @@ absl::StatusOr<VersionStates::Meant> VersionStates::Resolve(const std::string& n
   return Meant{{name, best->first}, &best->second};
 }
 
-absl::Status VersionStates::WhyNotNow(const VersionName& name, const Entry& entry) {
-  if (entry.state != v1::ModelVersion::STANDBY) return WhyNot(name, entry);
-  Entry loading;  // it is about to be
-  loading.state = v1::ModelVersion::LOADING;
-  return WhyNot(name, loading);
-}
-
 std::shared_ptr<const LoadedModel> VersionStates::UseShadow(const std::string& model,
                                                             int64_t shadow) {
   Entry* entry = shadow == 0 ? nullptr : Find({model, shadow});
@@ -293,9 +285,7 @@ absl::StatusOr<VersionStates::InServiceVersion> VersionStates::Look(const std::s
   absl::StatusOr<Meant> meant = Resolve(name);
   if (!meant.ok()) return meant.status();
   const Entry& entry = *meant->entry;
-  if (entry.served.model == nullptr && entry.state != v1::ModelVersion::STANDBY && !entry.awaited) {
-    return WhyNot(meant->name, entry);
-  }
+  if (!entry.in_service()) return WhyNot(meant->name, entry);
   return InServiceVersion{meant->name, entry.served.model};
 }
 
@@ -318,7 +308,10 @@ void VersionStates::Acquire(const std::string& name, AcquireDone done) {
       ++waiting_;
       return;
     } else {
-      result = WhyNotNow(meant->name, entry);
+      // Of those that do not fit among the waiting, too: it is about to be loaded.
+      Entry loading;
+      loading.state = v1::ModelVersion::LOADING;
+      result = WhyNot(meant->name, entry.state == v1::ModelVersion::STANDBY ? loading : entry);
     }
   }
   done(std::move(result));
@@ -360,15 +353,11 @@ std::vector<std::string> VersionStates::Loaded() const {
 std::map<std::string, bool> VersionStates::InService() const {
   absl::MutexLock lock(&mutex_);
   std::map<std::string, bool> names;
-  const auto answers = [](const Entry& entry) {
-    return entry.state == v1::ModelVersion::LOADED || entry.state == v1::ModelVersion::STANDBY ||
-           entry.awaited;
-  };
   for (const auto& [model, versions] : models_) {
     for (const auto& [number, entry] : versions) {
       if (!entry.has_tasks) continue;
-      names[VersionName{model, number}.ToString()] = answers(entry);
-      names[model] |= answers(entry);
+      names[VersionName{model, number}.ToString()] = entry.in_service();
+      names[model] |= entry.in_service();
     }
   }
   for (const auto& [model, aliases] : aliases_) {

@@ -112,6 +112,11 @@ class VersionStates {
     // no version in memory: it may have to make room for this one.
     bool awaited = false;
     std::vector<std::pair<AcquireDone, int64_t>> waiting;
+
+    // Whether a request to it is answered, if need be after a load.
+    bool in_service() const {
+      return state == v1::ModelVersion::LOADED || state == v1::ModelVersion::STANDBY || awaited;
+    }
   };
   using Versions = std::map<int64_t, Entry>;  // by number
   struct Alias {
@@ -134,8 +139,6 @@ class VersionStates {
   // The shadow, if it is in memory, which it then was used.
   std::shared_ptr<const LoadedModel> UseShadow(const std::string& model, int64_t shadow)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // What a request is told that cannot be answered by it now.
-  static absl::Status WhyNotNow(const VersionName& name, const Entry& entry);
   void Queue(const VersionName& name, Entry& entry, Cause cause)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static absl::Status WhyNot(const VersionName& name, const Entry& entry);

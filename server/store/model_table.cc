@@ -81,6 +81,12 @@ absl::Status CheckNobodyNeeds(soci::session& sql, const VersionKey& key, const s
 
 }  // namespace
 
+absl::Status LoadedError(const std::string& version) {
+  return MakeError(absl::StatusCode::kFailedPrecondition, v1::RESOURCE_IN_USE,
+                   absl::StrCat(version, " is loaded for classification: unload it first"),
+                   {{"resource", version}});
+}
+
 absl::StatusOr<ModelTable::Reservation> ModelTable::Reserve(const std::string& model,
                                                             const std::string& key,
                                                             const std::string& digest) {
@@ -280,11 +286,7 @@ absl::Status ModelTable::DeleteVersion(const std::string& name) {
         soci::use(key.model), soci::use(key.number), soci::into(to_load);
     if (!sql.got_data()) return NoSuch(name);
     if (absl::Status status = CheckUnnamed(sql, name); !status.ok()) return status;
-    if (to_load == 1) {
-      return MakeError(absl::StatusCode::kFailedPrecondition, v1::RESOURCE_IN_USE,
-                       absl::StrCat(name, " is loaded for classification: unload it first"),
-                       {{"resource", name}});
-    }
+    if (to_load == 1) return LoadedError(name);
     if (absl::Status status = CheckNobodyNeeds(sql, key, name); !status.ok()) return status;
     sql << "DELETE FROM model_versions WHERE model = :model AND number = :number",
         soci::use(key.model), soci::use(key.number);

@@ -14,6 +14,9 @@
 
 namespace tasuki {
 
+// Why a version that is loaded, or to be, is not deleted. FAILED_PRECONDITION, RESOURCE_IN_USE.
+absl::Status LoadedError(const std::string& version);
+
 class ModelTable {
  public:
   explicit ModelTable(Store& store) : store_(store) {}
