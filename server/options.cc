@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <map>
 #include <sstream>
 #include <utility>
 
@@ -142,12 +143,13 @@ void Declare(CLI::App& app, Options& options) {
       ->check(CLI::IsMember({"text", "json"}));
 }
 
-// A config file, whose first line that sets no flag is named.
+// A config file, whose first line that sets no flag, or one that was set above, is named.
 class ConfigFile : public CLI::ConfigBase {
  public:
   explicit ConfigFile(const CLI::App& app) : app_(app) {}
   std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
     std::vector<CLI::ConfigItem> items;
+    std::map<std::string, int> lines;  // by flag
     int number = 0;
     for (std::string line; std::getline(input, line);) {
       ++number;
@@ -156,6 +158,11 @@ class ConfigFile : public CLI::ConfigBase {
         if (!item.parents.empty() || app_.get_option_no_throw("--" + item.name) == nullptr) {
           throw CLI::ConfigError(absl::StrCat(app_.get_config_ptr()->as<std::string>(), ":", number,
                                               " sets no flag of tasukid: ", line));
+        }
+        if (const auto [set, first] = lines.emplace(item.name, number); !first) {
+          throw CLI::ConfigError(absl::StrCat(app_.get_config_ptr()->as<std::string>(), ":", number,
+                                              " sets ", item.name, " again, which line ",
+                                              set->second, " has set"));
         }
         items.push_back(std::move(item));
       }

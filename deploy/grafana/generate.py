@@ -498,8 +498,8 @@ TRAINING = [
          "itself; three deaths without a new one end it.",
          'round(sum(increase(tasuki_child_exits_total{@,class=~"crashed|oom|killed"}[24h])))', "green 1 yellow 3 red", graph=False),
     tile("Last step", "s",
-         "Time since a running job last reported a new step. Normal: seconds; minutes while it evaluates or writes a checkpoint. 15 minutes are an alert: the "
-         "trainer hangs, or the machine is too busy.",
+         "Time since a running job last reported a new step. Normal: seconds; minutes while it evaluates or writes a checkpoint. 15 minutes of training "
+         "without one are an alert: the trainer hangs, or the machine is too busy.",
          "max(time() - tasuki_train_last_step_timestamp_seconds{@t})", "green 300 yellow 900 red", no_value="no job"),
     tile("Last checkpoint", "s",
          "Time since a running job last completed a checkpoint: what a death now would cost. Normal: under the interval of the job's recipe.",
@@ -507,7 +507,8 @@ TRAINING = [
     table("Running jobs", 24, 4,
           "What runs now. Time left is judged by the progress of the last 5 minutes; evaluations and checkpoints come on top. Empty between jobs.",
           [("job", None, "name"),
-           ("done", training("max by (training_job) (tasuki_train_progress_ratio{@t})"),
+           ("phase", None, "phase"),
+           ("done", training("max by (training_job, phase) ((tasuki_train_phase{@t} == 1) * ignoring (phase) group_left tasuki_train_progress_ratio{@t})"),
             {"unit": "percentunit", "min": 0, "max": 1, "thresholds": steps("blue"),
              "custom__cellOptions": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}}),
            ("time left", training("max by (training_job) ((1 - tasuki_train_progress_ratio{@t}) / (deriv(tasuki_train_progress_ratio{@t}[5m]) > 0))"),
@@ -696,12 +697,12 @@ HOST = [
           ("compute threads", 'max(tasuki_compute_threads{@,use="serving"})'),
           overrides=[field("compute threads", **LIMIT)]),
     lines("Memory", 6, "bytes",
-          "Resident memory and heap of the server, the weights of its versions, and the limit that is set in the rules (dashed). Normal: flat once versions "
+          "Resident memory and heap of the server, the weights of its versions, and the limit that it shares with its trainer (dashed). Normal: flat once versions "
           "are loaded. Steady growth is a leak: keep the process, and report it.",
           ("resident", "sum(process_resident_memory_bytes{@})"),
           ("heap", "sum(process_heap_bytes{@})"),
           ("weights", "sum(tasuki_model_memory_bytes{@})"),
-          ("limit", "max(tasuki:memory_limit:bytes)"),
+          ("limit", "max(tasuki_memory_limit_bytes{@})"),
           overrides=[field("limit", **LIMIT)]),
     lines("Open files", 6, "none",
           "Open file descriptors: connections, files, pipes. Normal: rises with clients and falls with them.",

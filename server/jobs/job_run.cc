@@ -313,6 +313,7 @@ void JobRun::TakeEvent(const internal::TrainerEvent& event) {
 // The only event that may be lost: another one follows in a second.
 void JobRun::TakeProgress(const v1::Progress& progress) {
   JobMetrics::Report report;
+  report.phase = v1::Progress::Phase_Name(progress.phase());
   report.step = progress.step();
   report.total_steps = progress.total_steps();
   report.batch_size = BatchSize(job_, progress);

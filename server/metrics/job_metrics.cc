@@ -11,6 +11,15 @@ struct JobMetrics::Series {
   Metrics::Series& all;
   const std::string job;
   Metrics::Series::Releases releases;
+  // All from the start, so that none is missing when it begins; a trainer begins by preparing.
+  std::map<std::string, prometheus::Gauge*> phases = [this] {
+    std::map<std::string, prometheus::Gauge*> made;
+    for (const char* phase : {"PREPARING", "TRAINING", "EVALUATING", "SAVING", "PUBLISHING"}) {
+      made[phase] = &Hold(all.phase, {{"phase", phase}});
+    }
+    made["PREPARING"]->Set(1);
+    return made;
+  }();
   prometheus::Gauge& progress = Hold(all.progress);
   prometheus::Gauge& last_step_time = Hold(all.last_step_time);
   // Made when there is something to show: a loss of 0 would be a lie.
@@ -47,6 +56,7 @@ JobMetrics::JobMetrics(std::unique_ptr<Series> series) : series_(std::move(serie
 JobMetrics::~JobMetrics() = default;
 
 void JobMetrics::Observe(const Report& report) {
+  for (const auto& [phase, gauge] : series_->phases) gauge->Set(phase == report.phase ? 1 : 0);
   if (report.step <= 0) return;  // still preparing: nothing to show, and no mark to count from
   absl::MutexLock lock(&series_->mutex);
   if (!series_->training.has_value()) {

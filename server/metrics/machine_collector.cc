@@ -17,6 +17,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "server/metrics/families.h"
+#include "server/metrics/memory_limit.h"
 
 namespace tasuki {
 namespace {
@@ -115,6 +116,14 @@ void CollectProcess(std::vector<MetricFamily>& families) {
 std::vector<MetricFamily> MachineCollector::Collect() const {
   std::vector<MetricFamily> families;
   CollectProcess(families);
+  if (const int64_t limit = MemoryLimitBytes(); limit > 0) {
+    families.push_back(
+        Family("tasuki_memory_limit_bytes",
+               "Memory that the server and its trainer may have together: the container's limit, or "
+               "the machine's memory.",
+               MetricType::Gauge));
+    AddSample(families.back(), static_cast<double>(limit));
+  }
   MetricFamily free =
       Family("tasuki_volume_free_bytes", "Bytes that the server may still write to a volume.",
              MetricType::Gauge);

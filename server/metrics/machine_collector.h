@@ -1,4 +1,4 @@
-// Series that are read from the system at each scrape: process_*, volumes and files.
+// Series that are read from the system at each scrape: process_*, memory, volumes and files.
 #pragma once
 
 #include <map>

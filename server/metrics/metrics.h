@@ -130,6 +130,7 @@ class JobMetrics {
  public:
   // A progress report of the trainer: the fields of tasuki.v1.Progress.
   struct Report {
+    std::string phase;  // the name of one of tasuki.v1.Progress.Phase
     int64_t step = 0;
     int64_t total_steps = 0;
     int64_t batch_size = 0;  // examples a step

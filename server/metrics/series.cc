@@ -122,6 +122,8 @@ Metrics::Series::Series(Registry& r)
       learning_rate(Gauges(r, "tasuki_train_learning_rate", "Learning rate of a running job.")),
       gradient_norm(Gauges(r, "tasuki_train_gradient_norm",
                            "Norm of a running job's gradient before clipping.")),
+      phase(Gauges(r, "tasuki_train_phase",
+                   "1 for what a running job does now, 0 for what else it might.")),
       progress(Gauges(r, "tasuki_train_progress_ratio",
                       "Share of a running job's steps that are done.")),
       last_step_time(Gauges(r, "tasuki_train_last_step_timestamp_seconds",

@@ -79,6 +79,7 @@ struct Metrics::Series {
   GaugeFamily& loss;
   GaugeFamily& learning_rate;
   GaugeFamily& gradient_norm;
+  GaugeFamily& phase;
   GaugeFamily& progress;
   GaugeFamily& last_step_time;
   GaugeFamily& score;

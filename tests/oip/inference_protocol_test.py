@@ -422,7 +422,7 @@ class RepositoryTest(Case):
         try:
             self.assertFalse(self.client.is_model_ready("mood"))
             self.assertEqual(self.index()["mood", "2"], ("UNAVAILABLE", "unloaded"))
-            self.refused("FAILED_PRECONDITION", "not loaded", self.infer)
+            self.refused("FAILED_PRECONDITION", "in service", self.infer)
             self.assertTrue(self.client.is_model_ready("reviews"))
         finally:
             self.client.load_model("mood")

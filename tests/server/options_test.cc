@@ -142,6 +142,17 @@ TEST_F(OptionsTest, AnUnknownNameInTheFileIsAFault) {
   EXPECT_THAT(parsed.output, HasSubstr(file + ":3 sets no flag of tasukid: drain_second=5 (see"));
 }
 
+TEST_F(OptionsTest, ANameThatComesTwiceInTheFileIsAFault) {
+  const std::string file = absl::StrCat(testing::TempDir(), "options_test.", getpid());
+  std::ofstream(file) << "drain_seconds=5\nlog_level=debug\ndrain_seconds=6\n";
+  const std::string config = "--config=" + file;
+  const ParsedOptions parsed = Parse({config.c_str()});
+  std::filesystem::remove(file);
+  EXPECT_EQ(parsed.exit_code, kExitBadSetup);
+  EXPECT_THAT(parsed.output,
+              HasSubstr(file + ":3 sets drain_seconds again, which line 1 has set (see"));
+}
+
 TEST_F(OptionsTest, WhatIsNotExpectedIsNamedAsItCame) {
   EXPECT_THAT(Parse({"--model-memory-mb", "3"}).output,
               HasSubstr("tasukid: not expected: --model-memory-mb 3 (see"));

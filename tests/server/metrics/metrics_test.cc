@@ -18,6 +18,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -129,7 +131,7 @@ TEST(Metrics, ReadsTheProcessAndTheVolume) {
   for (const char* name :
        {"process_cpu_seconds_total", "process_open_fds", "process_max_fds", "process_threads",
         "process_virtual_memory_bytes", "process_virtual_memory_max_bytes", "process_heap_bytes",
-        "process_resident_memory_bytes", "process_start_time_seconds"}) {
+        "process_resident_memory_bytes", "process_start_time_seconds", "tasuki_memory_limit_bytes"}) {
     EXPECT_THAT(text, HasSubstr(absl::StrCat("\n", name, " ")));
   }
   EXPECT_THAT(text, Not(HasSubstr("process_resident_memory_bytes 0\n")));
@@ -211,7 +213,7 @@ TEST(ModelMetrics, LabelsBeyondTheLimitCountAsOther) {
 TEST(JobMetrics, CountsStepsExamplesAndTokensSinceTheReportBefore) {
   Metrics metrics;
   auto job = metrics.ForJob("trainingJobs/a", 700);
-  job->Observe({.step = 0});                                          // preparing
+  job->Observe({.phase = "PREPARING", .step = 0});
   job->Observe({.step = 500, .total_steps = 1000, .batch_size = 8});  // goes on from a checkpoint
   job->Observe({.step = 510,
                 .total_steps = 1000,
@@ -227,6 +229,24 @@ TEST(JobMetrics, CountsStepsExamplesAndTokensSinceTheReportBefore) {
   EXPECT_THAT(text, HasSubstr("tasuki_train_step_seconds_sum 20\n"));
   EXPECT_THAT(text, HasSubstr("tasuki_train_loss{job=\"trainingJobs/a\"} 0.25"));
   EXPECT_THAT(text, HasSubstr("tasuki_train_progress_ratio{job=\"trainingJobs/a\"} 0.51"));
+}
+
+TEST(JobMetrics, OnePhaseIsTheJobsAtATime) {
+  Metrics metrics;
+  auto job = metrics.ForJob("trainingJobs/a");
+  const auto phases = [&metrics] {
+    std::string now;
+    for (absl::string_view line : absl::StrSplit(metrics.Text(), '\n')) {
+      if (!absl::ConsumePrefix(&line, "tasuki_train_phase{job=\"trainingJobs/a\",phase=\"")) continue;
+      if (absl::EndsWith(line, " 1")) absl::StrAppend(&now, line.substr(0, line.find('"')), ";");
+    }
+    return now;
+  };
+  EXPECT_EQ(phases(), "PREPARING;") << "before the first report";
+  job->Observe({.phase = "TRAINING", .step = 1});
+  EXPECT_EQ(phases(), "TRAINING;");
+  job->Observe({.phase = "EVALUATING", .step = 1});
+  EXPECT_EQ(phases(), "EVALUATING;");
 }
 
 TEST(JobMetrics, GaugesGoWithTheJobAndCountersStay) {
