@@ -10,8 +10,9 @@
 // the median of one call at a time if that is more), and none is made again. An answer is useful if
 // it comes before its deadline. Prints a line of JSON for the capacity and for each load: calls and
 // useful answers a second, milliseconds of answers and refusals, CPU seconds of this process a
-// second; and one with the useful answers of 5 times the capacity over the most of any line, and
-// the refusals of all loads. Exits with 1 if a call ended in another way.
+// second; and one with the useful answers of 5 times the capacity over the most of any load, and
+// the refusals of all loads. (The capacity's answers have no deadline, and most come too late to be
+// useful.) Exits with 1 if a call ended in another way.
 //
 // Client and server share the cores: long texts, and so few calls a second, keep the client small.
 // It is the clock, and stands for clients on machines of their own: it runs before the server if
@@ -250,7 +251,7 @@ int Run(int count, char** arguments) {
       capacity, median.count() * 1e3, deadline.count() * 1e3);
   std::fflush(stdout);
   bool good = true;
-  double most = capacity, at_five = 0;
+  double most = 0, at_five = 0;
   std::vector<double> refused;
   for (const double times : {1., 2., 5., 10.}) {
     const double useful = Offer(setup, times, times * capacity, deadline, refused, good);

@@ -38,13 +38,13 @@ absl::StatusOr<Compute> PickCompute(const Options& options) {
       device->is_cpu() ? PrecisionNamed(options.serving_precision).value() : Precision::kFp32;
   const std::vector<const Kernels*> all = Candidates(options.kernels, Precision::kFp32);
   if (all.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("--kernels=", options.kernels,
-                                                   " is not for this CPU; its best are ",
-                                                   AvailableKernels().front()->name));
+    return absl::FailedPreconditionError(absl::StrCat("--kernels=", options.kernels,
+                                                      " is not for this CPU; its best are ",
+                                                      AvailableKernels().front()->name));
   }
   const std::vector<const Kernels*> able = Candidates(options.kernels, precision);
   if (able.empty()) {
-    return absl::InvalidArgumentError(
+    return absl::FailedPreconditionError(
         absl::StrCat("--serving_precision=", options.serving_precision,
                      " needs a CPU with AVX512-BF16 and AVX512-VNNI, and kernels that use them; "
                      "here they are ",

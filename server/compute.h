@@ -18,8 +18,7 @@ struct Compute {
 
 // Takes a few tenths of a second at most, and a second or two if there is a GPU. On a GPU, kernels
 // and threads are what the CPU's part is done with. FAILED_PRECONDITION: the GPU that was asked for
-// cannot be used, or cannot do the precision. INVALID_ARGUMENT: this CPU has not the kernels, or
-// they cannot do the precision.
+// cannot be used, this CPU has not the kernels, or either cannot do the precision.
 absl::StatusOr<Compute> PickCompute(const Options& options);
 
 }  // namespace tasuki

@@ -1,7 +1,9 @@
 // tasukid: flags → server → wait for a signal → stop.
 
+#include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -36,6 +38,10 @@ void SetUpOpenMp(const Options& options, char** argv) {
   unsetenv(kGuard);
 }
 
+// Blocks of a megabyte and more go back to the system once they are freed. By default the C library
+// raises this limit as it sees such blocks, and large requests then leave the heap in pieces.
+void SetUpMemory() { mallopt(M_MMAP_THRESHOLD, 1 << 20); }
+
 // SIGTERM and SIGINT wait for sigwait, in every thread that comes after.
 sigset_t BlockSignals() {
   signal(SIGPIPE, SIG_IGN);
@@ -53,7 +59,12 @@ int Run(const Options& options) {
   if (!options.tls_certificate.empty() || !options.tokens_file.empty()) signal(SIGHUP, SIG_IGN);
   auto server = Server::Start(options);
   if (!server.ok()) {
-    std::fprintf(stderr, "tasukid: %s.\n", std::string(server.status().message()).c_str());
+    const std::string message(server.status().message());
+    if (options.log_format == "json") {
+      spdlog::error("tasukid cannot start: {}", message);
+    } else {
+      std::fprintf(stderr, "tasukid: %s.\n", message.c_str());
+    }
     return absl::IsFailedPrecondition(server.status()) ? kExitBadSetup : 1;
   }
   int signal = 0;
@@ -84,6 +95,9 @@ int main(int argc, char** argv) {
     return parsed.exit_code;
   }
   tasuki::SetUpOpenMp(parsed.options, argv);
+  tasuki::SetUpMemory();
+  umask(077);  // texts and tokens are nobody else's, also where neither systemd nor a container
+               // says so
   tasuki::SetUpLog(parsed.options.log_format == "json" ? tasuki::LogFormat::kJson
                                                        : tasuki::LogFormat::kText);
   tasuki::SetLogLevel(parsed.options.log_level);

@@ -7,6 +7,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -70,6 +71,24 @@ double BytesOf(const std::string& path) {
   return bytes;
 }
 
+// Of the processes that this one has started and not waited for; negative if the system does not
+// tell them.
+double ResidentBytesOfChildren() {
+  std::error_code error;
+  double pages = -1;
+  for (const auto& thread : std::filesystem::directory_iterator("/proc/self/task", error)) {
+    std::ifstream children(thread.path() / "children");
+    if (!children) continue;
+    pages = std::max(pages, 0.);
+    for (std::string pid; children >> pid;) {
+      std::ifstream memory("/proc/" + pid + "/statm");
+      double size = 0, resident = 0;
+      if (memory >> size >> resident) pages += resident;  // unless it has ended meanwhile
+    }
+  }
+  return pages * static_cast<double>(sysconf(_SC_PAGESIZE));
+}
+
 double Limit(__rlimit_resource resource) {
   rlimit limit{};
   getrlimit(resource, &limit);
@@ -117,12 +136,18 @@ std::vector<MetricFamily> MachineCollector::Collect() const {
   std::vector<MetricFamily> families;
   CollectProcess(families);
   if (const int64_t limit = MemoryLimitBytes(); limit > 0) {
-    families.push_back(
-        Family("tasuki_memory_limit_bytes",
-               "Memory that the server and its trainer may have together: the container's limit, or "
-               "the machine's memory.",
-               MetricType::Gauge));
+    families.push_back(Family(
+        "tasuki_memory_limit_bytes",
+        "Memory that the server and its trainer may have together: the container's limit, or "
+        "the machine's memory.",
+        MetricType::Gauge));
     AddSample(families.back(), static_cast<double>(limit));
+  }
+  if (const double bytes = ResidentBytesOfChildren(); bytes >= 0) {
+    families.push_back(Family("tasuki_trainer_resident_memory_bytes",
+                              "Resident memory of the trainers that run, 0 while none does.",
+                              MetricType::Gauge));
+    AddSample(families.back(), bytes);
   }
   MetricFamily free =
       Family("tasuki_volume_free_bytes", "Bytes that the server may still write to a volume.",

@@ -250,7 +250,6 @@ class Metrics {
   void ObserveJobQueueWait(absl::Duration wait);
   void CountJobFinished(absl::string_view state, absl::string_view reason, absl::Duration duration);
 
-  prometheus::Registry& registry() { return *registry_; }
 
  private:
   friend class ModelMetrics;

@@ -18,6 +18,7 @@ namespace tasuki {
 namespace {
 
 constexpr int kPage = 1000;
+constexpr char kReady[] = "READY";
 
 std::string WithoutCollection(const std::string& model) {
   return model.substr(model.find('/') + 1);  // `models/{model}`
@@ -27,7 +28,7 @@ const char* StateName(v1::ModelVersion::State state) {
   switch (state) {
     case v1::ModelVersion::LOADED:
     case v1::ModelVersion::STANDBY:  // a request brings it into memory
-      return "READY";
+      return kReady;
     case v1::ModelVersion::LOADING:
       return "LOADING";
     default:
@@ -361,11 +362,12 @@ grpc::Status InferenceService::RepositoryIndex(grpc::ServerContext*,
         if (absl::IsNotFound(versions.status())) continue;  // deleted meanwhile
         if (!versions.ok()) return versions.status();
         for (const v1::ModelVersion& version : *versions) {
-          if (request->ready() && version.state() != v1::ModelVersion::LOADED) continue;
+          const std::string state = StateName(version.state());
+          if (request->ready() && state != kReady) continue;
           auto& row = *response->add_models();
           row.set_name(WithoutCollection(model.name()));
           row.set_version(absl::StrCat(VersionName::Parse(version.name())->version));
-          row.set_state(StateName(version.state()));
+          row.set_state(state);
           if (version.state() != v1::ModelVersion::LOADED) row.set_reason(ReasonOfState(version));
         }
       }

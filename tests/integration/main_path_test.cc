@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include <filesystem>
 #include <set>
 
 #include "tests/integration/world.h"
@@ -103,6 +104,17 @@ TEST(MainPath, ShowsWhatHappenedInTheMetrics) {
   EXPECT_THAT(metrics, HasSubstr("tasuki_checkpoints_total"));
   EXPECT_THAT(metrics, HasSubstr("tasuki_model_info{"));
   EXPECT_THAT(metrics, HasSubstr("grpc_server_handled_total{"));
+}
+
+TEST(MainPath, WhatIsStoredIsNobodyElses) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(TheWorld().data_dir)) {
+    using std::filesystem::perms;
+    const perms others = entry.status().permissions() & (perms::group_all | perms::others_all);
+    EXPECT_EQ(others, perms::none) << entry.path();
+    ++files;
+  }
+  EXPECT_GT(files, 20);
 }
 
 TEST(MainPath, TheLogTellsTheStoryToPeople) {

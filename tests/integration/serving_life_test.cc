@@ -105,8 +105,14 @@ class Callers {
       threads_.emplace_back([this, address] {
         grpc::ChannelArguments arguments;
         arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-        const auto stub = v1::ClassificationService::NewStub(
-            grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+        const auto channel =
+            grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+        if (!channel->WaitForConnected(std::chrono::system_clock::now() +
+                                       std::chrono::seconds(30))) {
+          std::lock_guard lock(mutex_);
+          failures_.push_back("not connected within 30 s");
+        }
+        const auto stub = v1::ClassificationService::NewStub(channel);
         while (!stop_) Call(*stub);
       });
     }

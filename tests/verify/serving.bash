@@ -74,13 +74,13 @@ adapters_trained() {  # four adapters of one base; each also exported, with its 
   done
 }
 
-adapters_served() {  # adapters_served FIGURES: bytes resident before, with all four loaded, after 300 answers of the first, and after those of all
+adapters_served() {  # adapters_served FIGURES: bytes resident before, with all four loaded, after three times 300 answers of the first, and after 300 of each other
   local work=$out/adapters i before
   head -n 301 "$work/corpus/sentiment_test.csv" >"$work/texts.csv"
   before=$(resident)
   for i in 1 2 3 4; do tasuki model load "adapted@$i" || return 1; done
   echo "$before $(resident)" >"$1"
-  for i in 1 2 3 4; do
+  for i in 1 1 1 2 3 4; do  # the threads that compute and answer keep what a batch needs; after three times they have it
     tasuki classify --model "adapted@$i" --file "$work/texts.csv" --out "$work/adapted-$i.jsonl" || return 1
     [ $i = 1 ] || [ $i = 4 ] && resident >>"$1"
   done
@@ -102,7 +102,7 @@ adapters() {
   [ $status = 0 ] && python3 - "$work" <<'PY'
 import json, math, os, sys
 work = sys.argv[1]
-before, loaded, first, answered = map(int, open(f"{work}/resident.txt").read().split())
+before, loaded, _, _, first, answered = map(int, open(f"{work}/resident.txt").read().split())
 models = f"{work}/data/models"
 base = os.path.getsize(f"{models}/base/1/model.safetensors")
 adapters = sum(os.path.getsize(f"{models}/adapted/{i}/adapter/adapter_model.safetensors") for i in range(1, 5))
@@ -116,7 +116,7 @@ labels = sum(a[0] != b[0] for s, m in zip(served, merged) for a, b in zip(s, m))
 largest = max(apart(s, m) for s, m in zip(served, merged))
 least = min(apart(served[i], served[j]) for i in range(4) for j in range(i))
 ratio = (loaded - before) / (base + adapters)
-print(f"base {base / 1e6:.0f} MB, adapters {adapters / 1e6:.1f} MB; log p of two adapters differs by {least:.2g} or more; a batch of the first leaves {(first - loaded) / 1e6:.0f} MB")
+print(f"base {base / 1e6:.0f} MB, adapters {adapters / 1e6:.1f} MB; log p of two adapters differs by {least:.2g} or more; batches of the first leave {(first - loaded) / 1e6:.0f} MB")
 print(f"{(loaded - before) / 1e6:.0f} MB for all four, {ratio:.3f} times base and adapters; answers of the others take {(answered - first) / 1e6:.1f} MB more; "
       f"of {sum(map(len, served))} answers {labels} labels differ, log p by {largest:.1e}")
 # What a batch leaves is of the one thread that computes for all versions.

@@ -2,7 +2,9 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -131,11 +133,28 @@ TEST(Metrics, ReadsTheProcessAndTheVolume) {
   for (const char* name :
        {"process_cpu_seconds_total", "process_open_fds", "process_max_fds", "process_threads",
         "process_virtual_memory_bytes", "process_virtual_memory_max_bytes", "process_heap_bytes",
-        "process_resident_memory_bytes", "process_start_time_seconds", "tasuki_memory_limit_bytes"}) {
+        "process_resident_memory_bytes", "process_start_time_seconds",
+        "tasuki_memory_limit_bytes"}) {
     EXPECT_THAT(text, HasSubstr(absl::StrCat("\n", name, " ")));
   }
   EXPECT_THAT(text, Not(HasSubstr("process_resident_memory_bytes 0\n")));
   EXPECT_THAT(text, HasSubstr("tasuki_volume_free_bytes{volume=\"data\"} "));
+}
+
+TEST(Metrics, TheTrainersMemoryIsThatOfTheChildren) {
+  const auto bytes = [] {
+    const std::string text = Metrics().Text();
+    const size_t at = text.find("\ntasuki_trainer_resident_memory_bytes ");
+    EXPECT_NE(at, std::string::npos);
+    return std::atof(text.c_str() + text.find(' ', at));
+  };
+  EXPECT_EQ(bytes(), 0);
+  const pid_t child = fork();
+  if (child == 0) pause();
+  EXPECT_GT(bytes(), 0);
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  EXPECT_EQ(bytes(), 0);
 }
 
 TEST(ModelMetrics, SeriesGoWithTheLastObjectOfAVersion) {
@@ -237,7 +256,8 @@ TEST(JobMetrics, OnePhaseIsTheJobsAtATime) {
   const auto phases = [&metrics] {
     std::string now;
     for (absl::string_view line : absl::StrSplit(metrics.Text(), '\n')) {
-      if (!absl::ConsumePrefix(&line, "tasuki_train_phase{job=\"trainingJobs/a\",phase=\"")) continue;
+      if (!absl::ConsumePrefix(&line, "tasuki_train_phase{job=\"trainingJobs/a\",phase=\""))
+        continue;
       if (absl::EndsWith(line, " 1")) absl::StrAppend(&now, line.substr(0, line.find('"')), ";");
     }
     return now;
