@@ -110,8 +110,8 @@ void Declare(CLI::App& app, Options& options) {
       "Tokens that may wait for one model version; more is refused with RESOURCE_EXHAUSTED")
       ->check(CLI::Range(1, 1 << 28));
   add("model_memory_mb", options.model_memory_mb,
-      "Megabytes that the weights of all model versions in memory may take; the version that was "
-      "asked longest ago makes room, and the next request to it brings it back. 0 for no limit")
+      "Megabytes that the weights of all model versions in memory may take; the least recently "
+      "used version makes room, and the next request to it brings it back. 0 for no limit")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
   add("keep_versions", options.keep_versions,
       "Versions of each model that are kept, besides those that an alias names or would roll back "

@@ -44,7 +44,7 @@ struct Lane {
 };
 
 // A request that waits or is partly answered. Under the lock while it waits, but for `scores` and
-// `answered`, which are the executor's.
+// `answered`, which are the batch thread's.
 struct Pending {
   Batcher::Request request;
   Lane* lane = nullptr;
@@ -189,7 +189,7 @@ class Batcher::Impl {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AddTokens(Pending& pending, int64_t tokens) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  // ---- The executor ----
+  // ---- The batch thread ----
   void Run();
   bool NothingWaits() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return orders_[0].waiting.empty() && orders_[1].waiting.empty();
@@ -477,7 +477,7 @@ Batcher::Impl::Batch Batcher::Impl::Take() {
   return batch;
 }
 
-// ---- The executor ------------------------------------------------------------------------------
+// ---- The batch thread --------------------------------------------------------------------------
 
 void Batcher::Impl::Execute(Batch& batch) {
   for (auto& [pending, status] : batch.dropped) {

@@ -1,4 +1,4 @@
-// Dynamic batching on one device: one executor thread, a bounded queue for each version.
+// Dynamic batching on one device: one batch thread, a bounded queue for each version.
 //
 // Who goes first. Interactive requests go before those in bulk. Among these or those, callers get
 // equal shares of tokens by start-time fair queueing (Goyal et al. 1996): a request's start tag is
@@ -64,7 +64,7 @@ class Batcher {
     bool waits_for_room = false;  // comes again if the queue is full, and is counted once it ends
     // An error is DEADLINE_EXCEEDED (DEADLINE_PASSED), CANCELLED, RESOURCE_EXHAUSTED (QUEUE_FULL)
     // of what was pushed out, or what the model answered. Called once, with no lock held, on the
-    // executor thread, or on that of the Submit that pushes it out; must not block.
+    // batch thread, or on that of the Submit that pushes it out; must not block.
     std::function<void(absl::StatusOr<Answer>)> done;
   };
 

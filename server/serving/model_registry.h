@@ -4,7 +4,7 @@
 // with one batch, and only then given out. Its handle keeps it in memory until the last request has
 // been answered. Which versions exist, which are to be loaded and what aliases name is in the
 // store; what is loaded is in memory only, so Acquire never reads a disk. Where memory for models
-// is limited, the version that was asked longest ago makes room for one that is asked for.
+// is limited, the least recently used version makes room for one that is asked for.
 #pragma once
 
 #include <functional>

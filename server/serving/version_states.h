@@ -74,7 +74,7 @@ class VersionStates {
   absl::Status AwaitLoaded(const VersionName& name, absl::Time deadline);
   // LOADED, FAILED or STANDBY becomes UNLOADED; answers what was given out, empty if nothing.
   ServedVersion Withdraw(const VersionName& name);
-  // The LOADED version that was asked longest ago becomes STANDBY; nullopt if none is.
+  // The least recently used LOADED version becomes STANDBY; nullopt if none is.
   std::optional<std::pair<VersionName, ServedVersion>> EvictLeastRecentlyUsed();
   // Or on its way, or in STANDBY.
   bool IsInMemory(const VersionName& name) const;
