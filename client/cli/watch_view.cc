@@ -23,10 +23,15 @@ double Share(const v1::Progress& progress) {
   return static_cast<double>(progress.step()) / static_cast<double>(progress.total_steps());
 }
 
-std::string PhaseName(const v1::Progress& progress) {
-  return progress.phase() == v1::Progress::PHASE_UNSPECIFIED
-             ? "starting"
-             : Words(v1::Progress::Phase_Name(progress.phase()));
+// With the rows of an evaluation.
+std::string PhaseText(const v1::Progress& progress) {
+  if (progress.phase() == v1::Progress::PHASE_UNSPECIFIED) return "starting";
+  std::string text = Words(v1::Progress::Phase_Name(progress.phase()));
+  if (progress.total_rows() > 0) {
+    absl::StrAppend(&text, " ", Count(progress.evaluated_rows()), " of ",
+                    Count(progress.total_rows()), " rows");
+  }
+  return text;
 }
 
 // Loss, speed and time left, as far as they are known.
@@ -138,10 +143,10 @@ void WatchView::Draw() {
     const int asked = options_.columns();
     const int columns = asked > 10 ? asked : kUsualColumns;
     line = newest_->total_steps() > 0
-               ? absl::StrCat(Bar(Share(*newest_), kBarColumns), " ", PhaseName(*newest_), "  ",
+               ? absl::StrCat(Bar(Share(*newest_), kBarColumns), " ", PhaseText(*newest_), "  ",
                               Count(newest_->step()), "/", Count(newest_->total_steps()),
                               Measures(*newest_))
-               : PhaseName(*newest_);
+               : PhaseText(*newest_);
     line = Shorten(line, columns - 1);  // a line that wraps could not be redrawn in place
   }
   if (line == live_line_) return;
@@ -150,8 +155,8 @@ void WatchView::Draw() {
 }
 
 std::string ProgressText(const v1::Progress& progress) {
-  if (progress.total_steps() <= 0) return PhaseName(progress);
-  return absl::StrCat(PhaseName(progress), "  step ", Count(progress.step()), " of ",
+  if (progress.total_steps() <= 0) return PhaseText(progress);
+  return absl::StrCat(PhaseText(progress), "  step ", Count(progress.step()), " of ",
                       Count(progress.total_steps()),
                       absl::StrFormat(" (%.0f %%)", 100 * Share(progress)), Measures(progress));
 }

@@ -5,17 +5,16 @@
 #include <string>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "model/recipe/field_checker.h"
+#include "model/recipe/version_name.h"
 
 namespace tasuki {
 namespace {
 
 constexpr int kMaxTasks = 16;
-constexpr int kMaxInputTokens = 4096;
 constexpr int kMaxEvaluations = 100;  // two methods for each task, and to spare
 constexpr size_t kMaxNameCharacters = 63;
 constexpr size_t kMaxTextCharacters = 256;  // of a prefix or target text
@@ -78,30 +77,17 @@ bool IsIdOf(absl::string_view id, size_t max_bytes, absl::string_view inner) {
 
 bool IsTaskName(absl::string_view name) { return IsIdOf(name, 32, "_-"); }
 
-bool IsName(absl::string_view name, absl::string_view collection) {
-  return absl::ConsumePrefix(&name, collection) && IsResourceId(name);
-}
-
-bool IsModelOrVersion(absl::string_view name) {
-  const size_t versions = name.find("/versions/");
-  if (versions == absl::string_view::npos) return IsName(name, "models/");
-  const absl::string_view digits = name.substr(versions + 10);
-  int32_t version = 0;
-  return IsName(name.substr(0, versions), "models/") && !digits.empty() && digits[0] != '0' &&
-         std::all_of(digits.begin(), digits.end(), absl::ascii_isdigit) &&
-         absl::SimpleAtoi(digits, &version);
-}
-
 void CheckModelOrVersion(const FieldChecker& check, absl::string_view field,
                          const std::string& name) {
-  if (IsModelOrVersion(name)) return;
+  if (IsModelName(name) || VersionName::Parse(name)) return;
   check.Add(field,
             absl::StrCat(Quote(name),
                          " is not of the form models/{id} or models/{id}/versions/{number}"));
 }
 
 void CheckDataset(const FieldChecker& check, absl::string_view field, const std::string& name) {
-  if (!IsName(name, "datasets/")) {
+  absl::string_view id = name;
+  if (!absl::ConsumePrefix(&id, "datasets/") || !IsResourceId(id)) {
     check.Add(field, absl::StrCat(Quote(name), " is not of the form datasets/{id}"));
   }
 }
@@ -144,8 +130,10 @@ void ResolveBatch(v1::Recipe& recipe, bool pretraining, const FieldChecker& chec
   }
   if (!recipe.has_gradient_accumulation_steps()) recipe.set_gradient_accumulation_steps(1);
   check.Integer("gradient_accumulation_steps", recipe.gradient_accumulation_steps(), 1, 1024);
-  if (!recipe.has_max_input_tokens()) recipe.set_max_input_tokens(pretraining ? 128 : 512);
-  check.Integer("max_input_tokens", recipe.max_input_tokens(), 8, kMaxInputTokens);
+  if (!recipe.has_max_input_tokens()) {
+    recipe.set_max_input_tokens(pretraining ? 128 : kDefaultInputTokens);
+  }
+  check.Integer("max_input_tokens", recipe.max_input_tokens(), kMinInputTokens, kMaxInputTokens);
 }
 
 // When the training is judged, by what, and when it ends before its last step.
@@ -489,11 +477,15 @@ void ResolveEvaluation(v1::EvaluationJob& work, const FieldChecker& check) {
     }
   }
   if (work.has_max_input_tokens()) {
-    check.Integer("max_input_tokens", work.max_input_tokens(), 8, kMaxInputTokens);
+    check.Integer("max_input_tokens", work.max_input_tokens(), kMinInputTokens, kMaxInputTokens);
   }
 }
 
 }  // namespace
+
+void CheckDisplayName(const FieldChecker& check, absl::string_view name) {
+  CheckName(check, "display_name", name, 0);
+}
 
 bool IsResourceId(absl::string_view id) { return IsIdOf(id, 63, "-"); }
 
@@ -508,10 +500,10 @@ int LabelOfValue(const v1::Task& task, absl::string_view value) {
 
 void ResolveJob(v1::TrainingJob& job, Faults& faults) {
   const FieldChecker check("", faults);
-  CheckName(check, "display_name", job.display_name(), 0);
+  CheckDisplayName(check, job.display_name());
   if (job.has_evaluation()) {
     if (!job.model().empty()) check.Add("model", "is given, but an evaluation publishes nothing");
-  } else if (!IsName(job.model(), "models/")) {
+  } else if (!IsModelName(job.model())) {
     check.Add("model", absl::StrCat(Quote(job.model()), " is not of the form models/{id}"));
   }
   if (job.has_deploy_on_success()) {
@@ -542,8 +534,8 @@ void ResolveJob(v1::TrainingJob& job, Faults& faults) {
 void ResolveManifest(internal::ModelManifest& manifest, Faults& faults) {
   const FieldChecker check("", faults);
   ResolveTasks(*manifest.mutable_tasks(), true, check);
-  check.Integer("max_input_tokens", manifest.max_input_tokens(), manifest.tasks().empty() ? 0 : 8,
-                kMaxInputTokens);
+  check.Integer("max_input_tokens", manifest.max_input_tokens(),
+                manifest.tasks().empty() ? 0 : kMinInputTokens, kMaxInputTokens);
   check.Count("evaluations", manifest.evaluations_size(), 0, kMaxEvaluations);
   for (int i = 0; i < manifest.evaluations_size(); ++i) {
     const std::string& task = manifest.evaluations(i).task();

@@ -10,6 +10,11 @@
 
 namespace tasuki {
 
+class FieldChecker;
+
+// max_input_tokens of fine-tuning, of an evaluation, of a version.
+inline constexpr int kMinInputTokens = 8, kDefaultInputTokens = 512, kMaxInputTokens = 4096;
+
 // Fills every default of `job` and adds every fault of its own text to `faults`: names, ranges,
 // contradictions, duplicate tasks, labels, or values. Looks at nothing outside the message: whether
 // datasets and base exist and fit is the server's part. Field paths begin at the job
@@ -22,6 +27,9 @@ void ResolveJob(v1::TrainingJob& job, Faults& faults);
 // The same for the `tasuki.json` of a model, perhaps a stranger's: the rules for its tasks, whose
 // datasets may be missing, and for its numbers.
 void ResolveManifest(internal::ModelManifest& manifest, Faults& faults);
+
+// The display_name of a job or dataset: up to 63 characters, none of them a control character.
+void CheckDisplayName(const FieldChecker& check, absl::string_view name);
 
 // `[a-z]([a-z0-9-]{0,61}[a-z0-9])?`, the form of every id in a resource name.
 bool IsResourceId(absl::string_view id);

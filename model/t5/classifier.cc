@@ -1,15 +1,12 @@
 #include "model/t5/classifier.h"
 
 #include <ATen/Parallel.h>
-#include <c10/core/Device.h>
 #include <c10/util/Exception.h>
 
 #include <map>
-#include <new>
 #include <set>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
 #include "model/files/model_directory.h"
@@ -27,27 +24,22 @@
 namespace tasuki {
 namespace {
 
-absl::Status OutOfMemory(absl::string_view doing) {
-  return MakeError(absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,
-                   absl::StrCat("Not enough memory for ", doing,
-                                ". Unload other versions or use a smaller model."));
-}
-
 // Calls torch, and turns what it throws into a status.
 template <typename Function>
 auto Guarded(absl::string_view doing, Function function) -> decltype(function()) {
   try {
     return function();
-  } catch (const c10::OutOfMemoryError&) {
-    return OutOfMemory(doing);
-  } catch (const std::bad_alloc&) {
-    return OutOfMemory(doing);
-  } catch (const c10::Error& error) {
-    const std::string cause = error.what_without_backtrace();
-    if (absl::StrContains(cause, "DefaultCPUAllocator")) return OutOfMemory(doing);
-    return MakeError(absl::StatusCode::kInternal, v1::INTERNAL_ERROR,
-                     absl::StrCat("LibTorch failed at ", doing, ": ", cause));
   } catch (const std::exception& error) {
+    if (SaysOutOfMemory(error)) {
+      return MakeError(absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,
+                       absl::StrCat("Not enough memory for ", doing,
+                                    ". Unload other versions or use a smaller model."));
+    }
+    if (const auto* const torch = dynamic_cast<const c10::Error*>(&error)) {
+      return MakeError(
+          absl::StatusCode::kInternal, v1::INTERNAL_ERROR,
+          absl::StrCat("LibTorch failed at ", doing, ": ", torch->what_without_backtrace()));
+    }
     return MakeError(absl::StatusCode::kInternal, v1::INTERNAL_ERROR,
                      absl::StrCat("Failed at ", doing, ": ", error.what()));
   }
@@ -136,17 +128,12 @@ absl::StatusOr<Shape> ReadShape(const std::string& directory) {
   return shape;
 }
 
-WeightMap On(at::Device device, WeightMap weights) {
-  for (auto& entry : weights) entry.second = entry.second.to(device);
-  return weights;
-}
-
 class T5Base : public LoadedBase {
  public:
   T5Base(Shape its_shape, WeightMap weights, const ClassifierOptions& its_options)
       : options(its_options),
         shape(std::move(its_shape)),
-        scorer(T5Scorer::Make(shape.config, On(at::Device(options.device), std::move(weights)),
+        scorer(T5Scorer::Make(shape.config, OnDevice(std::move(weights), options.device),
                               options.precision)) {}
   int64_t memory_bytes() const override { return scorer->memory_bytes(); }
 
@@ -247,7 +234,7 @@ absl::StatusOr<std::unique_ptr<Classifier>> LoadBy(const std::string& directory,
                                                     base->shape.config, tasks->manifest.lora());
       if (!weights.ok()) return weights.status();
       EnterDevice(base->options.device);
-      weights->weights = On(at::Device(base->options.device), std::move(weights->weights));
+      weights->weights = OnDevice(std::move(weights->weights), base->options.device);
       adapted = base->scorer->With(*weights);
     }
     return std::make_unique<T5Classifier>(std::move(base), *std::move(tasks), std::move(adapted));

@@ -75,8 +75,8 @@ class Classifier {
   virtual absl::StatusOr<Input> Prepare(int task, absl::string_view text,
                                         Truncation truncation = Truncation::kHead) const = 0;
   // For each input, log p of each label of its task, in the task's order; tasks may be mixed. An
-  // answer does not depend on what else is in the batch: max |Δ log p| 1e-4 in fp32.
-  // Fills in `pass`.
+  // answer does not depend on what else is in the batch: on a CPU bit for bit, in every precision;
+  // on a GPU max |Δ log p| is to be 1e-4 in fp32. Fills in `pass`.
   virtual absl::StatusOr<std::vector<std::vector<float>>> Score(
       absl::Span<const Input* const> inputs, Pass& pass) const = 0;
   absl::StatusOr<std::vector<std::vector<float>>> Score(

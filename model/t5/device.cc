@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <exception>
+#include <new>
 #include <optional>
 
 #include "absl/status/status.h"
@@ -109,6 +110,15 @@ absl::StatusOr<Device> OpenDevice(const std::string& device) {
 void EnterDevice(const std::string& device) {
   const CudaPlugin* const plugin = plugin_in_use;
   if (plugin != nullptr && device != "cpu") plugin->Enter(CudaNumber(device).value());
+}
+
+bool SaysOutOfMemory(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return true;
+  const auto* const torch = dynamic_cast<const c10::Error*>(&error);
+  if (torch == nullptr) return false;
+  // "DefaultCPUAllocator: can't allocate memory: …"; "CUDA out of memory."
+  const char* const what = torch->what_without_backtrace();
+  return absl::StrContains(what, "allocate memory") || absl::StrContains(what, "out of memory");
 }
 
 std::unique_ptr<GraphMaker> MakeGraphMaker(at::Device device) {

@@ -6,6 +6,7 @@
 // has fetched these libraries.
 #pragma once
 
+#include <exception>
 #include <memory>
 #include <string>
 
@@ -36,5 +37,8 @@ absl::StatusOr<Device> OpenDevice(const std::string& device);
 // does: makes the GPU the thread's own, with a stream of its own, since graphs cannot be captured
 // on the default one. Nothing on a CPU.
 void EnterDevice(const std::string& device);
+
+// Whether it was thrown for lack of memory, by C++ or by LibTorch.
+bool SaysOutOfMemory(const std::exception& error);
 
 }  // namespace tasuki

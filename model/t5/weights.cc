@@ -229,4 +229,9 @@ absl::Status WriteWeights(const std::string& directory, const WeightMap& weights
   return WriteTensors(absl::StrCat(directory, "/", kWhole), weights, {{"format", "pt"}});
 }
 
+WeightMap OnDevice(WeightMap weights, const std::string& device) {
+  for (auto& [name, weight] : weights) weight = weight.to(at::Device(device));
+  return weights;
+}
+
 }  // namespace tasuki

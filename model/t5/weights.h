@@ -51,4 +51,7 @@ absl::Status WriteTensors(const std::string& path, const WeightMap& tensors,
 // Writes model.safetensors (F32, metadata format=pt) into `directory` and syncs it.
 absl::Status WriteWeights(const std::string& directory, const WeightMap& weights);
 
+// `device` is `cpu` or `cuda:N`.
+WeightMap OnDevice(WeightMap weights, const std::string& device);
+
 }  // namespace tasuki

@@ -56,8 +56,8 @@ absl::Status RecordSplitter::EndRecord(const Sink& sink) {
   return status;
 }
 
-std::optional<FieldFault> SplitFields(absl::string_view record, char delimiter, bool quoting,
-                                      std::vector<std::string>& fields) {
+std::optional<BadField> SplitFields(absl::string_view record, char delimiter, bool quoting,
+                                    std::vector<std::string>& fields) {
   fields.clear();
   size_t at = 0;
   while (true) {
@@ -66,7 +66,7 @@ std::optional<FieldFault> SplitFields(absl::string_view record, char delimiter, 
       while (true) {
         const size_t quote = record.find('"', at + 1);
         if (quote == absl::string_view::npos) {
-          return FieldFault{fields.size(), "opens with a quote that is not closed"};
+          return BadField{fields.size(), "opens with a quote that is not closed"};
         }
         field.append(record.data() + at + 1, quote - at - 1);
         at = quote + 1;
@@ -74,7 +74,7 @@ std::optional<FieldFault> SplitFields(absl::string_view record, char delimiter, 
         field += '"';
       }
       if (at < record.size() && record[at] != delimiter) {
-        return FieldFault{fields.size(), "goes on after its closing quote"};
+        return BadField{fields.size(), "goes on after its closing quote"};
       }
     } else {
       const size_t end = std::min(record.find(delimiter, at), record.size());

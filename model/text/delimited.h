@@ -48,14 +48,14 @@ class RecordSplitter {
 };
 
 // What is wrong with a record, and in which of its fields (from 0).
-struct FieldFault {
+struct BadField {
   size_t field = 0;
   const char* cause = nullptr;
 };
 
 // Splits a record into `fields`. With `quoting`, a field that begins with a double quote ends with
 // one, and a doubled one stands for one; elsewhere a double quote is a character like any other.
-std::optional<FieldFault> SplitFields(absl::string_view record, char delimiter, bool quoting,
-                                      std::vector<std::string>& fields);
+std::optional<BadField> SplitFields(absl::string_view record, char delimiter, bool quoting,
+                                    std::vector<std::string>& fields);
 
 }  // namespace tasuki

@@ -95,68 +95,45 @@ struct Keeping {
   TokenFloats adapter;
 };
 
-// Floats that the backward pass of some examples keeps, those in between included. Names as in
+std::vector<int64_t> LengthsOf(const std::vector<std::vector<int32_t>>& sequences) {
+  std::vector<int64_t> lengths;
+  for (const std::vector<int32_t>& sequence : sequences) {
+    lengths.push_back(static_cast<int64_t>(sequence.size()));
+  }
+  return lengths;
+}
+
+// Floats that the backward pass of a part of a batch keeps, those in between included. Names as in
 // docs/design.md, "Estimates".
-int64_t KeptFloats(const T5Config& config, const std::vector<int64_t>& inputs,
-                   const std::vector<int64_t>& targets, const Keeping& keeping) {
+int64_t KeptFloats(const T5Config& config, const Batch& part, const Keeping& keeping) {
   const int64_t d = config.d_model, f = config.d_ff, h = config.num_heads, k = h * config.d_kv;
-  const int64_t longest_input = *std::max_element(inputs.begin(), inputs.end());
-  const int64_t longest_target = *std::max_element(targets.begin(), targets.end());
-  int64_t n = 0, m = 0;            // tokens
-  int64_t nn = 0, mm = 0, mn = 0;  // pairs of them that attention looks at
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    n += keeping.on_cpu ? inputs[i] : longest_input;
-    m += keeping.on_cpu ? targets[i] : longest_target;
-    nn += longest_input * longest_input;
-    mm += longest_target * longest_target;
-    mn += longest_target * longest_input;
+  const std::vector<int64_t> inputs = LengthsOf(part.inputs), targets = LengthsOf(part.targets);
+  int64_t n = part.input_tokens(), m = part.target_tokens();
+  int64_t biases = 0;  // of each sequence, with their gradients of two layers
+  if (!keeping.on_cpu) {
+    const PaddedSizes sizes = PaddedSizes::Of(part.inputs, part.targets);
+    n = sizes.sequences * sizes.input;
+    m = sizes.sequences * sizes.target;
+    biases = 3 * h * (n * sizes.input + m * sizes.target);
   }
   const int64_t noise = keeping.dropout && !keeping.on_cpu ? 1 : 0;
   const int64_t ff = (config.gated ? 4 : 1) + 2 * noise - (config.gated ? noise : 0);
   const int64_t attention = (2 + noise) * d + 4 * k;  // a token in a self-attention
   const int64_t feed_forward = (2 + noise) * d + ff * f;
-  const int64_t across = keeping.on_cpu && StatesAreCheaper(targets, inputs, h, config.d_kv, d)
-                             ? 2 * m * h * d + h * mn
-                             : n * 2 * k;
+  // With few target rows, weights of attention in place of keys and values.
+  const int64_t across =
+      keeping.on_cpu && StatesAreCheaper(targets, inputs, h, config.d_kv, d)
+          ? 2 * m * h * d + h * part.size() * *std::max_element(targets.begin(), targets.end()) *
+                                *std::max_element(inputs.begin(), inputs.end())
+          : n * 2 * k;
   const int64_t encoder = config.num_layers * n * (attention + feed_forward);
   const int64_t decoder = config.num_decoder_layers *
                           (m * (attention + feed_forward + (2 + noise) * d + 2 * k) + across);
-  // For each sequence, with their gradients of two layers.
-  const int64_t biases = keeping.on_cpu ? 0 : 3 * h * (nn + mm);
   const int64_t logits = 3 * m * config.vocab_size;
   // The gradients of what one layer keeps.
   const int64_t passing = 2 * n * (f + 3 * k);
   return encoder + decoder + biases + logits + passing + 2 * d * (n + m) +
          keeping.adapter.input * n + keeping.adapter.target * m;
-}
-
-// The same of a batch, which is gone through in parts (see Backward).
-int64_t KeptFloats(const T5Config& config, const Batch& batch, const Keeping& keeping) {
-  std::vector<std::pair<int64_t, int64_t>> examples;
-  for (int64_t i = 0; i < batch.size(); ++i) {
-    examples.emplace_back(batch.inputs[i].size(), batch.targets[i].size());
-  }
-  std::sort(examples.rbegin(), examples.rend());
-  int64_t most = 0, tokens = 0;
-  std::vector<int64_t> inputs, targets;
-  const auto close = [&] {
-    if (!inputs.empty()) most = std::max(most, KeptFloats(config, inputs, targets, keeping));
-    inputs.clear();
-    targets.clear();
-    tokens = 0;
-  };
-  for (const auto& [input, target] : examples) {
-    const bool full = keeping.on_cpu
-                          ? tokens + input > kTokensAtOnce
-                          : !inputs.empty() && static_cast<int64_t>(inputs.size() + 1) * inputs[0] >
-                                                   kTokensAtOnceOnGpu;
-    if (full) close();
-    inputs.push_back(input);
-    targets.push_back(target);
-    tokens += input;
-  }
-  close();
-  return most;
 }
 
 // Steps, tokens, and the most that a batch keeps.
@@ -180,7 +157,10 @@ absl::StatusOr<Counts> CountSteps(Work& work, int64_t steps, bool on_cpu, const 
     for (const auto& input : batch.inputs) {
       counts.longest = std::max(counts.longest, static_cast<int64_t>(input.size()));
     }
-    counts.kept_floats = std::max(counts.kept_floats, KeptFloats(work.config(), batch, keeping));
+    for (const Batch& part :
+         on_cpu ? PackedParts(batch, kTokensAtOnce) : PaddedParts(batch, kTokensAtOnceOnGpu)) {
+      counts.kept_floats = std::max(counts.kept_floats, KeptFloats(work.config(), part, keeping));
+    }
   }
   const double scale =
       static_cast<double>(steps) / static_cast<double>(std::max<int64_t>(looked_at, 1));

@@ -26,7 +26,8 @@ std::vector<int32_t> RowTokens(const LabelledRows& rows, int64_t row) {
 }  // namespace
 
 absl::StatusOr<LabelScores> ScoreLabels(const T5Scorer& scorer, const LabelledRows& rows,
-                                        const LabelTrie& labels, const StopSignal& stop) {
+                                        const LabelTrie& labels, const StopSignal& stop,
+                                        ProgressReporter& progress) {
   const int64_t count = rows.inputs.size();
   std::vector<int64_t> order(count);
   std::iota(order.begin(), order.end(), int64_t{0});
@@ -48,6 +49,7 @@ absl::StatusOr<LabelScores> ScoreLabels(const T5Scorer& scorer, const LabelledRo
     for (const std::vector<int32_t>& text : texts) inputs.push_back({&text, &labels});
     std::vector<std::vector<float>> scores = scorer.Score(inputs);
     for (int64_t i = begin; i < end; ++i) all[order[i]] = std::move(scores[i - begin]);
+    progress.AddRows(end - begin);
   }
   return all;
 }
@@ -70,17 +72,16 @@ v1::Evaluation EvaluateScores(const LabelledRows& rows, const LabelScores& score
 }
 
 absl::StatusOr<v1::Evaluation> EvaluateLabels(const T5Scorer& scorer, const LabelledRows& rows,
-                                              const LabelTrie& labels, const StopSignal& stop) {
-  const absl::StatusOr<LabelScores> scores = ScoreLabels(scorer, rows, labels, stop);
+                                              const LabelTrie& labels, const StopSignal& stop,
+                                              ProgressReporter& progress) {
+  const absl::StatusOr<LabelScores> scores = ScoreLabels(scorer, rows, labels, stop, progress);
   if (!scores.ok()) return scores.status();
   return EvaluateScores(rows, *scores);
 }
 
-absl::StatusOr<v1::Evaluation> EvaluateTeacherForced(const T5& model, const LabelledRows& rows,
-                                                     const LabelTrie& labels,
-                                                     const Tokenizer& tokenizer,
-                                                     std::optional<int32_t> padding,
-                                                     const StopSignal& stop) {
+absl::StatusOr<v1::Evaluation> EvaluateTeacherForced(
+    const T5& model, const LabelledRows& rows, const LabelTrie& labels, const Tokenizer& tokenizer,
+    std::optional<int32_t> padding, const StopSignal& stop, ProgressReporter& progress) {
   at::NoGradGuard no_grad;
   const int64_t count = rows.inputs.size();
   std::vector<std::string> gold, predicted;
@@ -116,6 +117,7 @@ absl::StatusOr<v1::Evaluation> EvaluateTeacherForced(const T5& model, const Labe
         batch_begin = position;
       }
     }
+    progress.AddRows(end - begin);
   }
 
   v1::Evaluation evaluation;

@@ -2,8 +2,8 @@
 // behind the first, which calibration looks at too. Includes torch.
 //
 // Both fill method, row_count, truncated_row_count, loss, the figures and the majority's; task,
-// split and step are the caller's. Dropout is off. They end with CANCELLED as soon as `stop` is
-// requested.
+// split and step are the caller's. Dropout is off. They add the rows of each pass to `progress`,
+// and end with CANCELLED as soon as `stop` is requested.
 #pragma once
 
 #include <optional>
@@ -16,18 +16,21 @@
 #include "model/text/label_trie.h"
 #include "model/text/tokenizer.h"
 #include "model/training/labelled_rows.h"
+#include "model/training/progress.h"
 #include "model/training/training.h"
 
 namespace tasuki {
 
 // Log p of each label of each row, in the order of the rows.
 absl::StatusOr<LabelScores> ScoreLabels(const T5Scorer& scorer, const LabelledRows& rows,
-                                        const LabelTrie& labels, const StopSignal& stop);
+                                        const LabelTrie& labels, const StopSignal& stop,
+                                        ProgressReporter& progress);
 
 // Every label is scored; the answer is the likeliest. Classes: the declared labels. Loss: mean of
 // -log p(right label), not calibrated.
 absl::StatusOr<v1::Evaluation> EvaluateLabels(const T5Scorer& scorer, const LabelledRows& rows,
-                                              const LabelTrie& labels, const StopSignal& stop);
+                                              const LabelTrie& labels, const StopSignal& stop,
+                                              ProgressReporter& progress);
 // The same of scores that are there already.
 v1::Evaluation EvaluateScores(const LabelledRows& rows, const LabelScores& scores);
 
@@ -45,10 +48,8 @@ void MeasureCalibration(const std::string& dataset, const LabelledRows& rows,
 // the order of the dataset, of the mean cross-entropy over the batch's target tokens. With
 // `padding` the targets of a batch are filled with that token up to the longest, and it counts as
 // the others do.
-absl::StatusOr<v1::Evaluation> EvaluateTeacherForced(const T5& model, const LabelledRows& rows,
-                                                     const LabelTrie& labels,
-                                                     const Tokenizer& tokenizer,
-                                                     std::optional<int32_t> padding,
-                                                     const StopSignal& stop);
+absl::StatusOr<v1::Evaluation> EvaluateTeacherForced(
+    const T5& model, const LabelledRows& rows, const LabelTrie& labels, const Tokenizer& tokenizer,
+    std::optional<int32_t> padding, const StopSignal& stop, ProgressReporter& progress);
 
 }  // namespace tasuki

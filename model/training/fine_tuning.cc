@@ -107,16 +107,17 @@ class FineTuningWork : public Work {
     return absl::StrCat("training rows ", absl::StrJoin(rows, ", "));
   }
 
-  absl::StatusOr<std::vector<v1::Evaluation>> Evaluate(const T5& model,
-                                                       const StopSignal& stop) const override {
+  absl::StatusOr<std::vector<v1::Evaluation>> Evaluate(const T5& model, const StopSignal& stop,
+                                                       ProgressReporter& progress) const override {
+    progress.ExpectRows(SumOfEvaluation(&TokenRows::size));
     std::vector<v1::Evaluation> evaluations;
     const std::unique_ptr<const T5Scorer> scorer = ScorerOf(model);
     for (const TaskData& data : tasks_) {
       if (data.valid.inputs.size() == 0) continue;
       absl::StatusOr<v1::Evaluation> evaluation =
           recipe().habits().teacher_forced()
-              ? TeacherForced(model, data.valid, data.labels, stop)
-              : EvaluateLabels(*scorer, data.valid, data.labels, stop);
+              ? TeacherForced(model, data.valid, data.labels, stop, progress)
+              : EvaluateLabels(*scorer, data.valid, data.labels, stop, progress);
       if (!evaluation.ok()) return evaluation.status();
       evaluation->set_task(data.task.name());
       evaluation->set_split(v1::Evaluation::VALID);
@@ -126,21 +127,25 @@ class FineTuningWork : public Work {
   }
 
   absl::StatusOr<FinalJudgement> EvaluateFinally(const T5& model, const StopSignal& stop,
-                                                 TrainingObserver& observer) const override {
+                                                 TrainingObserver& observer,
+                                                 ProgressReporter& progress) const override {
+    progress.ExpectRows(SumOfFinalEvaluation(&TokenRows::size));
     FinalJudgement judgement;
     const std::unique_ptr<const T5Scorer> scorer = ScorerOf(model);
     for (const TaskData& data : tasks_) {
       v1::Calibration calibration = CalibrationOf({}, data.task.name());
       LabelScores scores;  // of the rows that are judged: the test set, or else the valid set
       if (data.valid.inputs.size() > 0) {
-        absl::StatusOr<LabelScores> valid = ScoreLabels(*scorer, data.valid, data.labels, stop);
+        absl::StatusOr<LabelScores> valid =
+            ScoreLabels(*scorer, data.valid, data.labels, stop, progress);
         if (!valid.ok()) return valid.status();
         calibration = Calibrate(data.task, data.valid, *valid, observer);
         scores = *std::move(valid);
       }
       const bool test = data.test.inputs.size() > 0;
       if (test) {
-        absl::StatusOr<LabelScores> of_test = ScoreLabels(*scorer, data.test, data.labels, stop);
+        absl::StatusOr<LabelScores> of_test =
+            ScoreLabels(*scorer, data.test, data.labels, stop, progress);
         if (!of_test.ok()) return of_test.status();
         scores = *std::move(of_test);
         MeasureCalibration(data.task.test_dataset(), data.test, scores, calibration);
@@ -151,7 +156,7 @@ class FineTuningWork : public Work {
       const LabelledRows& rows = test ? data.test : data.valid;
       for (absl::StatusOr<v1::Evaluation> evaluation :
            {absl::StatusOr<v1::Evaluation>(EvaluateScores(rows, scores)),
-            TeacherForced(model, rows, data.labels, stop)}) {
+            TeacherForced(model, rows, data.labels, stop, progress)}) {
         if (!evaluation.ok()) return evaluation.status();
         evaluation->set_task(data.task.name());
         evaluation->set_split(test ? v1::Evaluation::TEST : v1::Evaluation::VALID);
@@ -161,19 +166,9 @@ class FineTuningWork : public Work {
     return judgement;
   }
 
-  int64_t evaluation_tokens() const override {
-    int64_t tokens = 0;
-    for (const TaskData& data : tasks_) tokens += data.valid.inputs.tokens();
-    return tokens;
-  }
-
+  int64_t evaluation_tokens() const override { return SumOfEvaluation(&TokenRows::tokens); }
   int64_t final_evaluation_tokens() const override {
-    int64_t tokens = 0;  // both splits are scored, one of them is judged by teacher forcing as well
-    for (const TaskData& data : tasks_) {
-      const int64_t valid = data.valid.inputs.tokens(), test = data.test.inputs.tokens();
-      tokens += valid + test + (test > 0 ? test : valid);
-    }
-    return tokens;
+    return SumOfFinalEvaluation(&TokenRows::tokens);
   }
 
   std::optional<double> Figure(const std::vector<v1::Evaluation>& evaluations) const override {
@@ -206,6 +201,21 @@ class FineTuningWork : public Work {
     return rows;
   }
 
+  // Rows or tokens that Evaluate goes through, and EvaluateFinally.
+  int64_t SumOfEvaluation(int64_t (TokenRows::*count)() const) const {
+    int64_t sum = 0;
+    for (const TaskData& data : tasks_) sum += (data.valid.inputs.*count)();
+    return sum;
+  }
+  int64_t SumOfFinalEvaluation(int64_t (TokenRows::*count)() const) const {
+    int64_t sum = 0;  // both splits are scored, one of them is judged by teacher forcing as well
+    for (const TaskData& data : tasks_) {
+      const int64_t valid = (data.valid.inputs.*count)(), test = (data.test.inputs.*count)();
+      sum += valid + test + (test > 0 ? test : valid);
+    }
+    return sum;
+  }
+
   double WeightOf(const std::string& task) const {
     for (const TaskData& data : tasks_) {
       if (data.task.name() == task) return data.task.weight();
@@ -214,11 +224,11 @@ class FineTuningWork : public Work {
   }
 
   absl::StatusOr<v1::Evaluation> TeacherForced(const T5& model, const LabelledRows& rows,
-                                               const LabelTrie& labels,
-                                               const StopSignal& stop) const {
+                                               const LabelTrie& labels, const StopSignal& stop,
+                                               ProgressReporter& progress) const {
     std::optional<int32_t> padding;
     if (recipe().habits().count_padding()) padding = config_.pad_token_id;
-    return EvaluateTeacherForced(model, rows, labels, *tokenizer_, padding, stop);
+    return EvaluateTeacherForced(model, rows, labels, *tokenizer_, padding, stop, progress);
   }
 
   static std::unique_ptr<const T5Scorer> ScorerOf(const T5& model) {

@@ -63,11 +63,8 @@ void PadTargets(absl::Span<std::vector<int32_t>> targets, int32_t pad) {
 double Backward(const T5& model, const Batch& batch, const LossOptions& options) {
   if (!model.weights().begin()->second.is_cpu()) return PaddedBackward(model, batch, options);
   const int64_t target_tokens = batch.target_tokens();
-  const auto is_full = [&](const Batch& part, int64_t length) {
-    return part.input_tokens() + length > options.tokens_at_once;
-  };
   double sum = 0;
-  for (const Batch& part : Parts(batch, is_full)) {
+  for (const Batch& part : PackedParts(batch, options.tokens_at_once)) {
     const at::Tensor logits = TargetLogits(model, part.inputs, part.targets, options.dropout);
     const at::Tensor factors = TokenFactors(part, target_tokens, logits.device());
     const at::Tensor loss = TokenLosses(logits, part.targets, options.label_smoothing).dot(factors);
@@ -75,6 +72,12 @@ double Backward(const T5& model, const Batch& batch, const LossOptions& options)
     sum += loss.item<double>();
   }
   return sum;
+}
+
+std::vector<Batch> PackedParts(const Batch& batch, int64_t most_tokens) {
+  return Parts(batch, [&](const Batch& part, int64_t length) {
+    return part.input_tokens() + length > most_tokens;
+  });
 }
 
 std::vector<Batch> Parts(const Batch& batch,

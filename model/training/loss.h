@@ -57,6 +57,10 @@ struct LossOptions {
 // grow with it. Without dropout the parts change L by rounding only.
 double Backward(const T5& model, const Batch& batch, const LossOptions& options);
 
+// The parts of at most `most_tokens` input tokens, or one example, that a batch goes through in on
+// a CPU.
+std::vector<Batch> PackedParts(const Batch& batch, int64_t most_tokens);
+
 // The batch in parts, longest examples first: one ends where `is_full` says that an example with
 // that many input tokens has no place in it any more.
 std::vector<Batch> Parts(const Batch& batch,

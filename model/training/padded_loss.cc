@@ -26,17 +26,6 @@ int64_t Longest(const Sequences& sequences) {
   return static_cast<int64_t>(longest);
 }
 
-struct Sizes {
-  int64_t sequences, input, target;
-
-  static Sizes Of(const Sequences& inputs, const Sequences& targets) {
-    return {RoundUpSize(static_cast<int64_t>(inputs.size())),
-            RoundUpSize(Longest(inputs), kInputMultiple),
-            RoundUpSize(Longest(targets), kTargetMultiple)};
-  }
-  std::vector<int64_t> Shape() const { return {sequences, input, target}; }
-};
-
 // The sequences one below the other, and rows that have none.
 std::vector<int64_t> Filled(const Sequences& sequences, int64_t count, int64_t length,
                             int64_t filler) {
@@ -50,7 +39,7 @@ std::vector<int64_t> Filled(const Sequences& sequences, int64_t count, int64_t l
 }
 
 // What Logits reads.
-void WriteTokens(const Sequences& inputs, const Sequences& targets, const Sizes& sizes,
+void WriteTokens(const Sequences& inputs, const Sequences& targets, const PaddedSizes& sizes,
                  const T5Config& config, NumberWriter& writer) {
   writer.Add(Filled(inputs, sizes.sequences, sizes.input, config.pad_token_id));
   std::vector<int64_t> lengths(sizes.sequences, 1);
@@ -66,7 +55,7 @@ void WriteTokens(const Sequences& inputs, const Sequences& targets, const Sizes&
 }
 
 // [sequences * target, vocab_size]
-at::Tensor Logits(const T5& model, const Sizes& sizes, const Dropout& dropout,
+at::Tensor Logits(const T5& model, const PaddedSizes& sizes, const Dropout& dropout,
                   NumberReader& reader) {
   PaddedTokens input, decoder_input;
   input.ids = reader.Next(sizes.sequences * sizes.input);
@@ -91,10 +80,16 @@ void MakeGradients(const WeightMap& weights) {
 
 }  // namespace
 
+PaddedSizes PaddedSizes::Of(const Sequences& inputs, const Sequences& targets) {
+  return {RoundUpSize(static_cast<int64_t>(inputs.size())),
+          RoundUpSize(Longest(inputs), kInputMultiple),
+          RoundUpSize(Longest(targets), kTargetMultiple)};
+}
+
 at::Tensor PaddedTargetLogits(const T5& model, const Sequences& inputs, const Sequences& targets,
                               const Dropout& dropout) {
   const at::Device device = DeviceOf(model);
-  const Sizes sizes = Sizes::Of(inputs, targets);
+  const PaddedSizes sizes = PaddedSizes::Of(inputs, targets);
   NumberWriter writer;
   WriteTokens(inputs, targets, sizes, model.config(), writer);
   NumberReader reader(at::tensor(writer.numbers(), at::kLong).to(device));
@@ -116,7 +111,7 @@ double PaddedBackward(const T5& model, const Batch& batch, const LossOptions& op
   GraphCache& graphs = options.graphs != nullptr ? *options.graphs : no_graphs;
   const at::Tensor sum = at::zeros({}, at::TensorOptions(at::kDouble).device(device));
   for (const Batch& part : PaddedParts(batch, options.tokens_at_once)) {
-    const Sizes sizes = Sizes::Of(part.inputs, part.targets);
+    const PaddedSizes sizes = PaddedSizes::Of(part.inputs, part.targets);
     NumberWriter writer;
     WriteTokens(part.inputs, part.targets, sizes, model.config(), writer);
     writer.Add(Filled(part.targets, sizes.sequences, sizes.target, kIgnored));
@@ -136,7 +131,7 @@ double PaddedBackward(const T5& model, const Batch& batch, const LossOptions& op
       loss.backward();
       return loss.detach();
     };
-    sum.add_(graphs.Run(sizes.Shape(), writer.numbers(), pass));
+    sum.add_(graphs.Run({sizes.sequences, sizes.input, sizes.target}, writer.numbers(), pass));
   }
   return sum.item<double>();  // the one time that the host waits
 }

@@ -27,6 +27,14 @@ at::Tensor PaddedTargetLogits(const T5& model, const std::vector<std::vector<int
 // Gradients gather in tensors that stay where they are; ClearGradients leaves them there.
 double PaddedBackward(const T5& model, const Batch& batch, const LossOptions& options);
 
+// The rectangles of a part: their sides are what is padded to.
+struct PaddedSizes {
+  int64_t sequences, input, target;
+
+  static PaddedSizes Of(const std::vector<std::vector<int32_t>>& inputs,
+                        const std::vector<std::vector<int32_t>>& targets);
+};
+
 // The parts of at most `most_tokens` padded input tokens that a batch goes through in: examples of
 // like length, where there are enough of them for a part to be worth it.
 std::vector<Batch> PaddedParts(const Batch& batch, int64_t most_tokens);

@@ -62,11 +62,12 @@ class PretrainingWork : public Work {
 
   std::string DescribeBatch(int64_t) override { return "segments of the texts"; }
 
-  absl::StatusOr<std::vector<v1::Evaluation>> Evaluate(const T5& model,
-                                                       const StopSignal& stop) const override {
+  absl::StatusOr<std::vector<v1::Evaluation>> Evaluate(const T5& model, const StopSignal& stop,
+                                                       ProgressReporter& progress) const override {
     std::vector<v1::Evaluation> evaluations;
     const int64_t count = segments_.held_out.size();
     if (count == 0) return evaluations;
+    progress.ExpectRows(count);
     at::NoGradGuard no_grad;
     double loss_sum = 0;
     int64_t target_tokens = 0;
@@ -81,6 +82,7 @@ class PretrainingWork : public Work {
       const at::Tensor logits = TargetLogits(model, batch.inputs, batch.targets, /*dropout=*/{});
       loss_sum += TokenLosses(logits, batch.targets).sum().item<double>();
       target_tokens += batch.target_tokens();
+      progress.AddRows(batch.size());
     }
     v1::Evaluation& evaluation = evaluations.emplace_back();
     evaluation.set_method(v1::Evaluation::TEACHER_FORCED);
@@ -91,8 +93,9 @@ class PretrainingWork : public Work {
   }
 
   absl::StatusOr<FinalJudgement> EvaluateFinally(const T5& model, const StopSignal& stop,
-                                                 TrainingObserver&) const override {
-    absl::StatusOr<std::vector<v1::Evaluation>> evaluations = Evaluate(model, stop);
+                                                 TrainingObserver&,
+                                                 ProgressReporter& progress) const override {
+    absl::StatusOr<std::vector<v1::Evaluation>> evaluations = Evaluate(model, stop, progress);
     if (!evaluations.ok()) return evaluations.status();
     return FinalJudgement{*std::move(evaluations), {}};
   }

@@ -28,7 +28,14 @@ void ProgressReporter::Enter(v1::Progress::Phase phase) {
   if (progress_.phase() == v1::Progress::TRAINING) training_ += now - phase_begin_;
   phase_begin_ = now;
   progress_.set_phase(phase);
+  progress_.clear_evaluated_rows();
+  progress_.clear_total_rows();
   Report();
+}
+
+void ProgressReporter::AddRows(int64_t rows) {
+  progress_.set_evaluated_rows(progress_.evaluated_rows() + rows);
+  if (Clock::now() - reported_ >= kInterval) Report();
 }
 
 void ProgressReporter::Add(const Step& step) {

@@ -1,4 +1,5 @@
-// Tells the observer where a training stands: phases at once, steps at most once a second.
+// Tells the observer where a training stands: phases at once, steps and what is evaluated at most
+// once a second.
 #pragma once
 
 #include <chrono>
@@ -27,6 +28,11 @@ class ProgressReporter {
   };
   // After every optimizer step.
   void Add(const Step& step);
+
+  // Within EVALUATING: rows there are to judge, each as often as there are ways that it is judged,
+  // and how many of them a pass has done.
+  void ExpectRows(int64_t rows) { progress_.set_total_rows(rows); }
+  void AddRows(int64_t rows);
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -6,10 +6,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
-#include "absl/strings/strip.h"
 #include "model/files/durable.h"
 #include "model/files/model_directory.h"
+#include "model/recipe/version_name.h"
 #include "model/t5/adapter.h"
 #include "model/t5/weights.h"
 #include "model/text/tokenizer.h"
@@ -52,11 +51,6 @@ std::string GenerationConfig(const T5Config& config) {
                       ",\n  \"pad_token_id\": ", config.pad_token_id, "\n}\n");
 }
 
-// "tiny-ja@1" of "models/tiny-ja/versions/1".
-std::string ShortName(absl::string_view version) {
-  return absl::StrReplaceAll(absl::StripPrefix(version, "models/"), {{"/versions/", "@"}});
-}
-
 // Copies a file; where there is none, writes `otherwise`, or fails if that is empty.
 absl::Status CopyFile(const std::string& name, const std::string& from, const std::string& to,
                       const std::string& otherwise) {
@@ -81,8 +75,9 @@ absl::Status WriteResult(const std::string& directory, const T5& model,
   if (status.ok()) status = model.config().Write(aside + "/config.json");
   if (status.ok()) status = WriteWeights(aside, model.Merged());
   if (status.ok() && manifest.has_lora()) {
+    const auto base = VersionName::Parse(manifest.base_model_version());
     status = WriteAdapter(absl::StrCat(aside, "/", kAdapterDirectory), model.adapter(),
-                          manifest.lora(), ShortName(manifest.base_model_version()));
+                          manifest.lora(), base ? base->Short() : "");
   }
   if (status.ok()) status = CopyFile(kTokenizerName, from, aside, "");
   if (status.ok()) status = CopyFile("tokenizer_config.json", from, aside, TokenizerConfig());

@@ -1,4 +1,4 @@
-// Read from top to bottom: what Train does is TrainOrThrow, and the loop in it is the training.
+// Read TrainOrThrow first: it is what Train does. Attempt::TakeSteps is the training.
 #include "model/training/training.h"
 
 #include <ATen/ATen.h>
@@ -73,91 +73,6 @@ absl::Status OutOfMemory() {
                    "max_input_tokens may help");
 }
 
-// The loss, with its gradients in the weights; nullopt if there is too little memory for it.
-std::optional<double> LossOf(const Work& work, const T5& model, const Batch& batch,
-                             const internal::TrainingState& state, GraphCache& graphs) {
-  ClearGradients(model.trained());
-  try {
-    return Backward(model, batch,
-                    {.dropout = DropoutOf(work),
-                     .label_smoothing = work.recipe().label_smoothing(),
-                     .tokens_at_once = state.tokens_at_once(),
-                     .graphs = &graphs});
-  } catch (const std::exception& error) {
-    if (!SaysOutOfMemory(error)) throw;
-  }
-  graphs.Clear();
-  ClearGradients(model.trained());
-  return std::nullopt;
-}
-
-// Halves what goes through the model at once. False if that would not help any more.
-bool TakeLessAtOnce(internal::TrainingState& state, TrainingObserver& observer) {
-  const int64_t tokens = state.tokens_at_once();
-  if (tokens <= kLeastTokensAtOnce) return false;
-  state.set_tokens_at_once(tokens / 2);
-  observer.OnMessage(
-      Severity::WARNING,
-      absl::StrCat("Memory ran out: ", tokens / 2, " input tokens instead of ", tokens,
-                   " go through the model at once from here on. The batch of a "
-                   "step and the schedule stay as they are."));
-  return true;
-}
-
-// Tries the longest batch, so that a lack of memory shows before hours of shorter ones. Answers
-// whether it fits, and how much at once if not everything did.
-bool FitLongestBatch(Work& work, const T5& model, internal::TrainingState& state,
-                     TrainingObserver& observer, GraphCache& graphs) {
-  const Batch batch = work.BatchAt(work.LongestStep());
-  while (!LossOf(work, model, batch, state, graphs)) {
-    if (!TakeLessAtOnce(state, observer)) return false;
-  }
-  ClearGradients(model.trained());
-  return true;
-}
-
-// One optimizer step, and what is to be told about it. Weights and optimizer are as they were after
-// an error.
-absl::StatusOr<ProgressReporter::Step> TakeStep(Work& work, const T5& model, Optimizer& optimizer,
-                                                int64_t steps_done, int64_t total_steps,
-                                                const internal::TrainingState& state,
-                                                GraphCache& graphs) {
-  const v1::Recipe& recipe = work.recipe();
-  const Batch batch = work.BatchAt(steps_done);
-  ProgressReporter::Step step;
-  step.examples = batch.size();
-  step.input_tokens = batch.input_tokens();
-  step.target_tokens = batch.target_tokens();
-  step.learning_rate = LearningRate(recipe, steps_done, total_steps);
-
-  at::manual_seed(Random({recipe.seed(), steps_done}).Next());
-  const std::optional<double> loss = LossOf(work, model, batch, state, graphs);
-  if (!loss) return OutOfMemory();
-  step.loss = *loss;
-  step.gradient_norm = GradientNorm(model.trained());
-  if (!std::isfinite(step.loss) || !std::isfinite(step.gradient_norm)) {
-    return NonFinite(steps_done + 1, std::isfinite(step.loss) ? "the gradient" : "the loss",
-                     absl::StrCat(" (", work.DescribeBatch(steps_done), ")"));
-  }
-  Optimizer::Update update{.step = steps_done + 1, .learning_rate = step.learning_rate};
-  if (recipe.max_gradient_norm() > 0) {
-    update.gradient_scale = std::min(1.0, recipe.max_gradient_norm() / (step.gradient_norm + 1e-6));
-  }
-  optimizer.Step(update);
-  return step;
-}
-
-// Tells of the evaluations of `step`.
-absl::Status Announce(std::vector<v1::Evaluation>& evaluations, int64_t step,
-                      TrainingObserver& observer) {
-  for (v1::Evaluation& evaluation : evaluations) {
-    evaluation.set_step(step);
-    if (!std::isfinite(evaluation.loss())) return NonFinite(step, "the loss of an evaluation", "");
-    observer.OnEvaluation(evaluation);
-  }
-  return absl::OkStatus();
-}
-
 // Whether the training ends with `step` though steps are left; `state` remembers why.
 bool EndsEarly(const v1::Recipe& recipe, int64_t step, const StopSignal& stop,
                internal::TrainingState& state) {
@@ -185,23 +100,6 @@ void NoteForEarlyStopping(const v1::Recipe& recipe, double figure, internal::Tra
   state.set_ended_by(absl::StrCat(early.patience(), " evaluations brought no gain"));
 }
 
-// Evaluates after `step` and remembers the best. CANCELLED once `stop` is requested.
-absl::Status Judge(const Work& work, const T5& model, int64_t step, const StopSignal& stop,
-                   TrainingObserver& observer, internal::TrainingState& state) {
-  absl::StatusOr<std::vector<v1::Evaluation>> evaluations = work.Evaluate(model, stop);
-  if (!evaluations.ok()) return evaluations.status();
-  absl::Status announced = Announce(*evaluations, step, observer);
-  if (!announced.ok()) return announced;
-  state.set_evaluated_step(step);
-  const std::optional<double> figure = work.Figure(*evaluations);
-  if (figure) NoteForEarlyStopping(work.recipe(), *figure, state);
-  if (figure && (state.best_step() == 0 || *figure > state.best_figure())) {
-    state.set_best_step(step);
-    state.set_best_figure(*figure);
-  }
-  return absl::OkStatus();
-}
-
 // The outcome of an earlier attempt that left its result and died before it could say so.
 absl::StatusOr<std::optional<TrainingOutcome>> FinishedBefore(
     const std::string& result, const std::optional<internal::CheckpointManifest>& checkpoint) {
@@ -221,11 +119,317 @@ absl::StatusOr<std::optional<TrainingOutcome>> FinishedBefore(
       .calibrations = {manifest->calibrations().begin(), manifest->calibrations().end()}};
 }
 
+// Where a job stands.
+struct Standing {
+  int64_t step = 0;  // steps done
+  internal::TrainingState state;
+};
+
+// Where the checkpoint says, or at the beginning. Threads and kernels are the process's from here
+// on; what of the numerics cannot be kept is told.
+Standing BeginOrResume(const std::optional<internal::CheckpointManifest>& checkpoint,
+                       const TrainingOptions& options, TrainingObserver& observer) {
+  const auto warn = [&](const std::string& text) {
+    observer.OnMessage(Severity::WARNING,
+                       absl::StrCat(text, ": its weights may differ in the last digits."));
+  };
+  Standing standing;
+  internal::TrainingState& state = standing.state;
+  state.set_threads(options.threads);
+  state.set_kernels(options.kernels);
+  state.set_tokens_at_once(TokensAtOnce(options.device));
+  state.set_libtorch_version(TORCH_VERSION);
+  const std::string device = options.device == "cpu" ? "" : "cuda";
+  state.set_device(device);
+  if (checkpoint.has_value()) {
+    standing.step = checkpoint->step();
+    state = checkpoint->state();
+    if (state.tokens_at_once() == 0) state.set_tokens_at_once(kTokensAtOnce);
+    if (state.libtorch_version() != TORCH_VERSION) {
+      warn(absl::StrCat("The job began with LibTorch ", state.libtorch_version(),
+                        " and goes on with ", TORCH_VERSION));
+    }
+  }
+  if (state.device() != device) {
+    warn(absl::StrCat("The job began on another device and goes on on ", options.device));
+  }
+  const std::string kernels = SetNumerics(state.threads(), state.kernels());
+  if (kernels != state.kernels() && checkpoint.has_value() && !state.kernels().empty()) {
+    warn(absl::StrCat("The job began with kernels ", state.kernels(),
+                      ", which this CPU has not, and goes on with ", kernels));
+  }
+  state.set_kernels(kernels);
+  return standing;
+}
+
+// An attempt whose data and first weights are there: Prepare, TakeSteps, Publish, in this order.
+// TakeSteps and Publish end with CANCELLED where they stopped as they were told.
+class Attempt {
+ public:
+  Attempt(Work& work, const T5& model, const std::string& device, const Checkpoints& checkpoints,
+          Standing standing, const StopSignal& stop, TrainingObserver& observer,
+          ProgressReporter& progress)
+      : work_(work),
+        recipe_(work.recipe()),
+        total_steps_(TotalSteps(work)),
+        model_(model),
+        optimizer_(Optimizer::Create(recipe_, model.trained())),
+        graphs_(at::Device(device)),
+        checkpoints_(checkpoints),
+        stop_(stop),
+        observer_(observer),
+        progress_(progress),
+        step_(standing.step),
+        saved_step_(standing.step),
+        state_(std::move(standing.state)) {}
+
+  int64_t step() const { return step_; }
+
+  // Weights and optimizer as the checkpoint has them, and no more tokens at once than fit into
+  // memory. `out_of_memory`: of that an earlier attempt died.
+  absl::Status Prepare(bool out_of_memory) {
+    if (step_ > 0) {
+      absl::Status read = checkpoints_.ReadWeights(step_, model_.trained());
+      if (read.ok()) read = checkpoints_.ReadOptimizer(step_, optimizer_->state());
+      if (!read.ok()) return read;
+      observer_.OnMessage(Severity::INFO,
+                          absl::StrCat("Goes on from the checkpoint of step ", step_, "."));
+    }
+    // What goes through the model at once is part of the numerics: when it changes, a checkpoint
+    // has to know before the next step; of a death by it, even before it is tried.
+    if (out_of_memory && TakeLessAtOnce()) {
+      if (absl::Status saved = Save(); !saved.ok()) return saved;
+    }
+    const int64_t at_once = state_.tokens_at_once();
+    progress_.Enter(v1::Progress::PREPARING);
+    if (step_ < total_steps_ && !FitLongestBatch()) return OutOfMemory();
+    if (state_.tokens_at_once() != at_once) saved_step_ = kNotSaved;
+    return absl::OkStatus();
+  }
+
+  // The training, from the step where it stands to its end.
+  absl::Status TakeSteps() {
+    const int64_t evaluate_every = StepsPerEvaluation(work_);
+    const int64_t checkpoint_every = recipe_.checkpoint_every_steps();
+    progress_.SetWork(step_, total_steps_, work_.steps_per_epoch());
+    const absl::Time begin = absl::Now();
+    const double seconds_before = state_.training_seconds();
+    while (true) {
+      state_.set_training_seconds(seconds_before + absl::ToDoubleSeconds(absl::Now() - begin));
+      const bool over = step_ == total_steps_ || EndsEarly(recipe_, step_, stop_, state_);
+      const bool evaluate =
+          step_ > state_.evaluated_step() && (over || step_ % evaluate_every == 0);
+      if (evaluate) {
+        absl::Status judged = Judge();
+        if (!judged.ok() && !absl::IsCancelled(judged)) return judged;
+      }
+      const bool last = over || !state_.ended_by().empty();
+
+      const int request = stop_.request.load();
+      if (request == StopSignal::kAbandon) return Stopped();
+      const bool save = last || request == StopSignal::kStop || saved_step_ == kNotSaved ||
+                        (checkpoint_every > 0 && step_ % checkpoint_every == 0);
+      if (evaluate || (save && step_ > saved_step_)) {
+        if (absl::Status saved = Save(); !saved.ok()) return saved;
+      }
+      if (stop_.requested() && step_ == saved_step_) return Stopped();
+      if (last) break;
+
+      progress_.Enter(v1::Progress::TRAINING);
+      auto taken = TakeStep();
+      if (ReasonOf(taken.status()) == v1::OUT_OF_MEMORY && TakeLessAtOnce()) {
+        saved_step_ = kNotSaved;
+        continue;
+      }
+      if (!taken.ok()) {
+        // What went before the bad step is kept for those who look into it, and for a retry.
+        if (step_ > saved_step_) Save().IgnoreError();
+        return taken.status();
+      }
+      ++step_;
+      progress_.Add(*taken);
+    }
+    if (step_ < total_steps_) {
+      observer_.OnMessage(Severity::INFO,
+                          absl::StrCat("The training ends after step ", step_, " of ", total_steps_,
+                                       ": ", state_.ended_by(), "."));
+    }
+    return absl::OkStatus();
+  }
+
+  // The best weights, which take the place of the last ones, judged and written to
+  // `places.result_directory`.
+  absl::StatusOr<TrainingOutcome> Publish(const TrainingPlaces& places) {
+    ClearGradients(model_.trained());
+    TrainingOutcome outcome{.finished = true, .step = step_, .best_step = step_};
+    if (state_.best_step() != 0 && state_.best_step() != step_) {
+      outcome.best_step = state_.best_step();
+      absl::Status read = checkpoints_.ReadWeights(outcome.best_step, model_.trained());
+      if (!read.ok()) return read;
+    }
+    progress_.Enter(v1::Progress::EVALUATING);
+    auto judgement = work_.EvaluateFinally(model_, stop_, observer_, progress_);
+    if (!judgement.ok()) return judgement.status();
+    absl::Status status = Announce(judgement->evaluations, outcome.best_step);
+    if (!status.ok()) return status;
+
+    progress_.Enter(v1::Progress::PUBLISHING);
+    internal::ModelManifest manifest = work_.Manifest();
+    manifest.set_training_job(places.training_job);
+    manifest.mutable_evaluations()->Assign(judgement->evaluations.begin(),
+                                           judgement->evaluations.end());
+    manifest.mutable_calibrations()->Assign(judgement->calibrations.begin(),
+                                            judgement->calibrations.end());
+    status = RemoveAll(places.result_directory);
+    if (status.ok()) {
+      status = WriteResult(places.result_directory, model_, work_.tokenizer_directory(),
+                           std::move(manifest));
+    }
+    if (!status.ok()) return status;
+    outcome.evaluations = std::move(judgement->evaluations);
+    outcome.calibrations = std::move(judgement->calibrations);
+    return outcome;
+  }
+
+ private:
+  static constexpr int64_t kNotSaved = -1;
+
+  static absl::Status Stopped() { return absl::CancelledError("stopped"); }
+
+  // The loss, with its gradients in the weights; nullopt if there is too little memory for it.
+  std::optional<double> LossOf(const Batch& batch) {
+    ClearGradients(model_.trained());
+    try {
+      return Backward(model_, batch,
+                      {.dropout = DropoutOf(work_),
+                       .label_smoothing = recipe_.label_smoothing(),
+                       .tokens_at_once = state_.tokens_at_once(),
+                       .graphs = &graphs_});
+    } catch (const std::exception& error) {
+      if (!SaysOutOfMemory(error)) throw;
+    }
+    graphs_.Clear();
+    ClearGradients(model_.trained());
+    return std::nullopt;
+  }
+
+  // Halves what goes through the model at once. False if that would not help any more.
+  bool TakeLessAtOnce() {
+    const int64_t tokens = state_.tokens_at_once();
+    if (tokens <= kLeastTokensAtOnce) return false;
+    state_.set_tokens_at_once(tokens / 2);
+    observer_.OnMessage(
+        Severity::WARNING,
+        absl::StrCat("Memory ran out: ", tokens / 2, " input tokens instead of ", tokens,
+                     " go through the model at once from here on. The batch of a "
+                     "step and the schedule stay as they are."));
+    return true;
+  }
+
+  // Tries the longest batch, so that a lack of memory shows before hours of shorter ones. Answers
+  // whether it fits, perhaps with less at once.
+  bool FitLongestBatch() {
+    const Batch batch = work_.BatchAt(work_.LongestStep());
+    while (!LossOf(batch)) {
+      if (!TakeLessAtOnce()) return false;
+    }
+    ClearGradients(model_.trained());
+    return true;
+  }
+
+  // One optimizer step, and what is to be told about it. Weights and optimizer are as they were
+  // after an error.
+  absl::StatusOr<ProgressReporter::Step> TakeStep() {
+    const Batch batch = work_.BatchAt(step_);
+    ProgressReporter::Step step;
+    step.examples = batch.size();
+    step.input_tokens = batch.input_tokens();
+    step.target_tokens = batch.target_tokens();
+    step.learning_rate = LearningRate(recipe_, step_, total_steps_);
+
+    at::manual_seed(Random({recipe_.seed(), step_}).Next());
+    const std::optional<double> loss = LossOf(batch);
+    if (!loss) return OutOfMemory();
+    step.loss = *loss;
+    step.gradient_norm = GradientNorm(model_.trained());
+    if (!std::isfinite(step.loss) || !std::isfinite(step.gradient_norm)) {
+      return NonFinite(step_ + 1, std::isfinite(step.loss) ? "the gradient" : "the loss",
+                       absl::StrCat(" (", work_.DescribeBatch(step_), ")"));
+    }
+    Optimizer::Update update{.step = step_ + 1, .learning_rate = step.learning_rate};
+    if (recipe_.max_gradient_norm() > 0) {
+      update.gradient_scale =
+          std::min(1.0, recipe_.max_gradient_norm() / (step.gradient_norm + 1e-6));
+    }
+    optimizer_->Step(update);
+    return step;
+  }
+
+  // Evaluates and remembers the best. CANCELLED once a stop is requested.
+  absl::Status Judge() {
+    progress_.Enter(v1::Progress::EVALUATING);
+    absl::StatusOr<std::vector<v1::Evaluation>> evaluations =
+        work_.Evaluate(model_, stop_, progress_);
+    if (!evaluations.ok()) return evaluations.status();
+    absl::Status announced = Announce(*evaluations, step_);
+    if (!announced.ok()) return announced;
+    state_.set_evaluated_step(step_);
+    const std::optional<double> figure = work_.Figure(*evaluations);
+    if (figure) NoteForEarlyStopping(recipe_, *figure, state_);
+    if (figure && (state_.best_step() == 0 || *figure > state_.best_figure())) {
+      state_.set_best_step(step_);
+      state_.set_best_figure(*figure);
+    }
+    return absl::OkStatus();
+  }
+
+  // Tells of the evaluations of `step`.
+  absl::Status Announce(std::vector<v1::Evaluation>& evaluations, int64_t step) {
+    for (v1::Evaluation& evaluation : evaluations) {
+      evaluation.set_step(step);
+      if (!std::isfinite(evaluation.loss())) {
+        return NonFinite(step, "the loss of an evaluation", "");
+      }
+      observer_.OnEvaluation(evaluation);
+    }
+    return absl::OkStatus();
+  }
+
+  // Writes a checkpoint.
+  absl::Status Save() {
+    progress_.Enter(v1::Progress::SAVING);
+    if (!AllFinite(model_.trained())) return NonFinite(step_, "a weight", "");
+    const absl::Time begin = absl::Now();
+    absl::Status saved = checkpoints_.Save(step_, model_.trained(), optimizer_->state(), state_);
+    if (!saved.ok()) {
+      observer_.OnCheckpointTrouble(/*passed_over=*/false);
+      return saved;
+    }
+    saved_step_ = step_;
+    observer_.OnCheckpoint(step_, step_ > 0 && state_.best_step() == step_, absl::Now() - begin);
+    return absl::OkStatus();
+  }
+
+  Work& work_;
+  const v1::Recipe& recipe_;
+  const int64_t total_steps_;
+  const T5& model_;
+  const std::unique_ptr<Optimizer> optimizer_;
+  GraphCache graphs_;
+  const Checkpoints& checkpoints_;
+  const StopSignal& stop_;
+  TrainingObserver& observer_;
+  ProgressReporter& progress_;
+
+  int64_t step_;        // steps done
+  int64_t saved_step_;  // of the newest checkpoint, or kNotSaved if it does not know the state
+  internal::TrainingState state_;
+};
+
 absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
                                              const TrainingPlaces& places,
                                              const TrainingOptions& options, const StopSignal& stop,
                                              TrainingObserver& observer) {
-  const auto warn = [&](const std::string& text) { observer.OnMessage(Severity::WARNING, text); };
   ProgressReporter progress(observer);
   progress.Enter(v1::Progress::PREPARING);
   if (const auto device = OpenDevice(options.device); !device.ok()) return device.status();
@@ -234,175 +438,35 @@ absl::StatusOr<TrainingOutcome> TrainOrThrow(const v1::TrainingJob& job,
     return EvaluateVersion(job.evaluation(), places, options, stop, observer, progress);
   }
 
-  // Where it stands.
   if (absl::Status made = MakeDirectories(places.checkpoints_directory); !made.ok()) return made;
   const Checkpoints checkpoints(places.checkpoints_directory, WorkSha256(job));
   auto resumed = checkpoints.Newest([&](const std::string& text) {
     observer.OnCheckpointTrouble(/*passed_over=*/true);
-    warn(text);
+    observer.OnMessage(Severity::WARNING, text);
   });
   if (!resumed.ok()) return resumed.status();
   auto finished = FinishedBefore(places.result_directory, *resumed);
   if (!finished.ok()) return finished.status();
   if (finished->has_value()) return **finished;
+  Standing standing = BeginOrResume(*resumed, options, observer);
 
-  internal::TrainingState state;
-  state.set_threads(options.threads);
-  state.set_kernels(options.kernels);
-  state.set_tokens_at_once(TokensAtOnce(options.device));
-  state.set_libtorch_version(TORCH_VERSION);
-  const std::string device = options.device == "cpu" ? "" : "cuda";
-  state.set_device(device);
-  int64_t step = 0;  // steps done
-  if (resumed->has_value()) {
-    step = (*resumed)->step();
-    state = (*resumed)->state();
-    if (state.tokens_at_once() == 0) state.set_tokens_at_once(kTokensAtOnce);
-    if (state.libtorch_version() != TORCH_VERSION) {
-      warn(absl::StrCat("The job began with LibTorch ", state.libtorch_version(),
-                        " and goes on with ", TORCH_VERSION,
-                        ": its weights may differ in the last digits."));
-    }
-  }
-  if (state.device() != device) {
-    warn(absl::StrCat("The job began on another device and goes on on ", options.device,
-                      ": its weights may differ in the last digits."));
-  }
-  const std::string kernels = SetNumerics(state.threads(), state.kernels());
-  if (kernels != state.kernels() && resumed->has_value() && !state.kernels().empty()) {
-    warn(absl::StrCat("The job began with kernels ", state.kernels(),
-                      ", which this CPU has not, and goes on with ", kernels,
-                      ": its weights may differ in the last digits."));
-  }
-  state.set_kernels(kernels);
-  const auto stopped = [&] { return TrainingOutcome{.finished = false, .step = step}; };
+  auto work = PrepareWork(job, places, options.threads, stop, observer);
+  if (absl::IsCancelled(work.status())) return TrainingOutcome{.step = standing.step};
+  if (!work.ok()) return work.status();
+  const auto model = FirstModel(**work, options.device);
+  if (!model.ok()) return model.status();
 
-  // Data, weights, optimizer.
-  auto prepared = PrepareWork(job, places, options.threads, stop, observer);
-  if (absl::IsCancelled(prepared.status())) return stopped();
-  if (!prepared.ok()) return prepared.status();
-  Work& work = **prepared;
-  const v1::Recipe& recipe = work.recipe();
-  const int64_t total_steps = TotalSteps(work);
-  const int64_t evaluate_every = StepsPerEvaluation(work);
-  const int64_t checkpoint_every = recipe.checkpoint_every_steps();
-
-  const auto first = FirstModel(work, options.device);
-  if (!first.ok()) return first.status();
-  const T5& model = *first;
-  const std::unique_ptr<Optimizer> optimizer = Optimizer::Create(recipe, model.trained());
-  GraphCache graphs{at::Device(options.device)};
-  if (step > 0) {
-    absl::Status read = checkpoints.ReadWeights(step, model.trained());
-    if (read.ok()) read = checkpoints.ReadOptimizer(step, optimizer->state());
-    if (!read.ok()) return read;
-    observer.OnMessage(Severity::INFO,
-                       absl::StrCat("Goes on from the checkpoint of step ", step, "."));
-  }
-
-  constexpr int64_t kNotSaved = -1;
-  int64_t saved_step = step;
-  const auto save_now = [&]() -> absl::Status {
-    progress.Enter(v1::Progress::SAVING);
-    if (!AllFinite(model.trained())) return NonFinite(step, "a weight", "");
-    const absl::Time begin = absl::Now();
-    absl::Status saved = checkpoints.Save(step, model.trained(), optimizer->state(), state);
-    if (!saved.ok()) {
-      observer.OnCheckpointTrouble(/*passed_over=*/false);
-      return saved;
-    }
-    saved_step = step;
-    observer.OnCheckpoint(step, step > 0 && state.best_step() == step, absl::Now() - begin);
-    return absl::OkStatus();
-  };
-
-  // What goes through the model at once is part of the numerics: when it changes, a checkpoint has
-  // to know before the next step; of a death by it, even before it is tried.
-  if (options.out_of_memory && TakeLessAtOnce(state, observer)) {
-    if (absl::Status saved = save_now(); !saved.ok()) return saved;
-  }
-  const int64_t at_once = state.tokens_at_once();
-  progress.Enter(v1::Progress::PREPARING);
-  if (step < total_steps && !FitLongestBatch(work, model, state, observer, graphs)) {
-    return OutOfMemory();
-  }
-  if (state.tokens_at_once() != at_once) saved_step = kNotSaved;
-
-  // The training.
-  progress.SetWork(step, total_steps, work.steps_per_epoch());
-  const absl::Time begin = absl::Now();
-  const double seconds_before = state.training_seconds();
-  while (true) {
-    state.set_training_seconds(seconds_before + absl::ToDoubleSeconds(absl::Now() - begin));
-    const bool over = step == total_steps || EndsEarly(recipe, step, stop, state);
-    const bool evaluate = step > state.evaluated_step() && (over || step % evaluate_every == 0);
-    if (evaluate) {
-      progress.Enter(v1::Progress::EVALUATING);
-      absl::Status judged = Judge(work, model, step, stop, observer, state);
-      if (!judged.ok() && !absl::IsCancelled(judged)) return judged;
-    }
-    const bool last = over || !state.ended_by().empty();
-
-    const int request = stop.request.load();
-    if (request == StopSignal::kAbandon) return stopped();
-    const bool save = last || request == StopSignal::kStop || saved_step == kNotSaved ||
-                      (checkpoint_every > 0 && step % checkpoint_every == 0);
-    if (evaluate || (save && step > saved_step)) {
-      if (absl::Status saved = save_now(); !saved.ok()) return saved;
-    }
-    if (stop.requested() && step == saved_step) return stopped();
-    if (last) break;
-
-    progress.Enter(v1::Progress::TRAINING);
-    auto taken = TakeStep(work, model, *optimizer, step, total_steps, state, graphs);
-    if (ReasonOf(taken.status()) == v1::OUT_OF_MEMORY && TakeLessAtOnce(state, observer)) {
-      saved_step = kNotSaved;
-      continue;
-    }
-    if (!taken.ok()) {
-      // What went before the bad step is kept for those who look into it, and for a retry.
-      if (step > saved_step) save_now().IgnoreError();
-      return taken.status();
-    }
-    ++step;
-    progress.Add(*taken);
-  }
-  if (step < total_steps) {
-    observer.OnMessage(Severity::INFO, absl::StrCat("The training ends after step ", step, " of ",
-                                                    total_steps, ": ", state.ended_by(), "."));
-  }
-
-  // The best weights, judged and published. They take the place of the last ones.
-  ClearGradients(model.trained());
-  TrainingOutcome outcome{.finished = true, .step = step, .best_step = step};
-  if (state.best_step() != 0 && state.best_step() != step) {
-    outcome.best_step = state.best_step();
-    absl::Status read = checkpoints.ReadWeights(outcome.best_step, model.trained());
-    if (!read.ok()) return read;
-  }
-  progress.Enter(v1::Progress::EVALUATING);
-  auto judgement = work.EvaluateFinally(model, stop, observer);
-  if (absl::IsCancelled(judgement.status())) return stopped();
-  if (!judgement.ok()) return judgement.status();
-  absl::Status status = Announce(judgement->evaluations, outcome.best_step, observer);
-  if (!status.ok()) return status;
-
-  progress.Enter(v1::Progress::PUBLISHING);
-  internal::ModelManifest manifest = work.Manifest();
-  manifest.set_training_job(places.training_job);
-  manifest.mutable_evaluations()->Assign(judgement->evaluations.begin(),
-                                         judgement->evaluations.end());
-  manifest.mutable_calibrations()->Assign(judgement->calibrations.begin(),
-                                          judgement->calibrations.end());
-  status = RemoveAll(places.result_directory);
+  Attempt attempt(**work, *model, options.device, checkpoints, std::move(standing), stop, observer,
+                  progress);
+  absl::Status status = attempt.Prepare(options.out_of_memory);
+  if (status.ok()) status = attempt.TakeSteps();
   if (status.ok()) {
-    status = WriteResult(places.result_directory, model, work.tokenizer_directory(),
-                         std::move(manifest));
+    auto outcome = attempt.Publish(places);
+    if (outcome.ok()) return outcome;
+    status = outcome.status();
   }
-  if (!status.ok()) return status;
-  outcome.evaluations = std::move(judgement->evaluations);
-  outcome.calibrations = std::move(judgement->calibrations);
-  return outcome;
+  if (absl::IsCancelled(status)) return TrainingOutcome{.step = attempt.step()};
+  return status;
 }
 
 }  // namespace

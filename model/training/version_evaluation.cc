@@ -24,7 +24,6 @@
 #include "model/text/tokenizer.h"
 #include "model/training/evaluation.h"
 #include "model/training/labelled_rows.h"
-#include "model/training/numerics.h"
 
 namespace tasuki {
 namespace {
@@ -71,24 +70,27 @@ class VersionEvaluation {
  public:
   VersionEvaluation(const T5& model, const Tokenizer& tokenizer,
                     const internal::ModelManifest& manifest, const StopSignal& stop,
-                    TrainingObserver& observer)
+                    TrainingObserver& observer, ProgressReporter& progress)
       : model_(model),
         scorer_(T5Scorer::Make(model.config(), model.weights())),
         tokenizer_(tokenizer),
         manifest_(manifest),
         stop_(stop),
-        observer_(observer) {}
+        observer_(observer),
+        progress_(progress) {}
 
   // `answers` may be null.
   absl::Status Evaluate(const v1::Task& task, const LabelledRows& rows, FileWriter* answers,
                         TrainingOutcome& outcome) const {
     const absl::StatusOr<LabelTrie> labels = LabelTrie::Build(task, tokenizer_);
     if (!labels.ok()) return labels.status();
-    const absl::StatusOr<LabelScores> scores = ScoreLabels(*scorer_, rows, *labels, stop_);
+    const absl::StatusOr<LabelScores> scores =
+        ScoreLabels(*scorer_, rows, *labels, stop_, progress_);
     if (!scores.ok()) return scores.status();
     for (absl::StatusOr<v1::Evaluation> evaluation :
          {absl::StatusOr<v1::Evaluation>(EvaluateScores(rows, *scores)),
-          EvaluateTeacherForced(model_, rows, *labels, tokenizer_, std::nullopt, stop_)}) {
+          EvaluateTeacherForced(model_, rows, *labels, tokenizer_, std::nullopt, stop_,
+                                progress_)}) {
       if (!evaluation.ok()) return evaluation.status();
       if (!std::isfinite(evaluation->loss())) {
         return MakeError(absl::StatusCode::kOutOfRange, v1::NON_FINITE_LOSS,
@@ -114,6 +116,7 @@ class VersionEvaluation {
   const internal::ModelManifest& manifest_;
   const StopSignal& stop_;
   TrainingObserver& observer_;
+  ProgressReporter& progress_;
 };
 
 }  // namespace
@@ -134,10 +137,12 @@ absl::StatusOr<TrainingOutcome> EvaluateVersion(const v1::EvaluationJob& job,
   // All rows first: what is wrong with them is known before anything is computed.
   const LabelledRowsReader reader(**tokenizer, job.max_input_tokens(), places, stop, observer);
   std::vector<LabelledRows> rows;
+  int64_t row_count = 0;
   for (const v1::Task& task : job.tasks()) {
     auto read = reader.Read(task, task.test_dataset());
     if (absl::IsCancelled(read.status())) return TrainingOutcome{};
     if (!read.ok()) return read.status();
+    row_count += read->inputs.size();
     rows.push_back(*std::move(read));
   }
   auto weights = ReadWeights(directory, *config);
@@ -145,6 +150,7 @@ absl::StatusOr<TrainingOutcome> EvaluateVersion(const v1::EvaluationJob& job,
   const T5 model(*config, OnDevice(*std::move(weights), options.device));
 
   progress.Enter(v1::Progress::EVALUATING);
+  progress.ExpectRows(2 * row_count);  // by labels and by teacher forcing
   const std::string aside = places.predictions_file + ".tmp";
   std::optional<FileWriter> answers;
   if (job.write_predictions()) {
@@ -153,7 +159,7 @@ absl::StatusOr<TrainingOutcome> EvaluateVersion(const v1::EvaluationJob& job,
     answers = *std::move(file);
   }
   TrainingOutcome outcome;
-  const VersionEvaluation evaluation(model, **tokenizer, *manifest, stop, observer);
+  const VersionEvaluation evaluation(model, **tokenizer, *manifest, stop, observer, progress);
   for (int i = 0; i < job.tasks_size(); ++i) {
     const absl::Status status =
         evaluation.Evaluate(job.tasks(i), rows[i], answers ? &*answers : nullptr, outcome);

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "model/errors/errors.h"
-#include "model/training/numerics.h"
 #include "model/training/optimizer.h"
 #include "model/training/padded_loss.h"
 

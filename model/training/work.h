@@ -14,6 +14,7 @@
 #include "model/t5/t5.h"
 #include "model/t5/weights.h"
 #include "model/training/loss.h"
+#include "model/training/progress.h"
 #include "model/training/training.h"
 #include "tasuki/internal/files.pb.h"
 
@@ -46,11 +47,12 @@ class Work {
   virtual std::string DescribeBatch(int64_t step) = 0;
 
   // Evaluates on the held-out rows; empty if there are none. CANCELLED once `stop` is requested.
-  virtual absl::StatusOr<std::vector<v1::Evaluation>> Evaluate(const T5& model,
-                                                               const StopSignal& stop) const = 0;
+  virtual absl::StatusOr<std::vector<v1::Evaluation>> Evaluate(
+      const T5& model, const StopSignal& stop, ProgressReporter& progress) const = 0;
   // The evaluations to publish with the model, and its calibration.
   virtual absl::StatusOr<FinalJudgement> EvaluateFinally(const T5& model, const StopSignal& stop,
-                                                         TrainingObserver& observer) const = 0;
+                                                         TrainingObserver& observer,
+                                                         ProgressReporter& progress) const = 0;
   // Input tokens that go through the encoder in Evaluate, and in EvaluateFinally.
   virtual int64_t evaluation_tokens() const = 0;
   virtual int64_t final_evaluation_tokens() const = 0;

@@ -12,6 +12,8 @@
 #include "model/errors/errors.h"
 #include "model/files/durable.h"
 #include "model/files/sha256.h"
+#include "model/recipe/field_checker.h"
+#include "model/recipe/recipe.h"
 #include "model/text/examples.h"
 #include "model/text/tokenizer.h"
 #include "server/store/dataset_table.h"
@@ -20,16 +22,11 @@
 namespace tasuki {
 namespace {
 
-constexpr size_t kMaxDisplayName = 63;  // characters
 constexpr size_t kMaxLabels = 10'000;
 constexpr size_t kListedLabels = 100;
 constexpr int kDefaultInspectedRows = 10;
 constexpr int kMaxInspectedRows = 100;
 constexpr int kMaxOtherDatasets = 7;
-// As of a recipe.
-constexpr int kDefaultMaxInputTokens = 512;
-constexpr int kMinMaxInputTokens = 8;
-constexpr int kMaxMaxInputTokens = 4096;
 // An answer must fit into a gRPC message of 4 MiB.
 constexpr size_t kMaxInspectedBytes = size_t{3} << 20;
 
@@ -39,13 +36,7 @@ absl::Status TooLarge(absl::string_view message) {
 
 absl::Status CheckHeader(const v1::UploadDatasetHeader& header) {
   Faults faults;
-  const std::string& name = header.display_name();
-  const int64_t characters =
-      std::count_if(name.begin(), name.end(), [](char c) { return (c & 0xC0) != 0x80; });
-  if (characters > kMaxDisplayName) {
-    faults.Add("header.display_name",
-               absl::StrCat("has ", characters, " characters, over ", kMaxDisplayName));
-  }
+  CheckDisplayName(FieldChecker("header", faults), header.display_name());
   const std::string& sha256 = header.sha256();
   if (!sha256.empty() &&
       (sha256.size() != 64 || sha256.find_first_not_of("0123456789abcdef") != std::string::npos)) {
@@ -73,10 +64,9 @@ absl::Status CheckInspection(const v1::InspectDatasetRequest& request) {
       faults.Add("other_datasets", absl::StrCat(Quote(name), " is named twice"));
     }
   }
-  if (request.has_max_input_tokens() && (request.max_input_tokens() < kMinMaxInputTokens ||
-                                         request.max_input_tokens() > kMaxMaxInputTokens)) {
-    faults.Add("max_input_tokens", absl::StrCat(request.max_input_tokens(), " is not in ",
-                                                kMinMaxInputTokens, " to ", kMaxMaxInputTokens));
+  if (request.has_max_input_tokens()) {
+    FieldChecker("", faults)
+        .Integer("max_input_tokens", request.max_input_tokens(), kMinInputTokens, kMaxInputTokens);
   }
   return faults.ToStatus();
 }
@@ -324,7 +314,7 @@ absl::Status Datasets::Report(const v1::InspectDatasetRequest& request,
                         .prefix = request.prefix(),
                         .max_input_tokens = request.has_max_input_tokens()
                                                 ? request.max_input_tokens()
-                                                : kDefaultMaxInputTokens};
+                                                : kDefaultInputTokens};
   std::unique_ptr<Tokenizer> tokenizer;
   if (!request.model_version().empty()) {
     const auto version = store_.models().GetVersion(request.model_version());

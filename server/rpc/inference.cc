@@ -14,8 +14,8 @@
 #include "absl/strings/str_join.h"
 #include "model/errors/errors.h"
 #include "model/recipe/recipe.h"
+#include "model/recipe/version_name.h"
 #include "server/rpc/classification.h"
-#include "server/serving/version_name.h"
 
 namespace tasuki {
 namespace {

@@ -7,12 +7,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
+#include "model/recipe/version_name.h"
 #include "server/rpc/access.h"
 #include "server/rpc/classification.h"
 #include "server/rpc/inference.h"
 #include "server/rpc/status.h"
 #include "server/rpc/wire.h"
-#include "server/serving/version_name.h"
 
 namespace tasuki {
 namespace {

@@ -10,11 +10,11 @@
 #include "absl/time/time.h"
 #include "model/errors/errors.h"
 #include "model/files/model_directory.h"
+#include "model/recipe/version_name.h"
 #include "server/rpc/names.h"
 #include "server/rpc/random_id.h"
 #include "server/rpc/status.h"
 #include "server/serving/model_transfer.h"
-#include "server/serving/version_name.h"
 
 namespace tasuki {
 namespace {

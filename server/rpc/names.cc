@@ -7,7 +7,7 @@
 #include "absl/strings/strip.h"
 #include "model/errors/errors.h"
 #include "model/recipe/recipe.h"
-#include "server/serving/version_name.h"
+#include "model/recipe/version_name.h"
 
 namespace tasuki {
 namespace {

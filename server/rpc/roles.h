@@ -1,7 +1,7 @@
 // Which token may call which method: the one table.
 //
 // A new method needs a row in roles.cc; without one it is refused to everybody, and a test fails
-// (tests/server/access_test.cc calls every method of every service as every role).
+// (tests/server/access_table_test.cc calls every method of every service as every role).
 #pragma once
 
 #include <cstdint>

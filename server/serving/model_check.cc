@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,8 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "model/errors/errors.h"
-
-extern char** environ;
+#include "model/files/spawn.h"
 
 namespace tasuki {
 namespace {
@@ -56,34 +54,6 @@ void Drain(int fd, std::string& text) {
   }
 }
 
-// Starts the child with default signals, in a process group of its own, with nothing but the pipes.
-int Spawn(const std::string& trainer_path, const std::string& directory, const Pipe& out,
-          const Pipe& err, pid_t* pid) {
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  const auto cleanup = absl::MakeCleanup([&] {
-    posix_spawnattr_destroy(&attributes);
-    posix_spawn_file_actions_destroy(&actions);
-  });
-  sigset_t none, all;
-  sigemptyset(&none);
-  sigfillset(&all);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setsigdefault(&attributes, &all);
-  posix_spawnattr_setpgroup(&attributes, 0);
-  posix_spawnattr_setflags(&attributes,
-                           POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
-  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_adddup2(&actions, out.write, 1);
-  posix_spawn_file_actions_adddup2(&actions, err.write, 2);
-  posix_spawn_file_actions_addclosefrom_np(&actions, 3);
-  std::string program = trainer_path, flag = "--check", argument = directory;
-  char* argv[] = {program.data(), flag.data(), argument.data(), nullptr};
-  return posix_spawn(pid, trainer_path.c_str(), &actions, &attributes, argv, environ);
-}
-
 absl::Status Refused(absl::string_view why) {
   return MakeError(absl::StatusCode::kInvalidArgument, v1::MODEL_INVALID,
                    absl::StrCat("The model's files do not pass the check: ", why));
@@ -99,7 +69,9 @@ absl::StatusOr<int64_t> CheckInChildProcess(const std::string& trainer_path,
   Pipe out, err;
   pid_t pid = -1;
   int error = out.Open() && err.Open() ? 0 : errno;
-  if (error == 0) error = Spawn(trainer_path, directory, out, err, &pid);
+  if (error == 0) {
+    error = Spawn({trainer_path, {"--check", directory}, {-1, out.write, err.write}, true}, pid);
+  }
   if (error != 0) {
     return absl::UnavailableError(
         absl::StrCat(trainer_path, " could not be started: ", std::strerror(error)));

@@ -13,7 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
 #include "model/files/model_directory.h"
-#include "server/serving/version_name.h"
+#include "model/recipe/version_name.h"
 
 namespace tasuki {
 namespace {

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "google/protobuf/util/time_util.h"
@@ -10,6 +11,7 @@
 #include "model/files/durable.h"
 #include "model/files/model_directory.h"
 #include "model/recipe/recipe.h"
+#include "model/recipe/version_name.h"
 #include "server/serving/model_check.h"
 #include "spdlog/spdlog.h"
 
@@ -107,7 +109,9 @@ void SweepVersions(ModelTable& table, const DataDirectory& data) {
   for (size_t i = 0; status.ok() && models.ok() && i < models->size(); ++i) {
     const auto numbers = ListDirectory(absl::StrCat(data.models(), "/", (*models)[i]));
     for (size_t j = 0; status.ok() && numbers.ok() && j < numbers->size(); ++j) {
-      const std::string name = absl::StrCat("models/", (*models)[i], "/versions/", (*numbers)[j]);
+      VersionName version{absl::StrCat("models/", (*models)[i])};
+      if (!absl::SimpleAtoi((*numbers)[j], &version.version)) continue;
+      const std::string name = version.ToString();
       const auto forgotten = table.IsForgotten(name);
       status = forgotten.status();
       if (!status.ok() || !*forgotten) continue;

@@ -25,8 +25,8 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
+#include "model/recipe/version_name.h"
 #include "server/serving/loaded_model.h"
-#include "server/serving/version_name.h"
 #include "tasuki/v1/models.pb.h"
 
 namespace tasuki {

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
+#include "model/recipe/version_name.h"
 #include "server/store/paging.h"
 #include "server/store/rows.h"
 #include "server/store/sessions.h"
@@ -21,15 +22,15 @@ std::optional<v1::ModelAlias> Find(soci::session& sql, const std::string& name) 
 }
 
 // Stores the alias, whose version is `version`.
-void Put(soci::session& sql, const v1::ModelAlias& alias, const VersionKey& version) {
-  VersionKey shadow;
-  ParseVersionName(alias.shadow_model_version(), shadow);
+void Put(soci::session& sql, const v1::ModelAlias& alias, const VersionName& version) {
+  const int64_t shadow =
+      VersionName::Parse(alias.shadow_model_version()).value_or(VersionName()).version;
   const std::string json = ToJson(alias);
   sql << "DELETE FROM model_aliases WHERE name = :name", soci::use(alias.name());
   sql << "INSERT INTO model_aliases (name, model, number, shadow, message) "
          "VALUES (:name, :model, :number, :shadow, :message)",
-      soci::use(alias.name()), soci::use(version.model), soci::use(version.number),
-      soci::use(shadow.number), soci::use(json);
+      soci::use(alias.name()), soci::use(version.model), soci::use(version.version),
+      soci::use(shadow), soci::use(json);
 }
 
 }  // namespace
@@ -37,9 +38,8 @@ void Put(soci::session& sql, const v1::ModelAlias& alias, const VersionKey& vers
 absl::StatusOr<v1::ModelAlias> AliasTable::Set(const std::string& name,
                                                const v1::ModelAlias::Change& change) {
   return store_.sessions_->Write(kWrite, [&](soci::session& sql) -> absl::StatusOr<v1::ModelAlias> {
-    VersionKey version;
-    if (!ParseVersionName(change.model_version(), version) ||
-        !Exists(sql, change.model_version())) {
+    const auto version = VersionName::Parse(change.model_version());
+    if (!version || !Exists(sql, change.model_version())) {
       return NoSuch(change.model_version());
     }
     v1::ModelAlias alias = Find(sql, name).value_or(v1::ModelAlias());
@@ -58,7 +58,7 @@ absl::StatusOr<v1::ModelAlias> AliasTable::Set(const std::string& name,
     for (const auto& earlier : before) {
       if (alias.history_size() < kMaxHistory) *alias.add_history() = earlier;
     }
-    Put(sql, alias, version);
+    Put(sql, alias, *version);
     return alias;
   });
 }
@@ -75,13 +75,13 @@ absl::StatusOr<v1::ModelAlias> AliasTable::SetShadow(const std::string& name,
                                                " itself; a shadow is another one"));
       return faults.ToStatus();
     }
-    VersionKey version;
-    if (!ParseVersionName(alias->model_version(), version)) {
+    const auto version = VersionName::Parse(alias->model_version());
+    if (!version) {
       throw DamagedRow(absl::StrCat("model_version of ", name));
     }
     alias->set_shadow_model_version(shadow);
     *alias->mutable_update_time() = Now();
-    Put(sql, *alias, version);
+    Put(sql, *alias, *version);
     return *std::move(alias);
   });
 }

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "model/recipe/version_name.h"
 
 namespace tasuki {
 
@@ -31,10 +32,10 @@ class DataDirectory {
     return absl::StrCat(datasets(), "/", absl::StripPrefix(name, "datasets/"), ".jsonl");
   }
   std::string models() const { return root_ + "/models"; }
-  // `models/{model}/versions/{version}`.
+  // REQUIRES: the name of a version.
   std::string model_version(absl::string_view name) const {
-    const size_t at = name.find("/versions/");
-    return absl::StrCat(root_, "/", name.substr(0, at), "/", name.substr(at + 10));
+    const VersionName version = VersionName::Parse(name).value();
+    return absl::StrCat(root_, "/", version.model, "/", version.version);
   }
   std::string jobs() const { return root_ + "/jobs"; }
   std::string job(absl::string_view name) const {

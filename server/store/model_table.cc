@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/util/time_util.h"
 #include "model/errors/errors.h"
+#include "model/recipe/version_name.h"
 #include "server/store/paging.h"
 #include "server/store/rows.h"
 #include "server/store/sessions.h"
@@ -16,24 +17,25 @@ constexpr char kWrite[] = "write_models";
 constexpr char kListing[] = "models";
 
 // The columns say which it is, whatever the message says.
-v1::ModelVersion VersionOf(const VersionKey& key, const std::string& json) {
+v1::ModelVersion VersionOf(const VersionName& key, const std::string& json) {
   v1::ModelVersion version = FromJson<v1::ModelVersion>(json);
-  version.set_name(NameOf(key));
+  version.set_name(key.ToString());
   return version;
 }
 
 absl::StatusOr<v1::ModelVersion> Find(soci::session& sql, const std::string& name) {
-  VersionKey key;
+  VersionName key;
   std::string json;
-  if (ParseVersionName(name, key)) {
+  if (const auto exact = VersionName::Parse(name)) {
+    key = *exact;
     sql << "SELECT message FROM model_versions WHERE model = :model AND number = :number AND "
            "published = 1",
-        soci::use(key.model), soci::use(key.number), soci::into(json);
+        soci::use(key.model), soci::use(key.version), soci::into(json);
   } else {
     key.model = name;
     sql << "SELECT number, message FROM model_versions WHERE model = :model AND published = 1 "
            "ORDER BY number DESC LIMIT 1",
-        soci::use(name), soci::into(key.number), soci::into(json);
+        soci::use(name), soci::into(key.version), soci::into(json);
   }
   if (!sql.got_data()) return NoSuch(name);
   return VersionOf(key, json);
@@ -44,7 +46,7 @@ v1::Model ModelOf(const std::string& name, long long newest, int count,
                   const std::string& create_time) {
   v1::Model model;
   model.set_name(name);
-  model.set_latest_version(NameOf({name, newest}));
+  model.set_latest_version(VersionName{name, newest}.ToString());
   model.set_version_count(count);
   if (!google::protobuf::util::TimeUtil::FromString(create_time, model.mutable_create_time())) {
     throw DamagedRow(absl::StrCat("create_time of ", name, " is ", Quote(create_time)));
@@ -63,14 +65,14 @@ v1::Model ModelOf(const soci::row& row) {
 }
 
 // FAILED_PRECONDITION, RESOURCE_IN_USE: who needs the version.
-absl::Status CheckNobodyNeeds(soci::session& sql, const VersionKey& key, const std::string& name) {
+absl::Status CheckNobodyNeeds(soci::session& sql, const VersionName& key, const std::string& name) {
   if (absl::Status status = CheckUnnamed(sql, name); !status.ok()) return status;
   std::string job;
   sql << absl::StrCat(
       "SELECT jobs.name FROM model_versions JOIN jobs ON jobs.name = reservation_key "
       "WHERE model = :model AND number = :number AND jobs.state NOT IN (",
       EndedStates(), ")"),
-      soci::use(key.model), soci::use(key.number), soci::into(job);
+      soci::use(key.model), soci::use(key.version), soci::into(job);
   if (sql.got_data()) {
     return MakeError(absl::StatusCode::kFailedPrecondition, v1::RESOURCE_IN_USE,
                      absl::StrCat(name, " is the result of ", job, ", which has not ended"),
@@ -91,41 +93,41 @@ absl::StatusOr<ModelTable::Reservation> ModelTable::Reserve(const std::string& m
                                                             const std::string& key,
                                                             const std::string& digest) {
   return store_.sessions_->Write(kWrite, [&](soci::session& sql) -> absl::StatusOr<Reservation> {
-    VersionKey version{model, 0};
+    VersionName version{model, 0};
     std::string known_digest;
     int published = 0;
     sql << "SELECT model, number, reservation_digest, published FROM model_versions "
            "WHERE reservation_key = :key",
-        soci::use(key), soci::into(version.model), soci::into(version.number),
+        soci::use(key), soci::into(version.model), soci::into(version.version),
         soci::into(known_digest), soci::into(published);
     if (sql.got_data()) {
-      if (known_digest == digest) return Reservation{NameOf(version), published == 1};
+      if (known_digest == digest) return Reservation{version.ToString(), published == 1};
       return MakeError(absl::StatusCode::kAlreadyExists, v1::REQUEST_ID_REUSED,
                        absl::StrCat(Quote(key), " came before with another request (it made ",
-                                    NameOf(version), "): use a new request_id"));
+                                    version.ToString(), "): use a new request_id"));
     }
     sql << "INSERT INTO models (name, last_number) VALUES (:name, 0) ON CONFLICT DO NOTHING",
         soci::use(model);
     sql << "UPDATE models SET last_number = last_number + 1 WHERE name = :name", soci::use(model);
     sql << "SELECT last_number FROM models WHERE name = :name", soci::use(model),
-        soci::into(version.number);
+        soci::into(version.version);
     soci::indicator has_key = key.empty() ? soci::i_null : soci::i_ok;
     sql << "INSERT INTO model_versions (model, number, reservation_key, reservation_digest, "
            "published, to_load, message) VALUES (:model, :number, :key, :digest, 0, 0, '')",
-        soci::use(model), soci::use(version.number), soci::use(key, has_key), soci::use(digest);
+        soci::use(model), soci::use(version.version), soci::use(key, has_key), soci::use(digest);
     version.model = model;
-    return Reservation{NameOf(version), false};
+    return Reservation{version.ToString(), false};
   });
 }
 
 absl::StatusOr<v1::ModelVersion> ModelTable::Publish(const v1::ModelVersion& version, bool load) {
   return store_.sessions_->Write(
       kWrite, [&](soci::session& sql) -> absl::StatusOr<v1::ModelVersion> {
-        VersionKey key;
+        const auto key = VersionName::Parse(version.name());
         int published = 0;
-        if (!ParseVersionName(version.name(), key)) return NoSuch(version.name());
+        if (!key) return NoSuch(version.name());
         sql << "SELECT published FROM model_versions WHERE model = :model AND number = :number",
-            soci::use(key.model), soci::use(key.number), soci::into(published);
+            soci::use(key->model), soci::use(key->version), soci::into(published);
         if (!sql.got_data()) return NoSuch(version.name());
         if (published == 1) return Find(sql, version.name());
         v1::ModelVersion row = version;
@@ -134,21 +136,21 @@ absl::StatusOr<v1::ModelVersion> ModelTable::Publish(const v1::ModelVersion& ver
         const int to_load = load ? 1 : 0;
         sql << "UPDATE model_versions SET published = 1, to_load = :load, message = :message "
                "WHERE model = :model AND number = :number",
-            soci::use(to_load), soci::use(json), soci::use(key.model), soci::use(key.number);
+            soci::use(to_load), soci::use(json), soci::use(key->model), soci::use(key->version);
         const std::string time = google::protobuf::util::TimeUtil::ToString(row.create_time());
         sql << "UPDATE models SET create_time = :time WHERE name = :name AND create_time IS NULL",
-            soci::use(time), soci::use(key.model);
+            soci::use(time), soci::use(key->model);
         return row;
       });
 }
 
 absl::Status ModelTable::Release(const std::string& name) {
   return store_.sessions_->Write(kWrite, [&](soci::session& sql) -> absl::Status {
-    VersionKey key;
-    if (!ParseVersionName(name, key)) return NoSuch(name);
+    const auto key = VersionName::Parse(name);
+    if (!key) return NoSuch(name);
     sql << "DELETE FROM model_versions WHERE model = :model AND number = :number AND "
            "published = 0",
-        soci::use(key.model), soci::use(key.number);
+        soci::use(key->model), soci::use(key->version);
     return absl::OkStatus();
   });
 }
@@ -165,13 +167,13 @@ absl::Status ModelTable::ReleaseAbandoned() {
 
 absl::StatusOr<bool> ModelTable::IsForgotten(const std::string& name) {
   return store_.sessions_->Read(kRead, [&](soci::session& sql) -> absl::StatusOr<bool> {
-    VersionKey key;
-    if (!ParseVersionName(name, key) || key.number < 1) return false;
+    const auto key = VersionName::Parse(name);
+    if (!key) return false;
     int given = 0, kept = 0;
     sql << "SELECT COUNT(*) FROM models WHERE name = :model AND last_number >= :number",
-        soci::use(key.model), soci::use(key.number), soci::into(given);
+        soci::use(key->model), soci::use(key->version), soci::into(given);
     sql << "SELECT COUNT(*) FROM model_versions WHERE model = :model AND number = :number",
-        soci::use(key.model), soci::use(key.number), soci::into(kept);
+        soci::use(key->model), soci::use(key->version), soci::into(kept);
     return given > 0 && kept == 0;
   });
 }
@@ -232,22 +234,22 @@ absl::StatusOr<Page<v1::ModelVersion>> ModelTable::ListVersions(const std::strin
 
 absl::Status ModelTable::SetLoad(const std::string& name, bool load) {
   return store_.sessions_->Write(kWrite, [&](soci::session& sql) -> absl::Status {
-    VersionKey key;
-    if (!ParseVersionName(name, key) || !Exists(sql, name)) return NoSuch(name);
+    const auto key = VersionName::Parse(name);
+    if (!key || !Exists(sql, name)) return NoSuch(name);
     const int to_load = load ? 1 : 0;
     sql << "UPDATE model_versions SET to_load = :load WHERE model = :model AND number = :number",
-        soci::use(to_load), soci::use(key.model), soci::use(key.number);
+        soci::use(to_load), soci::use(key->model), soci::use(key->version);
     return absl::OkStatus();
   });
 }
 
 absl::StatusOr<bool> ModelTable::IsToLoad(const std::string& name) {
   return store_.sessions_->Read(kRead, [&](soci::session& sql) -> absl::StatusOr<bool> {
-    VersionKey key;
-    if (!ParseVersionName(name, key) || !Exists(sql, name)) return NoSuch(name);
+    const auto key = VersionName::Parse(name);
+    if (!key || !Exists(sql, name)) return NoSuch(name);
     int to_load = 0;
     sql << "SELECT to_load FROM model_versions WHERE model = :model AND number = :number",
-        soci::use(key.model), soci::use(key.number), soci::into(to_load);
+        soci::use(key->model), soci::use(key->version), soci::into(to_load);
     return to_load != 0;
   });
 }
@@ -270,26 +272,26 @@ absl::StatusOr<std::vector<v1::ModelVersion>> ModelTable::ToLoad() {
 
 absl::Status ModelTable::CheckUnneeded(const std::string& name) {
   return store_.sessions_->Read(kRead, [&](soci::session& sql) -> absl::Status {
-    VersionKey key;
-    if (!ParseVersionName(name, key)) return NoSuch(name);
-    return CheckNobodyNeeds(sql, key, name);
+    const auto key = VersionName::Parse(name);
+    if (!key) return NoSuch(name);
+    return CheckNobodyNeeds(sql, *key, name);
   });
 }
 
 absl::Status ModelTable::DeleteVersion(const std::string& name) {
   return store_.sessions_->Write(kWrite, [&](soci::session& sql) -> absl::Status {
-    VersionKey key;
+    const auto key = VersionName::Parse(name);
     int to_load = 0;
-    if (!ParseVersionName(name, key)) return NoSuch(name);
+    if (!key) return NoSuch(name);
     sql << "SELECT to_load FROM model_versions WHERE model = :model AND number = :number AND "
            "published = 1",
-        soci::use(key.model), soci::use(key.number), soci::into(to_load);
+        soci::use(key->model), soci::use(key->version), soci::into(to_load);
     if (!sql.got_data()) return NoSuch(name);
     if (absl::Status status = CheckUnnamed(sql, name); !status.ok()) return status;
     if (to_load == 1) return LoadedError(name);
-    if (absl::Status status = CheckNobodyNeeds(sql, key, name); !status.ok()) return status;
+    if (absl::Status status = CheckNobodyNeeds(sql, *key, name); !status.ok()) return status;
     sql << "DELETE FROM model_versions WHERE model = :model AND number = :number",
-        soci::use(key.model), soci::use(key.number);
+        soci::use(key->model), soci::use(key->version);
     return absl::OkStatus();
   });
 }

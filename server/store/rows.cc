@@ -1,11 +1,10 @@
 #include "server/store/rows.h"
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "google/protobuf/util/time_util.h"
 #include "model/errors/errors.h"
+#include "model/recipe/version_name.h"
 #include "tasuki/v1/training.pb.h"
 
 namespace tasuki {
@@ -38,25 +37,14 @@ absl::Status CheckUnused(soci::session& sql, const std::string& name) {
       {{"resource", name}, {"used_by", job}});
 }
 
-bool ParseVersionName(absl::string_view name, VersionKey& key) {
-  const size_t at = name.find("/versions/");
-  if (!absl::StartsWith(name, "models/") || at == absl::string_view::npos) return false;
-  key.model = std::string(name.substr(0, at));
-  return absl::SimpleAtoi(name.substr(at + 10), &key.number) && NameOf(key) == name;
-}
-
-std::string NameOf(const VersionKey& key) {
-  return absl::StrCat(key.model, "/versions/", key.number);
-}
-
 std::vector<std::string> AliasesOf(soci::session& sql, const std::string& version) {
-  VersionKey key;
+  const auto key = VersionName::Parse(version);
   std::vector<std::string> names;
-  if (!ParseVersionName(version, key)) return names;
+  if (!key) return names;
   soci::rowset<std::string> rows =
       (sql.prepare << "SELECT name FROM model_aliases WHERE model = :model AND "
                       "(number = :number OR shadow = :shadow) ORDER BY name",
-       soci::use(key.model), soci::use(key.number), soci::use(key.number));
+       soci::use(key->model), soci::use(key->version), soci::use(key->version));
   for (const std::string& name : rows) names.push_back(name);
   return names;
 }
@@ -72,10 +60,10 @@ absl::Status CheckUnnamed(soci::session& sql, const std::string& version) {
 
 bool Exists(soci::session& sql, const std::string& name) {
   int count = 0;
-  if (VersionKey key; ParseVersionName(name, key)) {
+  if (const auto key = VersionName::Parse(name)) {
     sql << "SELECT COUNT(*) FROM model_versions WHERE model = :model AND number = :number "
            "AND published = 1",
-        soci::use(key.model), soci::use(key.number), soci::into(count);
+        soci::use(key->model), soci::use(key->version), soci::into(count);
   } else {
     sql << "SELECT COUNT(*) FROM datasets WHERE name = :name", soci::use(name), soci::into(count);
   }

@@ -26,15 +26,6 @@ std::string EndedStates();
 // a model version); the message names the job.
 absl::Status CheckUnused(soci::session& sql, const std::string& name);
 
-// A model version's name in its two parts.
-struct VersionKey {
-  std::string model;  // `models/{model}`
-  long long number = 0;
-};
-// False if `name` is not `models/{model}/versions/{number}` in its one spelling.
-bool ParseVersionName(absl::string_view name, VersionKey& key);
-std::string NameOf(const VersionKey& key);
-
 // The aliases that name a version, as theirs or as their shadow.
 std::vector<std::string> AliasesOf(soci::session& sql, const std::string& version);
 

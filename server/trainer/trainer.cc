@@ -31,10 +31,10 @@
 namespace tasuki {
 namespace {
 
-constexpr unsigned kEstimateSeconds = 15 * 60;
-// The trainer of an earlier attempt ends as soon as it notices that its server is gone.
 using google::protobuf::util::TimeUtil;
 
+constexpr unsigned kEstimateSeconds = 15 * 60;
+// The trainer of an earlier attempt ends as soon as it notices that its server is gone.
 constexpr absl::Duration kLockPatience = absl::Seconds(20);
 constexpr absl::Duration kLockInterval = absl::Milliseconds(50);
 constexpr absl::Duration kProgressLogInterval = absl::Seconds(10);
@@ -74,6 +74,11 @@ class Reporter : public TrainingObserver {
     if (progress.phase() == phase_ && now - logged_ < kProgressLogInterval) return;
     phase_ = progress.phase();
     logged_ = now;
+    if (progress.total_rows() > 0) {
+      spdlog::info("{}: {} of {} rows", v1::Progress::Phase_Name(phase_), progress.evaluated_rows(),
+                   progress.total_rows());
+      return;
+    }
     spdlog::info("{}: step {} of {}, loss {:.4f}, {:.1f} examples/s",
                  v1::Progress::Phase_Name(phase_), progress.step(), progress.total_steps(),
                  progress.loss(), progress.examples_per_second());

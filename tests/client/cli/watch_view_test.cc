@@ -45,6 +45,19 @@ WatchView::Options Terminal(int columns) {
   return {.columns = [columns] { return columns; }, .zone = absl::UTCTimeZone()};
 }
 
+TEST(WatchView, ShowsTheRowsOfAnEvaluation) {
+  v1::Progress progress;
+  progress.set_phase(v1::Progress::EVALUATING);
+  EXPECT_EQ(ProgressText(progress), "evaluating");
+  progress.set_evaluated_rows(1200);
+  progress.set_total_rows(4000);
+  EXPECT_EQ(ProgressText(progress), "evaluating 1,200 of 4,000 rows");
+  progress.set_step(120);
+  progress.set_total_steps(1200);
+  EXPECT_THAT(ProgressText(progress),
+              HasSubstr("evaluating 1,200 of 4,000 rows  step 120 of 1,200 (10 %)"));
+}
+
 TEST(WatchView, WritesALineForEachEventIntoAPipe) {
   std::ostringstream out;
   {

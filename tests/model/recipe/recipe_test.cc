@@ -482,13 +482,13 @@ TEST(ResolveJob, KnowsTheFormsOfABaseModelVersion) {
     job.mutable_fine_tuning()->set_base_model_version(name);
     return FieldsAtFault(job).empty();
   };
-  for (const char* good :
-       {"models/a", "models/t5-base", "models/a/versions/1", "models/a/versions/2147483647"}) {
+  for (const char* good : {"models/a", "models/t5-base", "models/a/versions/1",
+                           "models/a/versions/9223372036854775807"}) {
     EXPECT_TRUE(accepted(good)) << good;
   }
   for (const char* bad : {"", "a", "models/", "models/A", "models/a/", "models/a/versions/",
                           "models/a/versions/0", "models/a/versions/01", "models/a/versions/-1",
-                          "models/a/versions/+1", "models/a/versions/2147483648",
+                          "models/a/versions/+1", "models/a/versions/9223372036854775808",
                           "models/a/versions/1/", "models/../versions/1", "datasets/a"}) {
     EXPECT_FALSE(accepted(bad)) << bad;
   }

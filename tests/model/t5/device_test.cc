@@ -1,6 +1,10 @@
 #include "model/t5/device.h"
 
+#include <ATen/ATen.h>
 #include <dlfcn.h>
+
+#include <new>
+#include <stdexcept>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -50,6 +54,19 @@ TEST(OpenDevice, OpensAGpuAsOftenAsItIsAsked) {
     ASSERT_TRUE(device.ok()) << device.status();
     EXPECT_EQ(device->name, "cuda:0");
     EXPECT_NE(device->model, "");
+  }
+}
+
+TEST(SaysOutOfMemory, KnowsThatOfCppAndOfLibTorch) {
+  EXPECT_TRUE(SaysOutOfMemory(std::bad_alloc()));
+  EXPECT_TRUE(SaysOutOfMemory(c10::OutOfMemoryError({}, "CUDA out of memory. Tried to allocate")));
+  EXPECT_FALSE(SaysOutOfMemory(c10::Error({}, "sizes do not fit")));
+  EXPECT_FALSE(SaysOutOfMemory(std::runtime_error("out of memory")));
+  try {
+    at::empty({int64_t{1} << 48});
+    FAIL() << "a petabyte";
+  } catch (const std::exception& error) {
+    EXPECT_TRUE(SaysOutOfMemory(error)) << error.what();
   }
 }
 

@@ -29,14 +29,6 @@ int64_t StatusBytes(const std::string& name) {
   return 0;
 }
 
-class Silence : public TrainingObserver {
- public:
-  void OnProgress(const v1::Progress&) override {}
-  void OnEvaluation(const v1::Evaluation&) override {}
-  void OnCheckpoint(int64_t, bool, absl::Duration) override {}
-  void OnMessage(v1::TrainingJobEvent::Message::Severity, const std::string&) override {}
-};
-
 class EstimateTest : public ::testing::Test {
  protected:
   EstimateTest() {

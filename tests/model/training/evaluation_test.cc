@@ -4,7 +4,9 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
+#include <chrono>
 #include <cmath>
+#include <thread>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -44,11 +46,13 @@ class EvaluationTest : public ::testing::Test {
   T5 model_;
   LabelledRows rows_;
   StopSignal stop_;
+  Silence observer_;
+  ProgressReporter progress_{observer_};
 };
 
 TEST_F(EvaluationTest, TeacherForcedLossIsTheMeanOverBatchesOfEightOfTheTokenMean) {
   const absl::StatusOr<v1::Evaluation> evaluation =
-      EvaluateTeacherForced(model_, rows_, labels_, *tokenizer_, std::nullopt, stop_);
+      EvaluateTeacherForced(model_, rows_, labels_, *tokenizer_, std::nullopt, stop_, progress_);
   ASSERT_TRUE(evaluation.ok()) << evaluation.status();
 
   double batches = 0, losses = 0;
@@ -79,7 +83,8 @@ TEST_F(EvaluationTest, TeacherForcedLossIsTheMeanOverBatchesOfEightOfTheTokenMea
 
 TEST_F(EvaluationTest, LabelLossIsTheMeanOfMinusLogPOfTheRightLabel) {
   const auto scorer = T5Scorer::Make(model_.config(), model_.weights());
-  const absl::StatusOr<v1::Evaluation> evaluation = EvaluateLabels(*scorer, rows_, labels_, stop_);
+  const absl::StatusOr<v1::Evaluation> evaluation =
+      EvaluateLabels(*scorer, rows_, labels_, stop_, progress_);
   ASSERT_TRUE(evaluation.ok()) << evaluation.status();
 
   // The two targets differ in their first token, so only the first position decides.
@@ -104,9 +109,43 @@ TEST_F(EvaluationTest, LabelLossIsTheMeanOfMinusLogPOfTheRightLabel) {
 TEST_F(EvaluationTest, EndsAsSoonAsItIsToldToStop) {
   stop_.request = StopSignal::kStop;
   const auto scorer = T5Scorer::Make(model_.config(), model_.weights());
-  EXPECT_TRUE(absl::IsCancelled(EvaluateLabels(*scorer, rows_, labels_, stop_).status()));
+  EXPECT_TRUE(
+      absl::IsCancelled(EvaluateLabels(*scorer, rows_, labels_, stop_, progress_).status()));
   EXPECT_TRUE(absl::IsCancelled(
-      EvaluateTeacherForced(model_, rows_, labels_, *tokenizer_, std::nullopt, stop_).status()));
+      EvaluateTeacherForced(model_, rows_, labels_, *tokenizer_, std::nullopt, stop_, progress_)
+          .status()));
+}
+
+// Keeps what it is told.
+class ProgressRecorder : public Silence {
+ public:
+  void OnProgress(const v1::Progress& progress) override { told.push_back(progress); }
+  std::vector<v1::Progress> told;
+};
+
+TEST_F(EvaluationTest, TellsHowManyRowsAreDoneAtMostOnceASecond) {
+  ProgressRecorder recorder;
+  ProgressReporter progress(recorder);
+  const auto scorer = T5Scorer::Make(model_.config(), model_.weights());
+  progress.Enter(v1::Progress::EVALUATING);
+  progress.ExpectRows(4 * 19);
+  ASSERT_TRUE(EvaluateLabels(*scorer, rows_, labels_, stop_, progress).ok());
+  ASSERT_EQ(recorder.told.size(), 1) << "no second has passed";
+  EXPECT_EQ(recorder.told[0].total_rows(), 0);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1001));
+  const auto teacher_forced = [&] {
+    return EvaluateTeacherForced(model_, rows_, labels_, *tokenizer_, std::nullopt, stop_,
+                                 progress);
+  };
+  ASSERT_TRUE(teacher_forced().ok());
+  ASSERT_TRUE(teacher_forced().ok());
+  ASSERT_EQ(recorder.told.size(), 2);
+  EXPECT_EQ(recorder.told[1].phase(), v1::Progress::EVALUATING);
+  EXPECT_EQ(recorder.told[1].evaluated_rows(), 2 * 19);
+  EXPECT_EQ(recorder.told[1].total_rows(), 4 * 19);
+  progress.Enter(v1::Progress::SAVING);
+  EXPECT_EQ(recorder.told.back().evaluated_rows(), 0);
+  EXPECT_EQ(recorder.told.back().total_rows(), 0);
 }
 
 }  // namespace

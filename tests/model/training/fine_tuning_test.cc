@@ -2,6 +2,9 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <chrono>
+#include <thread>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/recipe/recipe.h"
@@ -12,13 +15,6 @@ namespace tasuki {
 namespace {
 
 using ::testing::Each;
-
-class Nobody : public TrainingObserver {
-  void OnProgress(const v1::Progress&) override {}
-  void OnEvaluation(const v1::Evaluation&) override {}
-  void OnCheckpoint(int64_t, bool, absl::Duration) override {}
-  void OnMessage(v1::TrainingJobEvent::Message::Severity, const std::string&) override {}
-};
 
 class FineTuningTest : public ::testing::Test {
  protected:
@@ -51,8 +47,8 @@ class FineTuningTest : public ::testing::Test {
     ResolveJob(job_, faults);
     EXPECT_TRUE(faults.empty()) << faults.ToStatus();
     StopSignal stop;
-    Nobody nobody;
-    auto work = PrepareFineTuning(job_.fine_tuning(), places_, stop, nobody);
+    Silence silence;
+    auto work = PrepareFineTuning(job_.fine_tuning(), places_, stop, silence);
     EXPECT_TRUE(work.ok()) << work.status();
     return *std::move(work);
   }
@@ -142,12 +138,54 @@ TEST_F(FineTuningTest, JudgesTeacherForcedIfThatIsTheHabit) {
   recipe().set_preset(v1::Recipe::STUDY);
   auto work = Prepare();
   const T5 model(work->config(), *work->FirstWeights());
-  const auto padded = work->Evaluate(model, {});
+  Silence observer;
+  ProgressReporter progress(observer);
+  const auto padded = work->Evaluate(model, {}, progress);
   ASSERT_TRUE(padded.ok()) << padded.status();
   ASSERT_EQ(padded->size(), 1);
   EXPECT_EQ(padded->front().method(), v1::Evaluation::TEACHER_FORCED);
   recipe().mutable_habits()->set_count_padding(false);
-  EXPECT_NE(Prepare()->Evaluate(model, {})->front().loss(), padded->front().loss());
+  EXPECT_NE(Prepare()->Evaluate(model, {}, progress)->front().loss(), padded->front().loss());
+}
+
+TEST_F(FineTuningTest, SaysHowManyRowsThereAreToEvaluate) {
+  const std::vector<v1::Example> rows = Opinions();
+  for (const auto& [name, count] : {std::pair("valid", 7), std::pair("test", 5)}) {
+    WriteExamples(folder_ / name, {rows.begin(), rows.begin() + count});
+    places_.datasets[absl::StrCat("datasets/", name)] = folder_ / name;
+  }
+  task(0).set_valid_dataset("datasets/valid");
+  auto without_test = Prepare();
+  task(0).set_test_dataset("datasets/test");
+  auto work = Prepare();
+  const T5 model(work->config(), *work->FirstWeights());
+  class Recorder : public Silence {
+   public:
+    void OnProgress(const v1::Progress& progress) override { newest = progress; }
+    v1::Progress newest;
+  };
+  const auto rows_of = [&](const auto& evaluate) {
+    Recorder observer;
+    ProgressReporter progress(observer);
+    progress.Enter(v1::Progress::EVALUATING);
+    EXPECT_TRUE(evaluate(observer, progress).ok());
+    std::this_thread::sleep_for(std::chrono::milliseconds(1001));
+    progress.AddRows(0);
+    EXPECT_EQ(observer.newest.evaluated_rows(), observer.newest.total_rows());
+    return observer.newest.total_rows();
+  };
+  EXPECT_EQ(rows_of([&](Recorder&, ProgressReporter& progress) {
+              return work->Evaluate(model, {}, progress);
+            }),
+            7);
+  EXPECT_EQ(rows_of([&](Recorder& observer, ProgressReporter& progress) {
+              return work->EvaluateFinally(model, {}, observer, progress);
+            }),
+            7 + 2 * 5);
+  EXPECT_EQ(rows_of([&](Recorder& observer, ProgressReporter& progress) {
+              return without_test->EvaluateFinally(model, {}, observer, progress);
+            }),
+            2 * 7);
 }
 
 }  // namespace

@@ -15,7 +15,6 @@
 #include "model/t5/torch_scorer.h"
 #include "model/text/label_trie.h"
 #include "model/training/loss.h"
-#include "model/training/numerics.h"
 #include "model/training/optimizer.h"
 #include "model/training/padded_loss.h"
 #include "tests/model/t5/tiny_t5.h"

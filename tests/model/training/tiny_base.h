@@ -16,6 +16,7 @@
 #include "model/text/examples.h"
 #include "model/text/tokenizer.h"
 #include "model/training/result.h"
+#include "model/training/training.h"
 
 namespace tasuki {
 
@@ -31,6 +32,15 @@ class Folder {
 
  private:
   std::string path_;
+};
+
+// Hears nothing.
+class Silence : public TrainingObserver {
+ public:
+  void OnProgress(const v1::Progress&) override {}
+  void OnEvaluation(const v1::Evaluation&) override {}
+  void OnCheckpoint(int64_t, bool, absl::Duration) override {}
+  void OnMessage(v1::TrainingJobEvent::Message::Severity, const std::string&) override {}
 };
 
 // 128 opinions, every second one good.

@@ -902,6 +902,21 @@ TEST_F(TrainTest, WarnsOfRowsThatSplitsShareAndOfASingleLabel) {
   }
 }
 
+TEST_F(TrainTest, PretrainingTellsHowManySegmentsAreEvaluated) {
+  recorder_.on_progress = [&](const v1::Progress& progress) {
+    if (progress.phase() == v1::Progress::EVALUATING && progress.total_rows() == 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1001));
+    }
+  };
+  ASSERT_TRUE(Run(PretrainingJob()).ok());
+  const auto found =
+      std::find_if(recorder_.progress.begin(), recorder_.progress.end(),
+                   [](const v1::Progress& progress) { return progress.total_rows() > 0; });
+  ASSERT_NE(found, recorder_.progress.end());
+  EXPECT_EQ(found->evaluated_rows(), 1);  // of 80 texts one is held out
+  EXPECT_EQ(found->total_rows(), 1);
+}
+
 TEST_F(TrainTest, PretrainsABaseThatCanBeFineTuned) {
   absl::StatusOr<TrainingOutcome> outcome = Run(PretrainingJob());
   ASSERT_TRUE(outcome.ok()) << outcome.status();

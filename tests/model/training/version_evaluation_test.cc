@@ -1,6 +1,8 @@
 #include "model/training/version_evaluation.h"
 
+#include <chrono>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
@@ -18,7 +20,10 @@ using ::testing::IsEmpty;
 
 class Recorder : public TrainingObserver {
  public:
-  void OnProgress(const v1::Progress& p) override { phases.push_back(p.phase()); }
+  void OnProgress(const v1::Progress& p) override {
+    if (phases.empty() || phases.back() != p.phase()) phases.push_back(p.phase());
+    if (on_progress) on_progress(p);
+  }
   void OnEvaluation(const v1::Evaluation& e) override {
     evaluations.push_back(e);
     if (on_evaluation) on_evaluation();
@@ -30,6 +35,7 @@ class Recorder : public TrainingObserver {
     messages.push_back(text);
   }
 
+  std::function<void(const v1::Progress&)> on_progress;
   std::function<void()> on_evaluation;
   std::vector<v1::Progress::Phase> phases;
   std::vector<v1::Evaluation> evaluations;
@@ -118,6 +124,18 @@ TEST_F(EvaluateVersionTest, JudgesEveryTaskBothWaysAndPublishesNothing) {
   EXPECT_THAT(recorder_.phases,
               ::testing::ElementsAre(v1::Progress::PREPARING, v1::Progress::EVALUATING));
   EXPECT_TRUE(absl::IsNotFound(ReadManifest(places_.result_directory).status()));
+}
+
+TEST_F(EvaluateVersionTest, TellsHowManyRowsThereAre) {
+  v1::Progress newest;
+  recorder_.on_progress = [&](const v1::Progress& progress) { newest = progress; };
+  int left = 4;
+  recorder_.on_evaluation = [&] {  // between the tasks
+    if (--left == 2) std::this_thread::sleep_for(std::chrono::milliseconds(1001));
+  };
+  ASSERT_TRUE(Run(Job()).ok());
+  EXPECT_EQ(newest.evaluated_rows(), 2 * 20 + 5);
+  EXPECT_EQ(newest.total_rows(), 2 * (20 + 5));
 }
 
 TEST_F(EvaluateVersionTest, MeasuresTheCalibrationOfTheVersion) {

@@ -198,6 +198,9 @@ TEST_F(DatasetsTest, NameEveryFaultOfAHeader) {
   for (int i = 0; i < 63; ++i) name += "名";
   header.set_display_name(name);
   EXPECT_TRUE(datasets_->Begin(header).ok());
+  header.set_display_name("two\nlines");
+  EXPECT_THAT(std::string(datasets_->Begin(header).status().message()),
+              HasSubstr("header.display_name: has control characters"));
   header.set_display_name(name + "x");
   header.set_sha256("ABC");
   const auto upload = datasets_->Begin(header);

@@ -1,4 +1,4 @@
-#include "server/serving/version_name.h"
+#include "model/recipe/version_name.h"
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"

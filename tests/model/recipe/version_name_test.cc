@@ -1,4 +1,4 @@
-#include "server/serving/version_name.h"
+#include "model/recipe/version_name.h"
 
 #include <gtest/gtest.h>
 

@@ -1,0 +1,47 @@
+#include "model/files/spawn.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <unistd.h>
+
+namespace tasuki {
+
+int Spawn(const Spawning& spawning, pid_t& pid) {
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t none, all;
+  sigemptyset(&none);
+  sigfillset(&all);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setsigdefault(&attributes, &all);
+  posix_spawnattr_setpgroup(&attributes, 0);
+  posix_spawnattr_setflags(&attributes,
+                           static_cast<short>(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
+                                              (spawning.own_group ? POSIX_SPAWN_SETPGROUP : 0)));
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  const int count = static_cast<int>(spawning.descriptors.size());
+  for (int i = 0; i < count; ++i) {
+    const int ours = spawning.descriptors[i];
+    if (ours < 0) {
+      posix_spawn_file_actions_addopen(&actions, i, "/dev/null", O_RDWR, 0);
+    } else {
+      posix_spawn_file_actions_adddup2(&actions, ours, i);
+    }
+  }
+  // Libraries open files that are not closed on exec.
+  posix_spawn_file_actions_addclosefrom_np(&actions, count);
+  std::vector<char*> argv = {const_cast<char*>(spawning.program.c_str())};
+  for (const std::string& argument : spawning.arguments) {
+    argv.push_back(const_cast<char*>(argument.c_str()));
+  }
+  argv.push_back(nullptr);
+  const int error =
+      posix_spawn(&pid, spawning.program.c_str(), &actions, &attributes, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  posix_spawnattr_destroy(&attributes);
+  return error;
+}
+
+}  // namespace tasuki
