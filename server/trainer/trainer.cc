@@ -31,10 +31,10 @@
 namespace tasuki {
 namespace {
 
-constexpr unsigned kEstimateSeconds = 15 * 60;
-// The trainer of an earlier attempt ends as soon as it notices that its server is gone.
 using google::protobuf::util::TimeUtil;
 
+constexpr unsigned kEstimateSeconds = 15 * 60;
+// The trainer of an earlier attempt ends as soon as it notices that its server is gone.
 constexpr absl::Duration kLockPatience = absl::Seconds(20);
 constexpr absl::Duration kLockInterval = absl::Milliseconds(50);
 constexpr absl::Duration kProgressLogInterval = absl::Seconds(10);
@@ -42,13 +42,7 @@ constexpr absl::Duration kProgressLogInterval = absl::Seconds(10);
 // Lives as long as the process: the thread of the commands and the signal handler refer to it.
 StopSignal stop_signal;
 
-// Of a server that wants less (kAbandon) no signal makes more.
-void StopOnSignal(int) {
-  int before = stop_signal.request.load();
-  while (before < StopSignal::kStop &&
-         !stop_signal.request.compare_exchange_weak(before, StopSignal::kStop)) {
-  }
-}
+void StopOnSignal(int) { RequestStop(stop_signal, StopSignal::kStop); }
 
 // Should memory run out, the system is to end this process, never the server. Best effort: a
 // process may always say this of itself where the system has an out-of-memory killer.
