@@ -294,6 +294,7 @@ void Server::Stop() {
     rooms.classification_service->Drain();
     rooms.inference_service->Drain();
     rooms.registry->Drain();
+    rooms.jobs->Drain();
     rooms.endpoint->Shutdown(absl::Now() + absl::Seconds(rooms.options.drain_seconds));
   }
   if (rooms.jobs != nullptr) rooms.jobs->Stop();

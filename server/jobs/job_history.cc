@@ -1,76 +1,59 @@
 #include "server/jobs/job_history.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
 
 namespace tasuki {
 namespace {
 
-constexpr char kTrainerDied[] = "The trainer died: ";
-constexpr char kOutOfMemory[] = "The trainer died for lack of memory: ";
-constexpr char kPauseAsked[] = "A pause was asked for; the trainer writes a checkpoint and stops.";
 constexpr int kWindow = 500;  // events read at once, newest window first
 
-bool AsksForPause(const v1::TrainingJobEvent& event, const v1::TrainingJob& job) {
-  return event.attempt() == job.attempt() && event.has_message() &&
-         event.message().text() == kPauseAsked;
+bool IsDeath(StateChanged::Cause cause) {
+  return cause == StateChanged::TRAINER_DIED || cause == StateChanged::TRAINER_OUT_OF_MEMORY;
 }
 
 }  // namespace
 
-std::string DeathReason(absl::string_view cause, bool out_of_memory) {
-  return absl::StrCat(out_of_memory ? kOutOfMemory : kTrainerDied, cause);
-}
-
-v1::TrainingJobEvent PauseAskedEvent(const v1::TrainingJob& job) {
-  v1::TrainingJobEvent event;
-  event.set_attempt(job.attempt());
-  event.mutable_message()->set_severity(v1::TrainingJobEvent::Message::INFO);
-  event.mutable_message()->set_text(kPauseAsked);
-  return event;
-}
-
 absl::StatusOr<JobHistory> ReadJobHistory(JobTable& jobs, const v1::TrainingJob& job) {
   JobHistory history;
-  bool checkpoint_seen = false;
-  bool retry_seen = false;
   bool queued_seen = false;
+  bool retry_seen = false;
+  bool checkpoint_seen = false;
+  int64_t step = 0;            // of the newest checkpoint
+  bool earlier_seen = false;   // a checkpoint of another step
+  int server_deaths_then = 0;  // before the oldest checkpoint of that step that was seen
   for (int64_t end = job.last_sequence() + 1; end > 1;) {
     const int64_t begin = std::max<int64_t>(1, end - kWindow);
     auto events = jobs.ReadEvents(job.name(), begin, static_cast<int>(end - begin));
     if (!events.ok()) return Annotate(events.status(), "The job's events cannot be read: ");
     for (auto event = events->rbegin(); event != events->rend(); ++event) {
-      if ((checkpoint_seen || retry_seen) && event->attempt() < job.attempt()) return history;
-      checkpoint_seen |= event->has_checkpoint_written();
-      history.pause_asked |= AsksForPause(*event, job);
+      if (queued_seen && earlier_seen) return history;
+      if (event->has_checkpoint_written()) {
+        const int64_t written = event->checkpoint_written().step();
+        earlier_seen |= checkpoint_seen && written != step;
+        checkpoint_seen = true;
+        if (earlier_seen) continue;
+        step = written;
+        history.server_deaths += std::exchange(server_deaths_then, 0);
+      }
       if (!event->has_state_changed()) continue;
-      const auto& change = event->state_changed();
-      const bool out_of_memory = absl::StartsWith(change.reason(), kOutOfMemory);
-      const bool death = out_of_memory || absl::StartsWith(change.reason(), kTrainerDied);
-      retry_seen |= change.reason() == kRetried;
-      history.deaths += death && !checkpoint_seen && !retry_seen;
+      const StateChanged& change = event->state_changed();
       if (change.state() == v1::TrainingJob::QUEUED && !queued_seen) {
         queued_seen = true;
-        history.queued_by_death = death;
-        history.queued_by_lack_of_memory = out_of_memory;
-        history.queued_by_restart = change.reason() == kServerRestarted;
+        history.queued_by = change.cause();
       }
+      retry_seen |= change.cause() == StateChanged::RETRIED;
+      history.deaths += IsDeath(change.cause()) && !checkpoint_seen && !retry_seen;
+      server_deaths_then += change.cause() == StateChanged::SERVER_DIED && !retry_seen;
     }
     end = begin;
   }
+  // A checkpoint of step 0 is the beginning.
+  if (step == 0 && !earlier_seen) history.server_deaths += server_deaths_then;
   return history;
-}
-
-absl::StatusOr<bool> WasAskedToPause(JobTable& jobs, const v1::TrainingJob& job) {
-  const int64_t begin = std::max<int64_t>(1, job.last_sequence() + 1 - kWindow);
-  const auto events = jobs.ReadEvents(job.name(), begin, kWindow);
-  if (!events.ok()) return events.status();
-  return std::any_of(events->begin(), events->end(),
-                     [&](const auto& event) { return AsksForPause(event, job); });
 }
 
 }  // namespace tasuki

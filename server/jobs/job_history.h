@@ -1,48 +1,36 @@
-// What a job's stored events tell beyond its row. Events are the only memory of deaths and of an
-// asked pause, so both survive a restart of the server. The sentences that are recognised are made
-// here.
+// What a job's stored events tell beyond its row. Events are the only memory of deaths, so it
+// survives a restart of the server.
 #pragma once
 
-#include <string>
-
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
+#include "server/store/job_state.h"
 #include "server/store/job_table.h"
 #include "tasuki/v1/training.pb.h"
 
 namespace tasuki {
 
-// So many deaths in a row without a new checkpoint end a job: FAILED, CRASH_LOOP.
+// So many deaths of trainers in a row without a new checkpoint end a job: FAILED, CRASH_LOOP.
 inline constexpr int kMaxDeaths = 3;
-
-// Reason of the state change after a trainer died of itself. `cause` is a clause, such as
-// "it exited with code 1".
-std::string DeathReason(absl::string_view cause, bool out_of_memory);
-
-// The event of an asked pause of a running job.
-v1::TrainingJobEvent PauseAskedEvent(const v1::TrainingJob& job);
-
-// Reason of the state change when a server finds a job running that an earlier server ran.
-inline constexpr char kServerRestarted[] =
-    "The server was started anew; the job goes on from its newest checkpoint.";
-
-// Reason of the state change when a failed job is tried again; deaths before it do not count.
-inline constexpr char kRetried[] = "It is tried again; it goes on from its newest checkpoint.";
+// The same of servers that ran it: where a container is killed as a whole, a trainer that takes too
+// much memory takes the server along. Others may be at fault as well, so there may be more.
+inline constexpr int kMaxServerDeaths = 5;
 
 struct JobHistory {
-  int deaths = 0;            // of trainers since the newest checkpoint or retry
-  bool pause_asked = false;  // of the present attempt
-  // Why the job was queued last: by its death, by a restart, or else.
-  bool queued_by_death = false;
-  bool queued_by_lack_of_memory = false;  // a death, too
-  bool queued_by_restart = false;
+  int deaths = 0;  // of trainers since the newest checkpoint or retry
+  // Of servers that ran the job since it got so far, or was retried. A checkpoint of the same step
+  // again, which a trainer that begins with less at once writes, is none that counts.
+  int server_deaths = 0;
+  // Why it was queued last.
+  StateChanged::Cause queued_by = StateChanged::CAUSE_UNSPECIFIED;
+
+  // Whether memory ran out before, or may have: a server may end once for any reason.
+  bool lacked_memory() const {
+    return queued_by == StateChanged::TRAINER_OUT_OF_MEMORY ||
+           (queued_by == StateChanged::SERVER_DIED && server_deaths >= 2);
+  }
 };
 
 // Errors of the store.
 absl::StatusOr<JobHistory> ReadJobHistory(JobTable& jobs, const v1::TrainingJob& job);
-
-// JobHistory::pause_asked of a running job, from its newest events only: a trainer that was told to
-// stop says little more. Errors of the store.
-absl::StatusOr<bool> WasAskedToPause(JobTable& jobs, const v1::TrainingJob& job);
 
 }  // namespace tasuki

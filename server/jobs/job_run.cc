@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 #include <thread>
 #include <utility>
 
@@ -12,8 +11,8 @@
 #include "model/errors/errors.h"
 #include "model/errors/status_proto.h"
 #include "model/files/durable.h"
-#include "server/jobs/job_state.h"
 #include "server/store/dataset_table.h"
+#include "server/store/job_state.h"
 #include "server/store/model_table.h"
 #include "spdlog/spdlog.h"
 
@@ -25,17 +24,7 @@ using google::protobuf::util::TimeUtil;
 using Job = v1::TrainingJob;
 
 constexpr absl::Duration kTryInterval = absl::Seconds(1);
-
-std::set<std::string> DatasetsOf(const Job& job) {
-  std::set<std::string> names(job.pretraining().datasets().begin(),
-                              job.pretraining().datasets().end());
-  for (const v1::Task& task : job.fine_tuning().tasks()) {
-    names.insert({task.train_dataset(), task.valid_dataset(), task.test_dataset()});
-  }
-  for (const v1::Task& task : job.evaluation().tasks()) names.insert(task.test_dataset());
-  names.erase("");
-  return names;
-}
+constexpr absl::Duration kCallerInterval = absl::Milliseconds(100);  // looks at who waits
 
 // About how many examples a step has.
 int64_t BatchSize(const Job& job, const v1::Progress& progress) {
@@ -61,13 +50,23 @@ internal::TrainerCommand::Action ActionOf(JobRun::Request request) {
 
 Metrics::AttemptCause CauseOf(const Job& job, const JobHistory& history) {
   if (job.attempt() <= 1) return Metrics::AttemptCause::kFirst;
-  if (history.queued_by_lack_of_memory) return Metrics::AttemptCause::kOutOfMemory;
-  if (history.queued_by_death) return Metrics::AttemptCause::kCrash;
-  if (history.queued_by_restart) return Metrics::AttemptCause::kServerRestart;
-  return Metrics::AttemptCause::kResumed;
+  switch (history.queued_by) {
+    case StateChanged::TRAINER_OUT_OF_MEMORY:
+      return Metrics::AttemptCause::kOutOfMemory;
+    case StateChanged::TRAINER_DIED:
+      return Metrics::AttemptCause::kCrash;
+    case StateChanged::SERVER_DIED:
+      return Metrics::AttemptCause::kServerRestart;
+    default:
+      return Metrics::AttemptCause::kResumed;
+  }
 }
 
 }  // namespace
+
+absl::Status StoppingError() {
+  return MakeError(absl::StatusCode::kUnavailable, v1::DRAINING, "The server is stopping.");
+}
 
 JobRun::JobRun(const JobContext& context, Job job) : context_(context), job_(std::move(job)) {}
 
@@ -122,10 +121,10 @@ absl::Status JobRun::Prepare() {
   if (!history.ok()) return history.status();
   job_ = *std::move(job);
   if (job_.state() == Job::CANCELLING) Ask(kCancel);
-  if (history->pause_asked) Ask(kPause);
+  if (job_.pause_requested()) Ask(kPause);
   if (job_.finish_requested()) Ask(kFinish);
 
-  auto spec = MakeSpec(history->queued_by_lack_of_memory);
+  auto spec = MakeSpec(history->lacked_memory());
   if (!spec.ok()) return spec.status();
   absl::Status status = MakeDirectories(context_.data.job(job_.name()));
   if (status.ok()) status = WriteJson(context_.data.job_spec(job_.name()), *spec);
@@ -192,22 +191,24 @@ absl::StatusOr<std::unique_ptr<TrainerProcess>> JobRun::StartTrainer(const std::
   return TrainerProcess::Start(options);
 }
 
-absl::Status JobRun::RunAside(const std::string& flag, const std::string& directory) {
+absl::Status JobRun::RunAside(const std::string& flag, const std::string& directory,
+                              const std::function<bool()>& cancelled) {
   auto spec = MakeSpec(/*out_of_memory=*/false);
   if (!spec.ok()) return spec.status();
   spec->set_job_dir(directory);
   absl::Status status = MakeDirectories(directory);
-  if (status.ok()) status = WriteJson(directory + "/spec.json", *spec);
+  if (status.ok()) status = WriteJson(DataDirectory::spec_in(directory), *spec);
   if (!status.ok()) return status;
-  auto process = StartTrainer(flag, directory + "/spec.json", directory + "/log");
+  auto process =
+      StartTrainer(flag, DataDirectory::spec_in(directory), DataDirectory::log_in(directory));
   if (!process.ok()) return process.status();
   std::thread reader([&] { ReadEvents(**process); });
-  WatchOver(**process);
+  WatchOver(**process, cancelled);
   reader.join();
   return absl::OkStatus();
 }
 
-void JobRun::WatchOver(TrainerProcess& process) {
+void JobRun::WatchOver(TrainerProcess& process, const std::function<bool()>& cancelled) {
   {
     absl::MutexLock lock(&mutex_);
     process_ = &process;
@@ -216,18 +217,23 @@ void JobRun::WatchOver(TrainerProcess& process) {
       if ((asked_ & request) != 0) process.Send(ActionOf(request));
     }
   }
+  bool look = cancelled != nullptr;
   while (true) {
+    const bool nobody_waits = look && cancelled();
+    if (nobody_waits) look = false;
     {
       absl::MutexLock lock(&mutex_);
+      if (nobody_waits) kill_at_ = absl::Now();
       const auto over_or_due_changed = [this, due = kill_at_]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
         return ended_ || kill_at_ != due;
       };
-      const bool woken = mutex_.AwaitWithDeadline(absl::Condition(&over_or_due_changed), kill_at_);
+      const absl::Time until = look ? std::min(kill_at_, absl::Now() + kCallerInterval) : kill_at_;
+      mutex_.AwaitWithDeadline(absl::Condition(&over_or_due_changed), until);
       if (ended_) {
         process_ = nullptr;
         return;
       }
-      if (woken) continue;
+      if (absl::Now() < kill_at_) continue;
       killed_ = true;
       kill_at_ = absl::InfiniteFuture();
     }

@@ -27,12 +27,16 @@
 #include "server/jobs/trainer_process.h"
 #include "server/metrics/metrics.h"
 #include "server/store/data_directory.h"
+#include "server/store/job_state.h"
 #include "server/store/job_table.h"
 #include "server/store/store.h"
 #include "tasuki/internal/trainer.pb.h"
 #include "tasuki/v1/training.pb.h"
 
 namespace tasuki {
+
+// UNAVAILABLE, DRAINING: the server stops before that is done.
+absl::Status StoppingError();
 
 // What every run works with; outlives it.
 struct JobContext {
@@ -56,8 +60,10 @@ class JobRun {
   JobRun(const JobContext& context, v1::TrainingJob job);
   void Run();
   // Instead of Run(): what the job, which is none of the store's, would need. `directory` is
-  // scratch. See tasuki.v1.TrainingService. Blocks; Ask(kStop) ends it, UNAVAILABLE.
-  absl::StatusOr<v1::EstimateTrainingJobResponse> Estimate(const std::string& directory);
+  // scratch. See tasuki.v1.TrainingService. Blocks; Ask(kStop) ends it, UNAVAILABLE, and so does
+  // `cancelled` (may be empty), CANCELLED, soon after it answers true.
+  absl::StatusOr<v1::EstimateTrainingJobResponse> Estimate(const std::string& directory,
+                                                           const std::function<bool()>& cancelled);
   // Instead of Run(): evaluates as the job, which is none of the store's, says. `directory` is
   // scratch. Blocks; Ask(kStop or kCancel) ends it, UNAVAILABLE.
   absl::StatusOr<std::vector<v1::Evaluation>> Evaluate(const std::string& directory);
@@ -79,13 +85,14 @@ class JobRun {
                                                                const std::string& log) const;
   // Runs a trainer of a job that is none of the store's in `directory`, to its end; what it said
   // last is in last_event_.
-  absl::Status RunAside(const std::string& flag, const std::string& directory);
+  absl::Status RunAside(const std::string& flag, const std::string& directory,
+                        const std::function<bool()>& cancelled = nullptr);
   // On the reader's thread: until the process has ended.
   void ReadEvents(TrainerProcess& process);
   void TakeEvent(const internal::TrainerEvent& event);
   void TakeProgress(const v1::Progress& progress);
-  // Kills the process once it is overdue; returns when it has ended.
-  void WatchOver(TrainerProcess& process);
+  // Kills the process once it is overdue, or nobody waits for it; returns when it has ended.
+  void WatchOver(TrainerProcess& process, const std::function<bool()>& cancelled = nullptr);
 
   // The ends of an attempt (job_run_end.cc).
   void Conclude();
@@ -110,7 +117,8 @@ class JobRun {
   absl::Status Append(v1::TrainingJobEvent event, const Apply& apply = nullptr);
   // Leaves the job in `state`; CANCELLED if it is CANCELLING, PAUSED instead of QUEUED if that was
   // asked. `apply` comes before that.
-  void Leave(v1::TrainingJob::State state, absl::string_view reason, const Apply& apply = nullptr);
+  void Leave(v1::TrainingJob::State state, absl::string_view reason, const Apply& apply = nullptr,
+             StateChanged::Cause cause = StateChanged::CAUSE_UNSPECIFIED);
   // Waits. False, at once: the server stops.
   bool Wait(absl::Duration duration);
   // The same, and counts what of the store is tried again, if that is it: one of metrics' closed

@@ -10,8 +10,8 @@
 #include "model/errors/status_proto.h"
 #include "model/files/durable.h"
 #include "server/jobs/job_run.h"
-#include "server/jobs/job_state.h"
 #include "server/store/alias_table.h"
+#include "server/store/job_state.h"
 #include "server/store/model_table.h"
 
 namespace tasuki {
@@ -68,9 +68,7 @@ absl::StatusOr<std::vector<v1::Evaluation>> JobRun::Evaluate(const std::string& 
     return std::vector<v1::Evaluation>(evaluations.begin(), evaluations.end());
   }
   if (last_event_.has_failed()) return StatusOf(last_event_.failed());
-  if (Asked(kStop)) {
-    return MakeError(absl::StatusCode::kUnavailable, v1::DRAINING, "The server is stopping.");
-  }
+  if (Asked(kStop)) return StoppingError();
   return absl::InternalError(absl::StrCat("its trainer ended: ", exit_.Describe()));
 }
 
@@ -100,7 +98,7 @@ absl::StatusOr<std::vector<v1::Deployment::Comparison>> JobRun::Compare(
     absl::MutexLock lock(&mutex_);
     comparison_ = nullptr;
   });
-  const std::string directory = context_.data.job(job_.name()) + "/comparison";
+  const std::string directory = context_.data.job_comparison(job_.name());
   const auto evaluations = run.Evaluate(directory);
   RemoveAll(directory).IgnoreError();
   if (!evaluations.ok()) return evaluations.status();
@@ -134,7 +132,7 @@ absl::StatusOr<v1::Deployment> JobRun::Deploy(const std::string& version) {
   if (wish.has_max_regression() && !deployment.previous_model_version().empty()) {
     const auto current = context_.store.models().GetVersion(deployment.previous_model_version());
     const auto comparisons = current.ok() ? Compare(*current) : current.status();
-    if (Asked(kStop)) return absl::UnavailableError("The server is stopping.");
+    if (Asked(kStop)) return StoppingError();
     if (!comparisons.ok()) {
       deployment.set_reason(
           absl::StrCat(deployment.previous_model_version(),

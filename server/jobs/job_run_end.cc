@@ -10,8 +10,8 @@
 #include "model/errors/errors.h"
 #include "model/errors/status_proto.h"
 #include "server/jobs/job_run.h"
-#include "server/jobs/job_state.h"
 #include "server/jobs/trainer_log.h"
+#include "server/store/job_state.h"
 #include "spdlog/spdlog.h"
 
 namespace tasuki {
@@ -20,15 +20,6 @@ namespace {
 using Job = v1::TrainingJob;
 
 constexpr int kLogLinesShown = 20;
-
-v1::TrainingJobEvent MessageEvent(const Job& job, v1::TrainingJobEvent::Message::Severity severity,
-                                  absl::string_view text) {
-  v1::TrainingJobEvent event;
-  event.set_attempt(job.attempt());
-  event.mutable_message()->set_severity(severity);
-  event.mutable_message()->set_text(std::string(text));
-  return event;
-}
 
 // Why a job ends whose trainers die.
 absl::Status TooManyDeaths(int deaths, const std::string& cause, bool out_of_memory,
@@ -200,10 +191,11 @@ void JobRun::ConcludeDeath(const std::string& cause, bool out_of_memory) {
     return Fail(StatusProto(TooManyDeaths(deaths, cause, out_of_memory, lines)), tell);
   }
   const std::string reason =
-      DeathReason(absl::StrCat(cause, ". The job goes on from its newest checkpoint; it may die ",
-                               kMaxDeaths - deaths, " times more without a new one."),
-                  out_of_memory);
-  Leave(Job::QUEUED, reason, tell);
+      absl::StrCat("The trainer died", out_of_memory ? " for lack of memory: " : ": ", cause,
+                   ". The job goes on from its newest checkpoint; it may die ", kMaxDeaths - deaths,
+                   " times more without a new one.");
+  Leave(Job::QUEUED, reason, tell,
+        out_of_memory ? StateChanged::TRAINER_OUT_OF_MEMORY : StateChanged::TRAINER_DIED);
   Wait(context_.options.death_pause * deaths * deaths);
 }
 
@@ -223,19 +215,15 @@ void JobRun::Fail(google::rpc::Status error, const Apply& apply) {
   });
 }
 
-void JobRun::Leave(Job::State state, absl::string_view reason, const Apply& apply) {
-  const absl::Status status = Change({Job::RUNNING, Job::CANCELLING},
-                                     [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
-                                       if (apply) apply(job, events);
-                                       Job::State to = state;
-                                       // Asked within the transaction of Pause: see there.
-                                       if (to == Job::QUEUED && Asked(kPause)) to = Job::PAUSED;
-                                       if (job.state() == Job::CANCELLING) {
-                                         EnterState(job, Job::CANCELLED, "", events);
-                                       } else {
-                                         EnterState(job, to, reason, events);
-                                       }
-                                     });
+void JobRun::Leave(Job::State state, absl::string_view reason, const Apply& apply,
+                   StateChanged::Cause cause) {
+  const absl::Status status = Change(
+      {Job::RUNNING, Job::CANCELLING}, [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
+        if (apply) apply(job, events);
+        if (job.state() == Job::CANCELLING) return EnterState(job, Job::CANCELLED, "", events);
+        const bool pauses = state == Job::QUEUED && job.pause_requested();
+        EnterState(job, pauses ? Job::PAUSED : state, reason, events, cause);
+      });
   if (status.ok()) return;
   // The next start of the server finds it RUNNING and queues it.
   spdlog::error("{} could not be left in {}: {}", job_.name(), Job::State_Name(state),

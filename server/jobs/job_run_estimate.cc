@@ -10,14 +10,15 @@
 
 namespace tasuki {
 
-absl::StatusOr<v1::EstimateTrainingJobResponse> JobRun::Estimate(const std::string& directory) {
-  if (absl::Status status = RunAside("--estimate", directory); !status.ok()) return status;
+absl::StatusOr<v1::EstimateTrainingJobResponse> JobRun::Estimate(
+    const std::string& directory, const std::function<bool()>& cancelled) {
+  absl::Status status = RunAside("--estimate", directory, cancelled);
+  if (!status.ok()) return status;
 
   if (last_event_.has_estimate()) return std::move(*last_event_.mutable_estimate());
   if (last_event_.has_failed()) return StatusOf(last_event_.failed());
-  if (Asked(kStop)) {
-    return MakeError(absl::StatusCode::kUnavailable, v1::DRAINING, "The server is stopping.");
-  }
+  if (Asked(kStop)) return StoppingError();
+  if (cancelled && cancelled()) return absl::CancelledError("The client went away.");
   if (exit_.out_of_memory) {
     return MakeError(
         absl::StatusCode::kResourceExhausted, v1::OUT_OF_MEMORY,

@@ -17,8 +17,8 @@
 #include "server/jobs/job_history.h"
 #include "server/jobs/job_request.h"
 #include "server/jobs/job_run.h"
-#include "server/jobs/job_state.h"
 #include "server/jobs/trainer_log.h"
+#include "server/store/job_state.h"
 #include "spdlog/spdlog.h"
 
 namespace tasuki {
@@ -31,6 +31,31 @@ constexpr absl::Duration kClaimInterval = absl::Seconds(1);  // while the store 
 constexpr int kDefaultLogLines = 100;
 constexpr int kMaxLogLines = 10'000;
 constexpr int64_t kPieceBytes = int64_t{1} << 20;  // of predictions
+
+// Reason of the state in which a server puts a job that an earlier server ran to its end.
+std::string ServerDied(int deaths) {
+  return absl::StrCat(
+      "The server was started anew; the job goes on from its newest checkpoint.",
+      deaths < 2 ? ""
+                 : absl::StrCat(" It ended ", deaths,
+                                " times in a row without a new one: should lack of memory be why, "
+                                "the next trainer begins with half as much at once."));
+}
+
+absl::Status TooManyServerDeaths(int deaths) {
+  return MakeError(
+      absl::StatusCode::kInternal, v1::CRASH_LOOP,
+      absl::StrCat("The server ended ", deaths,
+                   " times in a row without a new checkpoint while it ran this job. If the system "
+                   "killed it for lack of memory, a smaller batch_size or max_input_tokens takes "
+                   "less."));
+}
+
+// Of a RUNNING job, whatever becomes of its trainer.
+void Fail(Job& job, const absl::Status& error, Events& events) {
+  *job.mutable_error() = StatusProto(error);
+  EnterState(job, Job::FAILED, error.message(), events);
+}
 
 }  // namespace
 
@@ -47,12 +72,13 @@ class Jobs::Impl {
                                                  [](const std::string&) {}} {}
 
   absl::Status Start();
+  void Drain();
   void Stop();
   void SetListener(Listener listener) { context_.notify = std::move(listener); }
 
   absl::StatusOr<Job> Create(const v1::CreateTrainingJobRequest& request);
   absl::StatusOr<v1::EstimateTrainingJobResponse> Estimate(
-      const v1::EstimateTrainingJobRequest& request);
+      const v1::EstimateTrainingJobRequest& request, const std::function<bool()>& cancelled);
   absl::StatusOr<Job> Cancel(const std::string& name);
   absl::StatusOr<Job> Pause(const std::string& name);
   absl::StatusOr<Job> Resume(const std::string& name);
@@ -80,6 +106,7 @@ class Jobs::Impl {
   JobContext context_;
 
   absl::Mutex mutex_;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool work_ ABSL_GUARDED_BY(mutex_) = true;  // perhaps a job is queued
   std::shared_ptr<JobRun> run_ ABSL_GUARDED_BY(mutex_);
@@ -105,6 +132,7 @@ absl::Status Jobs::Impl::TakeUp(const Job& job) {
   const bool readable = history.ok();
   if (!readable && !absl::IsDataLoss(history.status())) return history.status();
   if (!readable) spdlog::error("{}: {}", job.name(), std::string(history.status().message()));
+  const int deaths = readable ? history->server_deaths + 1 : 0;
   return Change(job.name(), {.expected = {Job::RUNNING, Job::CANCELLING},
                              .apply =
                                  [&](Job& job, Events& events) {
@@ -112,28 +140,39 @@ absl::Status Jobs::Impl::TakeUp(const Job& job) {
                                      EnterState(job, Job::CANCELLED, "", events);
                                    } else if (!readable) {
                                      // One job must not keep the server from starting.
-                                     *job.mutable_error() = StatusProto(history.status());
-                                     EnterState(job, Job::FAILED, history.status().message(),
-                                                events);
-                                   } else if (history->pause_asked) {
-                                     EnterState(job, Job::PAUSED, kServerRestarted, events);
+                                     Fail(job, history.status(), events);
+                                   } else if (job.pause_requested()) {
+                                     EnterState(job, Job::PAUSED, ServerDied(deaths), events,
+                                                StateChanged::SERVER_DIED);
+                                   } else if (deaths >= kMaxServerDeaths) {
+                                     Fail(job, TooManyServerDeaths(deaths), events);
                                    } else {
-                                     EnterState(job, Job::QUEUED, kServerRestarted, events);
+                                     EnterState(job, Job::QUEUED, ServerDied(deaths), events,
+                                                StateChanged::SERVER_DIED);
                                    }
                                  }})
       .status();
 }
 
+void Jobs::Impl::Drain() {
+  std::shared_ptr<JobRun> estimate;
+  {
+    absl::MutexLock lock(&mutex_);
+    draining_ = true;
+    estimate = estimate_;
+  }
+  if (estimate != nullptr) estimate->Ask(JobRun::kStop);
+}
+
 void Jobs::Impl::Stop() {
-  std::shared_ptr<JobRun> run, estimate;
+  Drain();
+  std::shared_ptr<JobRun> run;
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
     run = run_;
-    estimate = estimate_;
   }
   if (run != nullptr) run->Ask(JobRun::kStop);
-  if (estimate != nullptr) estimate->Ask(JobRun::kStop);
   if (scheduler_.joinable()) scheduler_.join();
 }
 
@@ -220,7 +259,7 @@ absl::StatusOr<Job> Jobs::Impl::Create(const v1::CreateTrainingJobRequest& reque
 }
 
 absl::StatusOr<v1::EstimateTrainingJobResponse> Jobs::Impl::Estimate(
-    const v1::EstimateTrainingJobRequest& request) {
+    const v1::EstimateTrainingJobRequest& request, const std::function<bool()>& cancelled) {
   if (request.training_job().has_evaluation()) {
     Faults faults;
     faults.Add("training_job.evaluation",
@@ -234,18 +273,16 @@ absl::StatusOr<v1::EstimateTrainingJobResponse> Jobs::Impl::Estimate(
   auto run = std::make_shared<JobRun>(context_, *std::move(job));
   {
     absl::MutexLock lock(&mutex_);
-    if (stopping_) {
-      return MakeError(absl::StatusCode::kUnavailable, v1::DRAINING, "The server is stopping.");
-    }
+    if (draining_) return StoppingError();
     if (estimate_ != nullptr) {
       return MakeError(absl::StatusCode::kResourceExhausted, v1::QUEUE_FULL,
                        "another estimate is being made; try again when it is done");
     }
     estimate_ = run;
   }
-  const std::string directory = data_.aside() + "/estimate";
+  const std::string directory = data_.estimate();
   absl::Status removed = RemoveAll(directory);
-  auto estimate = removed.ok() ? run->Estimate(directory) : removed;
+  auto estimate = removed.ok() ? run->Estimate(directory, cancelled) : removed;
   RemoveAll(directory).IgnoreError();
   if (estimate.ok()) {
     estimate->mutable_training_job()->clear_name();
@@ -269,20 +306,17 @@ absl::StatusOr<Job> Jobs::Impl::Cancel(const std::string& name) {
 }
 
 absl::StatusOr<Job> Jobs::Impl::Pause(const std::string& name) {
-  // Asked once is enough: a call may come twice.
   auto job = table().Get(name);
-  if (!job.ok()) return job.status();
-  if (job->state() == Job::RUNNING) {
-    const auto asked = WasAskedToPause(table(), *job);
-    if (!asked.ok()) return asked.status();
-    if (*asked) return job;
-  }
+  if (!job.ok() || job->pause_requested()) return job;  // it may have been this very call
   return Change(name, {.expected = {Job::QUEUED, Job::PAUSED, Job::RUNNING},
                        .apply = [&](Job& job, Events& events) {
                          if (job.state() == Job::RUNNING) {
-                           events.push_back(PauseAskedEvent(job));
-                           // Within the transaction: a run that leaves the job in a later one must
-                           // not queue it.
+                           job.set_pause_requested(true);
+                           events.push_back(MessageEvent(
+                               job, v1::TrainingJobEvent::Message::INFO,
+                               "A pause was asked for; the trainer writes a checkpoint and "
+                               "stops."));
+                           // Within the transaction: after it there may be another run.
                            Ask(name, JobRun::kPause);
                          } else if (job.state() == Job::QUEUED) {
                            EnterState(job, Job::PAUSED, "", events);
@@ -301,9 +335,7 @@ absl::StatusOr<Job> Jobs::Impl::Resume(const std::string& name) {
   auto present = table().Get(name);
   if (!present.ok() || present->state() == Job::QUEUED) return present;
   if (present->state() != Job::RUNNING) return job;
-  const auto pausing = WasAskedToPause(table(), *present);
-  if (!pausing.ok()) return pausing.status();
-  if (!*pausing) return present;
+  if (!present->pause_requested()) return present;
   return MakeError(absl::StatusCode::kFailedPrecondition, v1::JOB_STATE,
                    absl::StrCat(name, " was asked to pause and is not PAUSED yet"));
 }
@@ -314,11 +346,9 @@ absl::StatusOr<Job> Jobs::Impl::Finish(const std::string& name) {
   job = Change(name, {.expected = {Job::QUEUED, Job::PAUSED, Job::RUNNING},
                       .apply = [](Job& job, Events& events) {
                         job.set_finish_requested(true);
-                        v1::TrainingJobEvent& event = events.emplace_back();
-                        event.set_attempt(job.attempt());
-                        event.mutable_message()->set_severity(v1::TrainingJobEvent::Message::INFO);
-                        event.mutable_message()->set_text(
-                            "It was asked to stop training and to publish the best so far.");
+                        events.push_back(MessageEvent(
+                            job, v1::TrainingJobEvent::Message::INFO,
+                            "It was asked to stop training and to publish the best so far."));
                       }});
   if (job.ok() && job->state() == Job::RUNNING) Ask(name, JobRun::kFinish);
   return job;
@@ -331,7 +361,10 @@ absl::StatusOr<Job> Jobs::Impl::Retry(const std::string& name) {
                              // Should a result be there, the trainer finds it, and says so again.
                              job.clear_best_step();
                              job.clear_evaluations();
-                             EnterState(job, Job::QUEUED, kRetried, events);
+                             job.clear_calibrations();
+                             EnterState(job, Job::QUEUED,
+                                        "It is tried again; it goes on from its newest checkpoint.",
+                                        events, StateChanged::RETRIED);
                            }});
   if (job.ok()) WakeScheduler();
   if (ReasonOf(job.status()) != v1::JOB_STATE) return job;
@@ -404,6 +437,7 @@ Jobs::Jobs(Store& store, const DataDirectory& data, const JobsOptions& options, 
 Jobs::~Jobs() { Stop(); }
 
 absl::Status Jobs::Start() { return impl_->Start(); }
+void Jobs::Drain() { impl_->Drain(); }
 void Jobs::Stop() { impl_->Stop(); }
 void Jobs::SetListener(Listener listener) { impl_->SetListener(std::move(listener)); }
 
@@ -411,8 +445,8 @@ absl::StatusOr<Job> Jobs::Create(const v1::CreateTrainingJobRequest& request) {
   return impl_->Create(request);
 }
 absl::StatusOr<v1::EstimateTrainingJobResponse> Jobs::Estimate(
-    const v1::EstimateTrainingJobRequest& request) {
-  return impl_->Estimate(request);
+    const v1::EstimateTrainingJobRequest& request, const std::function<bool()>& cancelled) {
+  return impl_->Estimate(request, cancelled);
 }
 absl::StatusOr<Job> Jobs::Cancel(const std::string& name) { return impl_->Cancel(name); }
 absl::StatusOr<Job> Jobs::Pause(const std::string& name) { return impl_->Pause(name); }

@@ -59,16 +59,20 @@ class Jobs {
   // Takes up what an earlier server left (RUNNING → QUEUED, CANCELLING → CANCELLED), then
   // schedules.
   absl::Status Start();
-  // Tells trainers to write a checkpoint and stop (their jobs are QUEUED again), and joins threads.
+  // Makes no estimate from now on, and ends the one under way, UNAVAILABLE. Never blocks.
+  void Drain();
+  // Drain; tells trainers to write a checkpoint and stop (their jobs are QUEUED again), and joins
+  // threads.
   void Stop();
   // REQUIRES: before Start.
   void SetListener(Listener listener);
 
   // See tasuki.v1.TrainingService for the errors.
   absl::StatusOr<v1::TrainingJob> Create(const v1::CreateTrainingJobRequest& request);
-  // Blocks for as long as the trainer that measures takes; one at a time.
+  // Blocks for as long as the trainer that measures takes; one at a time. CANCELLED soon after
+  // `cancelled` (may be empty) answers true.
   absl::StatusOr<v1::EstimateTrainingJobResponse> Estimate(
-      const v1::EstimateTrainingJobRequest& request);
+      const v1::EstimateTrainingJobRequest& request, const std::function<bool()>& cancelled);
   absl::StatusOr<v1::TrainingJob> Cancel(const std::string& name);
   absl::StatusOr<v1::TrainingJob> Pause(const std::string& name);
   absl::StatusOr<v1::TrainingJob> Resume(const std::string& name);

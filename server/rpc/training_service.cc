@@ -143,10 +143,12 @@ grpc::Status TrainingService::DeleteTrainingJob(grpc::ServerContext*,
   });
 }
 
-grpc::Status TrainingService::EstimateTrainingJob(grpc::ServerContext*,
+grpc::Status TrainingService::EstimateTrainingJob(grpc::ServerContext* context,
                                                   const v1::EstimateTrainingJobRequest* request,
                                                   v1::EstimateTrainingJobResponse* response) {
-  return Answer([&] { return Assign(jobs_.Estimate(*request), response); });
+  return Answer([&] {
+    return Assign(jobs_.Estimate(*request, [&] { return context->IsCancelled(); }), response);
+  });
 }
 
 grpc::Status TrainingService::DownloadPredictions(

@@ -8,6 +8,7 @@
 #include "grpcpp/server_context.h"
 #include "server/rpc/status.h"
 #include "server/serving/batcher.h"
+#include "server/store/job_state.h"
 #include "server/store/store.h"
 
 namespace tasuki {
@@ -18,11 +19,6 @@ constexpr int kEventsOfOneRead = 64;
 constexpr absl::Duration kSafetyTick = absl::Seconds(5);
 // How long a client may take a write when the server stops.
 constexpr absl::Duration kDrainPatience = absl::Seconds(1);
-
-bool HasEnded(const v1::TrainingJob& job) {
-  return job.state() == v1::TrainingJob::SUCCEEDED || job.state() == v1::TrainingJob::FAILED ||
-         job.state() == v1::TrainingJob::CANCELLED;
-}
 
 }  // namespace
 
@@ -166,7 +162,7 @@ WatchHub::Reading WatchHub::Read(const std::string& name, int64_t from_sequence)
   if (!job.ok()) return {job.status(), false, nullptr};
   auto events = jobs_.ReadEvents(name, from_sequence, kEventsOfOneRead);
   if (!events.ok()) return {events.status(), false, nullptr};
-  return {absl::OkStatus(), HasEnded(*job),
+  return {absl::OkStatus(), HasEnded(job->state()),
           std::make_shared<const std::vector<v1::TrainingJobEvent>>(*std::move(events))};
 }
 

@@ -1,10 +1,12 @@
-// Every path name under the server's data directory. Nobody else joins paths.
+// Every path name under the server's data directory. Uploads and imports name what they make in
+// aside/ themselves; tasuki-trainer, which is told a job's directory, knows what lies in it.
 //
 //   tasuki.db                      the store (SQLite)
 //   lock                           held by the running server
 //   datasets/{id}.jsonl            canonical rows
 //   models/{model}/{version}/      model directories
-//   jobs/{id}/                     spec.json, lock, log, checkpoints/, result/, predictions.jsonl
+//   jobs/{id}/                     spec.json, lock, log, checkpoints/, comparison/, result/,
+//                                  predictions.jsonl
 //   aside/                         what is being made; emptied at start
 #pragma once
 
@@ -27,6 +29,8 @@ class DataDirectory {
   std::string database() const { return root_ + "/tasuki.db"; }
   std::string lock() const { return root_ + "/lock"; }
   std::string aside() const { return root_ + "/aside"; }
+  // The directory of the one estimate; like that of a job.
+  std::string estimate() const { return aside() + "/estimate"; }
   std::string datasets() const { return root_ + "/datasets"; }
   std::string dataset(absl::string_view name) const {
     return absl::StrCat(datasets(), "/", absl::StripPrefix(name, "datasets/"), ".jsonl");
@@ -41,12 +45,19 @@ class DataDirectory {
   std::string job(absl::string_view name) const {
     return absl::StrCat(jobs(), "/", absl::StripPrefix(name, "trainingJobs/"));
   }
-  std::string job_spec(absl::string_view name) const { return job(name) + "/spec.json"; }
-  std::string job_log(absl::string_view name) const { return job(name) + "/log"; }
+  std::string job_spec(absl::string_view name) const { return spec_in(job(name)); }
+  std::string job_log(absl::string_view name) const { return log_in(job(name)); }
+  // The directory of the evaluation of an alias' version; like that of a job.
+  std::string job_comparison(absl::string_view name) const { return job(name) + "/comparison"; }
   std::string job_predictions(absl::string_view name) const {
     return job(name) + "/predictions.jsonl";
   }
   std::string job_result(absl::string_view name) const { return job(name) + "/result"; }
+  // Of a directory that is like that of a job.
+  static std::string spec_in(absl::string_view directory) {
+    return absl::StrCat(directory, "/spec.json");
+  }
+  static std::string log_in(absl::string_view directory) { return absl::StrCat(directory, "/log"); }
 
  private:
   std::string root_;

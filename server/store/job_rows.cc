@@ -5,6 +5,8 @@
 #include "absl/strings/str_cat.h"
 #include "model/errors/errors.h"
 #include "model/errors/status_proto.h"
+#include "server/store/job_state.h"
+#include "server/store/job_table.h"
 #include "server/store/rows.h"
 #include "server/store/sessions.h"
 
@@ -16,14 +18,8 @@ using Event = v1::TrainingJobEvent;
 
 // The datasets and the model version that a job works with.
 std::set<std::string> ReferencesOf(const Job& job) {
-  std::set<std::string> names(job.pretraining().datasets().begin(),
-                              job.pretraining().datasets().end());
-  names.insert(job.fine_tuning().base_model_version());
-  for (const v1::Task& task : job.fine_tuning().tasks()) {
-    names.insert({task.train_dataset(), task.valid_dataset(), task.test_dataset()});
-  }
-  names.insert(job.evaluation().model_version());
-  for (const v1::Task& task : job.evaluation().tasks()) names.insert(task.test_dataset());
+  std::set<std::string> names = DatasetsOf(job);
+  names.insert({job.fine_tuning().base_model_version(), job.evaluation().model_version()});
   names.erase("");
   return names;
 }
@@ -40,10 +36,6 @@ void AppendEvent(soci::session& sql, Job& job, Event event) {
 }
 
 }  // namespace
-
-bool Ended(Job::State state) {
-  return state == Job::SUCCEEDED || state == Job::FAILED || state == Job::CANCELLED;
-}
 
 absl::StatusOr<JobRow> FindJob(soci::session& sql, const std::string& name) {
   JobRow row;
@@ -92,7 +84,7 @@ absl::Status AddReferences(soci::session& sql, const Job& job) {
 
 void SaveJob(soci::session& sql, Job& job, const std::vector<Event>& events) {
   *job.mutable_update_time() = Now();
-  if (Ended(job.state()) && !job.has_end_time()) *job.mutable_end_time() = job.update_time();
+  if (HasEnded(job.state()) && !job.has_end_time()) *job.mutable_end_time() = job.update_time();
   job.clear_queue_position();
   for (const Event& event : events) AppendEvent(sql, job, event);
   const std::string json = ToJson(job);

@@ -18,8 +18,6 @@ struct JobRow {
   v1::TrainingJob job;
 };
 
-bool Ended(v1::TrainingJob::State state);
-
 // NOT_FOUND. Without `queue_position`.
 absl::StatusOr<JobRow> FindJob(soci::session& sql, const std::string& name);
 

@@ -10,6 +10,7 @@
 #include "google/rpc/error_details.pb.h"
 #include "model/errors/errors.h"
 #include "server/store/job_rows.h"
+#include "server/store/job_state.h"
 #include "server/store/paging.h"
 #include "server/store/rows.h"
 #include "server/store/sessions.h"
@@ -78,13 +79,24 @@ void CountChange(Metrics& metrics, Job::State before, const Job& job) {
   if (before == job.state()) return;
   metrics.ChangeJobCount(Job::State_Name(before), -1);
   metrics.ChangeJobCount(Job::State_Name(job.state()), 1);
-  if (!Ended(job.state())) return;
+  if (!HasEnded(job.state())) return;
   const Timestamp& start = job.has_start_time() ? job.start_time() : job.end_time();
   metrics.CountJobFinished(Job::State_Name(job.state()), ReasonOfFailure(job),
                            Between(start, job.end_time()));
 }
 
 }  // namespace
+
+std::set<std::string> DatasetsOf(const Job& job) {
+  std::set<std::string> names(job.pretraining().datasets().begin(),
+                              job.pretraining().datasets().end());
+  for (const v1::Task& task : job.fine_tuning().tasks()) {
+    names.insert({task.train_dataset(), task.valid_dataset(), task.test_dataset()});
+  }
+  for (const v1::Task& task : job.evaluation().tasks()) names.insert(task.test_dataset());
+  names.erase("");
+  return names;
+}
 
 absl::StatusOr<Job> JobTable::Insert(const Job& job, const std::string& request_id,
                                      const std::string& request_digest, const Event& first_event) {
@@ -220,12 +232,11 @@ absl::StatusOr<std::optional<Job>> JobTable::ClaimOldestQueued(std::vector<Job>*
         }
         if (!oldest.has_value()) return std::nullopt;
         Job& job = *oldest;
-        job.set_state(Job::RUNNING);
         job.set_attempt(job.attempt() + 1);
         if (!job.has_start_time()) *job.mutable_start_time() = Now();
-        Event event;
-        event.mutable_state_changed()->set_state(Job::RUNNING);
-        SaveJob(sql, job, {event});
+        std::vector<Event> events;
+        EnterState(job, Job::RUNNING, "", events);
+        SaveJob(sql, job, events);
         TellQueued(store_.sessions_->metrics(), Job::QUEUED, job);
         return job;
       });
@@ -294,7 +305,7 @@ absl::Status JobTable::Delete(const std::string& name) {
     }
     // Nobody can run or cancel a waiting job that cannot be read.
     const bool stuck = unreadable && (state == Job::QUEUED || state == Job::PAUSED);
-    if (!Ended(state) && !stuck) {
+    if (!HasEnded(state) && !stuck) {
       return MakeError(absl::StatusCode::kFailedPrecondition, v1::JOB_STATE,
                        absl::StrCat(name, " is ", Job::State_Name(state),
                                     ": cancel it and wait for its end before deleting it"),

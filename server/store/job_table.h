@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,9 @@
 #include "tasuki/v1/training.pb.h"
 
 namespace tasuki {
+
+// The datasets that a job works with.
+std::set<std::string> DatasetsOf(const v1::TrainingJob& job);
 
 // One transaction on a job: checked, applied, and its events appended.
 struct JobChange {

@@ -1,10 +1,12 @@
 #include "server/store/rows.h"
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "google/protobuf/util/time_util.h"
 #include "model/errors/errors.h"
 #include "model/recipe/version_name.h"
+#include "server/store/job_state.h"
 #include "tasuki/v1/training.pb.h"
 
 namespace tasuki {
@@ -19,8 +21,11 @@ google::protobuf::Timestamp Now() {
 }
 
 std::string EndedStates() {
-  return absl::StrCat(v1::TrainingJob::SUCCEEDED, ", ", v1::TrainingJob::FAILED, ", ",
-                      v1::TrainingJob::CANCELLED);
+  std::vector<int> ended;
+  for (int state = v1::TrainingJob::State_MIN; state <= v1::TrainingJob::State_MAX; ++state) {
+    if (HasEnded(static_cast<v1::TrainingJob::State>(state))) ended.push_back(state);
+  }
+  return absl::StrJoin(ended, ", ");
 }
 
 absl::Status CheckUnused(soci::session& sql, const std::string& name) {

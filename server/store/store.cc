@@ -198,9 +198,10 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& path, Metr
     const auto queued = store->jobs_->List({v1::TrainingJob::QUEUED}, kQueuedPage, page);
     if (!queued.ok()) return queued.status();
     for (const v1::TrainingJob& job : queued->rows) {
-      if (!job.has_create_time()) continue;  // a row that cannot be read
+      if (!job.has_update_time()) continue;  // a row that cannot be read
+      // What changed last is that it was queued, unless it was asked to finish since.
       metrics.SetQueued(job.name(),
-                        absl::FromUnixMicros(TimeUtil::TimestampToMicroseconds(job.create_time())));
+                        absl::FromUnixMicros(TimeUtil::TimestampToMicroseconds(job.update_time())));
     }
     page = queued->next_page_token;
     if (page.empty()) break;

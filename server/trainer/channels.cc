@@ -16,26 +16,19 @@ namespace {
   _exit(kExitServerGone);  // nothing of this process is worth tidying up
 }
 
-// A later, stronger request replaces an earlier one, never the other way round.
-void Request(StopSignal& stop, int request) {
-  int before = stop.request.load();
-  while (before < request && !stop.request.compare_exchange_weak(before, request)) {
-  }
-}
-
 void ReadCommands(int fd, StopSignal& stop) {
   google::protobuf::io::FileInputStream stream(fd);
   internal::TrainerCommand command;
   while (google::protobuf::util::ParseDelimitedFromZeroCopyStream(&command, &stream, nullptr)) {
     if (command.action() == internal::TrainerCommand::STOP) {
       spdlog::info("Told to write a checkpoint and stop.");
-      Request(stop, StopSignal::kStop);
+      RequestStop(stop, StopSignal::kStop);
     } else if (command.action() == internal::TrainerCommand::ABANDON) {
       spdlog::info("Told to stop without a checkpoint.");
-      Request(stop, StopSignal::kAbandon);
+      RequestStop(stop, StopSignal::kAbandon);
     } else if (command.action() == internal::TrainerCommand::FINISH) {
       spdlog::info("Told to end the training and publish the best so far.");
-      Request(stop, StopSignal::kFinish);
+      RequestStop(stop, StopSignal::kFinish);
     }
     command.Clear();
   }
@@ -46,6 +39,12 @@ void ReadCommands(int fd, StopSignal& stop) {
 
 void ListenForCommands(int fd, StopSignal& stop) {
   std::thread([fd, &stop] { ReadCommands(fd, stop); }).detach();
+}
+
+void RequestStop(StopSignal& stop, StopSignal::Request request) {
+  int before = stop.request.load();
+  while (before < request && !stop.request.compare_exchange_weak(before, request)) {
+  }
 }
 
 void WriteEvent(int fd, const internal::TrainerEvent& event) {

@@ -20,6 +20,9 @@ inline constexpr int kExitLocked = 75;      // another trainer has the job
 // must live as long. End of file ends the process at once.
 void ListenForCommands(int fd, StopSignal& stop);
 
+// Raises the request; one that asks for less changes nothing. A signal handler may call it.
+void RequestStop(StopSignal& stop, StopSignal::Request request);
+
 // Writes an event to `fd`; waits while the pipe is full. Ends the process if nobody reads it.
 void WriteEvent(int fd, const internal::TrainerEvent& event);
 

@@ -42,13 +42,7 @@ constexpr absl::Duration kProgressLogInterval = absl::Seconds(10);
 // Lives as long as the process: the thread of the commands and the signal handler refer to it.
 StopSignal stop_signal;
 
-// Of a server that wants less (kAbandon) no signal makes more.
-void StopOnSignal(int) {
-  int before = stop_signal.request.load();
-  while (before < StopSignal::kStop &&
-         !stop_signal.request.compare_exchange_weak(before, StopSignal::kStop)) {
-  }
-}
+void StopOnSignal(int) { RequestStop(stop_signal, StopSignal::kStop); }
 
 // Should memory run out, the system is to end this process, never the server. Best effort: a
 // process may always say this of itself where the system has an out-of-memory killer.

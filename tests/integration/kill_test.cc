@@ -133,6 +133,31 @@ TEST(Kill, AServersDeathEndsItsTrainerAndTheNextServerGoesOn) {
   EXPECT_THAT(Reasons(*tasukid, name), Contains(HasSubstr("The server was started anew")));
 }
 
+// As where a container is killed as a whole when its trainer takes too much memory.
+TEST(Kill, AJobThatTakesEveryServerAlongEndsInACrashLoop) {
+  v1::TrainingJob job = LongJob("models/server-killer");
+  job.mutable_fine_tuning()->mutable_recipe()->set_checkpoint_every_steps(400);
+  auto tasukid = std::make_unique<Tasukid>(TheWorld().data_dir);
+  const std::string name = tasukid->Submit(job);
+  for (int attempt = 1; attempt <= 5; ++attempt) {
+    if (attempt <= 2) {
+      tasukid->AwaitTrainer();
+    } else {  // it takes less at once, and a checkpoint says so
+      ASSERT_TRUE(tasukid->Watch(name, 1, [&](const v1::TrainingJobEvent& event) {
+        return event.attempt() == attempt && event.has_checkpoint_written() &&
+               event.checkpoint_written().step() == 0;
+      }));
+    }
+    tasukid->Kill();
+    tasukid = std::make_unique<Tasukid>(TheWorld().data_dir);
+  }
+  job = tasukid->GetJob(name);
+  EXPECT_EQ(job.state(), v1::TrainingJob::FAILED);
+  EXPECT_EQ(job.attempt(), 5);
+  EXPECT_THAT(job.error().DebugString(), HasSubstr("CRASH_LOOP"));
+  EXPECT_THAT(job.error().message(), HasSubstr("The server ended 5 times in a row"));
+}
+
 TEST(Kill, SigtermQueuesTheJobAndExitsWithZero) {
   auto tasukid = std::make_unique<Tasukid>(TheWorld().data_dir);
   UndisturbedWeights(*tasukid);

@@ -6,11 +6,17 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <thread>
 
 #include "model/files/durable.h"
 #include "model/t5/device.h"
 #include "model/t5/kernels.h"
+#include "server/metrics/metrics.h"
+#include "server/store/data_directory.h"
+#include "server/store/dataset_table.h"
+#include "server/store/store.h"
 #include "tasuki/v1/server.grpc.pb.h"
+#include "tasuki/v1/training.grpc.pb.h"
 
 namespace tasuki {
 namespace {
@@ -114,6 +120,59 @@ TEST_F(ServerTest, StopsAtOnceWhenNothingIsUnderWay) {
   (*server)->Stop();
   server->reset();
   EXPECT_LT(absl::Now() - start, absl::Seconds(2));
+}
+
+TEST_F(ServerTest, AnEstimateUnderWayDoesNotHoldUpTheStop) {
+  options_.trainer = TASUKI_BINARY_DIR "/fake_trainer";
+  options_.drain_seconds = 30;
+  {
+    Metrics metrics;
+    v1::Dataset dataset;
+    dataset.set_name("datasets/d-texts");
+    dataset.set_row_count(10);
+    ASSERT_TRUE(MakeDirectories(options_.data_dir).ok());
+    const auto store = Store::Open(DataDirectory(options_.data_dir).database(), metrics);
+    ASSERT_TRUE(store.ok() && (*store)->datasets().Insert(dataset).ok());
+  }
+  auto server = Server::Start(options_);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const auto channel = grpc::CreateChannel((*server)->listen(), grpc::InsecureChannelCredentials());
+  const auto stub = v1::TrainingService::NewStub(channel);
+  v1::EstimateTrainingJobRequest request;
+  request.mutable_training_job()->set_display_name("wait");  // the trainer's script
+  request.mutable_training_job()->set_model("models/m");
+  request.mutable_training_job()->mutable_pretraining()->add_datasets("datasets/d-texts");
+  const DataDirectory data(options_.data_dir);
+  const auto estimate = [&](grpc::ClientContext& context) {
+    v1::EstimateTrainingJobResponse response;
+    return stub->EstimateTrainingJob(&context, request, &response);
+  };
+  const auto await_trainer = [&] {
+    while (!std::filesystem::exists(DataDirectory::log_in(data.estimate()))) {
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+  };
+
+  grpc::ClientContext left;
+  std::thread leaving([&] { EXPECT_EQ(estimate(left).error_code(), grpc::StatusCode::CANCELLED); });
+  await_trainer();
+  left.TryCancel();
+  leaving.join();
+  while (std::filesystem::exists(data.estimate())) absl::SleepFor(absl::Milliseconds(5));
+
+  grpc::Status status;
+  std::thread waiting([&] {
+    do {
+      grpc::ClientContext context;
+      status = estimate(context);
+    } while (status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);  // not quite over yet
+  });
+  await_trainer();
+  const absl::Time start = absl::Now();
+  (*server)->Stop();
+  EXPECT_LT(absl::Now() - start, absl::Seconds(10));
+  waiting.join();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE) << status.error_message();
 }
 
 TEST_F(ServerTest, ASecondServerOnTheSameDataIsRefusedAndLeavesTheReadyFileOfTheFirst) {

@@ -83,7 +83,7 @@ TEST_F(DeploymentTest, AGateLetsThroughWhatIsNotWorse) {
   EXPECT_EQ(job.deployment().comparisons(0).current_macro_f1(), .8);
   EXPECT_EQ(job.deployment().comparisons(0).candidate_macro_f1(), .79);
   EXPECT_EQ(Named(), "models/mood/versions/2");
-  EXPECT_FALSE(std::filesystem::exists(data_->job(job.name()) + "/comparison"));
+  EXPECT_FALSE(std::filesystem::exists(data_->job_comparison(job.name())));
   EXPECT_THAT(States(job.name()), ElementsAre(Job::QUEUED, Job::RUNNING, Job::SUCCEEDED));
 }
 

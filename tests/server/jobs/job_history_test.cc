@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include "server/jobs/job_state.h"
 #include "tests/server/jobs/job_fixture.h"
 
 namespace tasuki {
@@ -26,17 +25,31 @@ class JobHistoryTest : public JobFixture {
     };
     ASSERT_TRUE(store_->jobs().Change("trainingJobs/j", change).ok());
   }
-  void Queue(const std::string& reason) {
+  void Queue(StateChanged::Cause cause) {
     JobChange change{.expected = {Job::RUNNING}};
     change.apply = [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
-      EnterState(job, Job::QUEUED, reason, events);
+      EnterState(job, Job::QUEUED, "", events, cause);
     };
     ASSERT_TRUE(store_->jobs().Change("trainingJobs/j", change).ok());
   }
-  void Die() { Queue(DeathReason("it exited with code 1", false)); }
-  static v1::TrainingJobEvent Checkpoint() {
+  void Die() { Queue(StateChanged::TRAINER_DIED); }
+  void RunUntilTheServerDies() {
+    Claim();
+    Queue(StateChanged::SERVER_DIED);
+  }
+  void FailAndRetry() {
+    JobChange fail{.expected = {Job::RUNNING}};
+    fail.apply = [](Job& job, auto& events) { EnterState(job, Job::FAILED, "", events); };
+    ASSERT_TRUE(store_->jobs().Change("trainingJobs/j", fail).ok());
+    JobChange retry{.expected = {Job::FAILED}};
+    retry.apply = [](Job& job, auto& events) {
+      EnterState(job, Job::QUEUED, "", events, StateChanged::RETRIED);
+    };
+    ASSERT_TRUE(store_->jobs().Change("trainingJobs/j", retry).ok());
+  }
+  static v1::TrainingJobEvent Checkpoint(int64_t step = 1) {
     v1::TrainingJobEvent event;
-    event.mutable_checkpoint_written()->set_step(1);
+    event.mutable_checkpoint_written()->set_step(step);
     return event;
   }
   JobHistory History() { return ReadJobHistory(store_->jobs(), Get("trainingJobs/j")).value(); }
@@ -66,62 +79,102 @@ TEST_F(JobHistoryTest, LooksBehindALongAttempt) {
   EXPECT_EQ(History().deaths, 1);
 }
 
-TEST_F(JobHistoryTest, DoesNotCountARestartOfTheServer) {
-  Claim();
-  Queue(kServerRestarted);
-  Claim();
+TEST_F(JobHistoryTest, CountsServersThatDiedApartFromTrainers) {
+  RunUntilTheServerDies();
   EXPECT_EQ(History().deaths, 0);
-  EXPECT_TRUE(History().queued_by_restart);
-  EXPECT_FALSE(History().queued_by_death);
+  EXPECT_EQ(History().server_deaths, 1);
+  Claim();
+  Die();
+  EXPECT_EQ(History().deaths, 1);
+  EXPECT_EQ(History().server_deaths, 1);
+  Claim();
+  Append(Checkpoint());
+  EXPECT_EQ(History().server_deaths, 0);
+  Queue(StateChanged::CAUSE_UNSPECIFIED);
+  EXPECT_EQ(History().server_deaths, 0) << "it was stopped";
+  RunUntilTheServerDies();
+  EXPECT_EQ(History().server_deaths, 1);
+}
+
+TEST_F(JobHistoryTest, ACheckpointOfTheSameStepDoesNotMakeServersForgotten) {
+  for (const int64_t step : {0, 20}) {
+    Claim();
+    Append(Checkpoint(step));
+    Queue(StateChanged::SERVER_DIED);
+    for (int i = 2; i <= 4; ++i) {
+      Claim();
+      Append(Checkpoint(step));
+      EXPECT_EQ(History().server_deaths, i - 1);
+      Queue(StateChanged::SERVER_DIED);
+      EXPECT_EQ(History().server_deaths, i);
+    }
+  }
+}
+
+TEST_F(JobHistoryTest, MemoryMayHaveLackedFromTheSecondServerOn) {
+  RunUntilTheServerDies();
+  EXPECT_FALSE(History().lacked_memory());
+  RunUntilTheServerDies();
+  EXPECT_TRUE(History().lacked_memory());
+  Claim();
+  Die();
+  EXPECT_FALSE(History().lacked_memory()) << "a trainer's death is nothing of the server's";
+  Claim();
+  Append(Checkpoint());
+  Queue(StateChanged::SERVER_DIED);
+  EXPECT_FALSE(History().lacked_memory());
 }
 
 TEST_F(JobHistoryTest, KnowsWhyTheJobWasQueuedLast) {
+  EXPECT_EQ(History().queued_by, StateChanged::CAUSE_UNSPECIFIED);
+  RunUntilTheServerDies();
   Claim();
-  Queue(kServerRestarted);
-  Claim();
+  EXPECT_EQ(History().queued_by, StateChanged::SERVER_DIED);
+  Append(Checkpoint(1));
+  Append(Checkpoint(2));
+  Append(Checkpoint(3));
+  EXPECT_EQ(History().queued_by, StateChanged::SERVER_DIED);
   Die();
   Claim();
-  EXPECT_TRUE(History().queued_by_death);
-  EXPECT_FALSE(History().queued_by_restart);
+  EXPECT_EQ(History().queued_by, StateChanged::TRAINER_DIED);
 }
 
 TEST_F(JobHistoryTest, KnowsADeathForLackOfMemory) {
   Claim();
-  Queue(DeathReason("it was ended by signal 9", true));
+  Queue(StateChanged::TRAINER_OUT_OF_MEMORY);
   Claim();
   EXPECT_EQ(History().deaths, 1);
-  EXPECT_TRUE(History().queued_by_death);
-  EXPECT_TRUE(History().queued_by_lack_of_memory);
+  EXPECT_TRUE(History().lacked_memory());
   Die();
   Claim();
-  EXPECT_FALSE(History().queued_by_lack_of_memory);
+  EXPECT_FALSE(History().lacked_memory());
 }
 
 TEST_F(JobHistoryTest, CountsNoDeathBeforeARetry) {
+  RunUntilTheServerDies();
   Claim();
   Die();
   Claim();
-  JobChange fail{.expected = {Job::RUNNING}};
-  fail.apply = [](Job& job, auto& events) { EnterState(job, Job::FAILED, "", events); };
-  ASSERT_TRUE(store_->jobs().Change("trainingJobs/j", fail).ok());
-  JobChange retry{.expected = {Job::FAILED}};
-  retry.apply = [](Job& job, auto& events) { EnterState(job, Job::QUEUED, kRetried, events); };
-  ASSERT_TRUE(store_->jobs().Change("trainingJobs/j", retry).ok());
+  FailAndRetry();
   EXPECT_EQ(History().deaths, 0);
+  EXPECT_EQ(History().server_deaths, 0);
   Claim();
   Die();
   EXPECT_EQ(History().deaths, 1);
+  RunUntilTheServerDies();
+  EXPECT_EQ(History().server_deaths, 1);
 }
 
-TEST_F(JobHistoryTest, RemembersAPauseOfThePresentAttemptOnly) {
+TEST_F(JobHistoryTest, ARetryFromACheckpointCountsWhatComesAfterIt) {
   Claim();
-  EXPECT_FALSE(History().pause_asked);
-  Append(PauseAskedEvent(Get("trainingJobs/j")));
-  Append(Checkpoint());
-  EXPECT_TRUE(History().pause_asked);
-  Die();
+  Append(Checkpoint(20));
+  Queue(StateChanged::SERVER_DIED);
   Claim();
-  EXPECT_FALSE(History().pause_asked);
+  FailAndRetry();
+  RunUntilTheServerDies();
+  Claim();
+  Append(Checkpoint(20));
+  EXPECT_EQ(History().server_deaths, 1);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <soci/soci.h>
 #include <soci/sqlite3/soci-sqlite3.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -17,7 +18,7 @@
 #include "google/rpc/error_details.pb.h"
 #include "model/errors/errors.h"
 #include "server/jobs/job_history.h"
-#include "server/jobs/job_state.h"
+#include "server/store/job_state.h"
 #include "tasuki/internal/trainer.pb.h"
 #include "tests/server/jobs/job_fixture.h"
 
@@ -32,6 +33,20 @@ using testing::Not;
 
 class JobsTest : public JobFixture {
  protected:
+  static v1::EstimateTrainingJobRequest EstimateOf(const v1::CreateTrainingJobRequest& create) {
+    v1::EstimateTrainingJobRequest request;
+    *request.mutable_training_job() = create.training_job();
+    return request;
+  }
+  absl::StatusOr<v1::EstimateTrainingJobResponse> Estimate(
+      const v1::CreateTrainingJobRequest& create) {
+    return jobs_->Estimate(EstimateOf(create), nullptr);
+  }
+  // Waits until one is being made.
+  void AwaitEstimate() {
+    const std::string spec = DataDirectory::spec_in(data_->estimate());
+    while (!std::filesystem::exists(spec)) absl::SleepFor(absl::Milliseconds(5));
+  }
   // Reason of the newest state.
   std::string LastReason(const std::string& name) {
     std::string reason;
@@ -46,13 +61,20 @@ class JobsTest : public JobFixture {
     return info.reason();
   }
   // Stores a job as an earlier server left it, without any trainer.
-  std::string LeaveRunning() {
-    Job job = RequestOf("finish").training_job();
+  std::string LeaveRunning(const std::string& script = "finish") {
+    Job job = RequestOf(script).training_job();
     job.set_name("trainingJobs/left");
     job.set_state(Job::QUEUED);
     EXPECT_TRUE(store_->jobs().Insert(job, "", "", StateEvent(job, Job::QUEUED, "")).ok());
     EXPECT_TRUE(store_->jobs().ClaimOldestQueued().value().has_value());
     return job.name();
+  }
+  // The job was taken up by a server that ended as well.
+  void LeaveRunningAgain(const std::string& name) {
+    Change(name, [](Job& job, auto& events) {
+      EnterState(job, Job::QUEUED, "", events, StateChanged::SERVER_DIED);
+    });
+    EXPECT_TRUE(store_->jobs().ClaimOldestQueued().value().has_value());
   }
   // Makes one event of the job unreadable.
   void DamageEvent(const std::string& name) {
@@ -352,6 +374,7 @@ TEST_F(JobsTest, APauseThatIsAskedForAgainIsNoNews) {
   const auto again = jobs_->Pause(name);
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(again->state(), Job::RUNNING);
+  EXPECT_TRUE(again->pause_requested());
   int asked = 0;
   for (const auto& event : Events(name)) asked += event.has_message();
   EXPECT_EQ(asked, 1);
@@ -405,8 +428,13 @@ TEST_F(JobsTest, ARetryPublishesAgainWhatCouldNotBePublished) {
   };
   StartJobs();
   const std::string name = Create("finish");
-  AwaitState(name, Job::FAILED);
-  ASSERT_TRUE(jobs_->Retry(name).ok());
+  const Job failed = AwaitState(name, Job::FAILED);
+  EXPECT_EQ(failed.evaluations_size(), 1);
+  EXPECT_EQ(failed.calibrations_size(), 1);
+  const auto retried = jobs_->Retry(name);
+  ASSERT_TRUE(retried.ok());
+  EXPECT_EQ(retried->evaluations_size(), 0) << "what was not published has no figures";
+  EXPECT_EQ(retried->calibrations_size(), 0);
   EXPECT_EQ(AwaitState(name, Job::SUCCEEDED).model_version(), "models/m/versions/1");
 }
 
@@ -541,7 +569,47 @@ TEST_F(JobsTest, TakesUpWhatAnEarlierServerRan) {
   EXPECT_EQ(job.attempt(), 2);
   EXPECT_THAT(States(name),
               ElementsAre(Job::QUEUED, Job::RUNNING, Job::QUEUED, Job::RUNNING, Job::SUCCEEDED));
-  EXPECT_EQ(ReadJobHistory(store_->jobs(), job).value().deaths, 0);
+  const JobHistory history = ReadJobHistory(store_->jobs(), job).value();
+  EXPECT_EQ(history.deaths, 0);
+  EXPECT_EQ(history.server_deaths, 1);
+  EXPECT_THAT(metrics_.Text(),
+              HasSubstr("tasuki_job_attempts_total{cause=\"server_restart\"} 1\n"));
+  internal::TrainerSpec spec;
+  ASSERT_TRUE(ReadJson(data_->job_spec(name), spec).ok());
+  EXPECT_FALSE(spec.out_of_memory());
+}
+
+TEST_F(JobsTest, TheSecondServerThatAJobTakesAlongHalvesWhatItDoesAtOnce) {
+  const std::string name = LeaveRunning("progress wait");
+  LeaveRunningAgain(name);
+  StartJobs();
+  AwaitWord(name);
+  internal::TrainerSpec spec;
+  ASSERT_TRUE(ReadJson(data_->job_spec(name), spec).ok());
+  EXPECT_EQ(spec.attempt(), 3);
+  EXPECT_TRUE(spec.out_of_memory());
+}
+
+TEST_F(JobsTest, AJobThatTakesFiveServersAlongIsACrashLoop) {
+  const std::string name = LeaveRunning();
+  for (int i = 2; i <= 5; ++i) LeaveRunningAgain(name);
+  StartJobs();
+  const Job job = Get(name);
+  EXPECT_EQ(job.state(), Job::FAILED);
+  EXPECT_EQ(job.attempt(), 5);
+  EXPECT_EQ(job.error().code(), static_cast<int>(absl::StatusCode::kInternal));
+  EXPECT_EQ(ErrorReason(job), "CRASH_LOOP");
+  EXPECT_THAT(job.error().message(), HasSubstr("The server ended 5 times in a row"));
+  EXPECT_THAT(LastReason(name), HasSubstr("The server ended 5 times in a row"));
+  ASSERT_TRUE(jobs_->Retry(name).ok());
+  AwaitState(name, Job::SUCCEEDED);
+}
+
+TEST_F(JobsTest, AJobThatTookFourServersAlongGoesOn) {
+  const std::string name = LeaveRunning();
+  for (int i = 2; i <= 4; ++i) LeaveRunningAgain(name);
+  StartJobs();
+  EXPECT_EQ(AwaitState(name, Job::SUCCEEDED).attempt(), 5);
 }
 
 TEST_F(JobsTest, StartsThoughTheEventsOfARunningJobCannotBeRead) {
@@ -592,9 +660,10 @@ TEST_F(JobsTest, EndsWhatAnEarlierServerWasCancelling) {
 
 TEST_F(JobsTest, PausesWhatAnEarlierServerWasAskedToPause) {
   const std::string name = LeaveRunning();
-  Change(name, [](Job& job, auto& events) { events.push_back(PauseAskedEvent(job)); });
+  Change(name, [](Job& job, auto&) { job.set_pause_requested(true); });
   StartJobs();
   EXPECT_EQ(Get(name).state(), Job::PAUSED);
+  EXPECT_FALSE(Get(name).pause_requested());
 }
 
 TEST_F(JobsTest, PublishesWhatAnEarlierServerDidNotWithoutATrainer) {
@@ -683,15 +752,9 @@ TEST_F(JobsTest, ShowsARunningJobInTheMetrics) {
 
 // ---- Estimates ----
 
-v1::EstimateTrainingJobRequest EstimateOf(const v1::CreateTrainingJobRequest& create) {
-  v1::EstimateTrainingJobRequest request;
-  *request.mutable_training_job() = create.training_job();
-  return request;
-}
-
 TEST_F(JobsTest, EstimatesWithoutStoringAJob) {
   StartJobs();
-  const auto estimate = jobs_->Estimate(EstimateOf(RequestOf("estimate")));
+  const auto estimate = Estimate(RequestOf("estimate"));
   ASSERT_TRUE(estimate.ok()) << estimate.status();
   EXPECT_EQ(estimate->steps(), 7);
   EXPECT_EQ(estimate->training_job().name(), "");
@@ -702,33 +765,61 @@ TEST_F(JobsTest, EstimatesWithoutStoringAJob) {
 
 TEST_F(JobsTest, AnswersWhyThereIsNoEstimate) {
   StartJobs();
-  const auto failed = jobs_->Estimate(EstimateOf(RequestOf("fail")));
+  const auto failed = Estimate(RequestOf("fail"));
   EXPECT_EQ(failed.status().code(), absl::StatusCode::kOutOfRange);
   EXPECT_EQ(ReasonOf(failed.status()), v1::NON_FINITE_LOSS);
-  EXPECT_TRUE(absl::IsInternal(jobs_->Estimate(EstimateOf(RequestOf("abort"))).status()));
+  EXPECT_TRUE(absl::IsInternal(Estimate(RequestOf("abort")).status()));
   v1::EstimateTrainingJobRequest evaluation;
   evaluation.mutable_training_job()->mutable_evaluation();
-  EXPECT_EQ(ReasonOf(jobs_->Estimate(evaluation).status()), v1::FIELD_INVALID);
+  EXPECT_EQ(ReasonOf(jobs_->Estimate(evaluation, nullptr).status()), v1::FIELD_INVALID);
   v1::EstimateTrainingJobRequest bad = EstimateOf(RequestOf("estimate"));
   bad.mutable_training_job()->mutable_pretraining()->set_datasets(0, "datasets/d-absent");
   bad.mutable_training_job()->clear_model();
-  const auto faults = jobs_->Estimate(bad);
+  const auto faults = jobs_->Estimate(bad, nullptr);
   EXPECT_EQ(ReasonOf(faults.status()), v1::FIELD_INVALID);
   EXPECT_THAT(std::string(faults.status().message()), HasSubstr("d-absent"));
+}
+
+TEST_F(JobsTest, ADrainEndsTheEstimateAndNoJob) {
+  StartJobs();
+  const std::string running = Create("progress wait");
+  AwaitWord(running);
+  absl::Status first;
+  std::thread waiting([&] { first = Estimate(RequestOf("wait")).status(); });
+  AwaitEstimate();
+  jobs_->Drain();
+  waiting.join();
+  EXPECT_EQ(ReasonOf(first), v1::DRAINING) << first;
+  EXPECT_EQ(ReasonOf(Estimate(RequestOf("estimate")).status()), v1::DRAINING);
+  EXPECT_EQ(Get(running).state(), Job::RUNNING);
+}
+
+TEST_F(JobsTest, AnEstimateThatNobodyWaitsForEnds) {
+  StartJobs();
+  std::atomic<bool> gone = false;
+  absl::Status first;
+  std::thread waiting([&] {
+    const auto cancelled = [&] { return gone.load(); };
+    first = jobs_->Estimate(EstimateOf(RequestOf("deaf")), cancelled).status();
+  });
+  AwaitEstimate();
+  gone = true;
+  waiting.join();
+  EXPECT_TRUE(absl::IsCancelled(first)) << first;
+  EXPECT_TRUE(Estimate(RequestOf("estimate")).ok());
 }
 
 TEST_F(JobsTest, MakesOneEstimateAtATimeAndEndsItWhenTheServerStops) {
   StartJobs();
   absl::Status first;
-  std::thread waiting([&] { first = jobs_->Estimate(EstimateOf(RequestOf("wait"))).status(); });
-  const std::string spec = data_->aside() + "/estimate/spec.json";
-  while (!std::filesystem::exists(spec)) absl::SleepFor(absl::Milliseconds(5));
-  const auto second = jobs_->Estimate(EstimateOf(RequestOf("estimate")));
+  std::thread waiting([&] { first = Estimate(RequestOf("wait")).status(); });
+  AwaitEstimate();
+  const auto second = Estimate(RequestOf("estimate"));
   EXPECT_EQ(ReasonOf(second.status()), v1::QUEUE_FULL);
   jobs_->Stop();
   waiting.join();
   EXPECT_EQ(ReasonOf(first), v1::DRAINING) << first;
-  EXPECT_EQ(ReasonOf(jobs_->Estimate(EstimateOf(RequestOf("estimate"))).status()), v1::DRAINING);
+  EXPECT_EQ(ReasonOf(Estimate(RequestOf("estimate")).status()), v1::DRAINING);
 }
 
 }  // namespace

@@ -3,8 +3,10 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <string>
 #include <thread>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/errors/errors.h"
@@ -44,6 +46,23 @@ TEST_F(StoreTest, ReopenedStoreCountsItsJobs) {
   AddJob("trainingJobs/b");
   Reopen();
   EXPECT_THAT(metrics().Text(), HasSubstr("tasuki_jobs{state=\"QUEUED\"} 2"));
+}
+
+// The time, not the age, of an old job that was queued a moment ago.
+TEST_F(StoreTest, ReopenedStoreTellsSinceWhenTheOldestJobIsQueued) {
+  v1::TrainingJob job = Job("trainingJobs/a");
+  job.mutable_create_time()->set_seconds(1'000'000'000);
+  const int64_t begin = absl::ToUnixSeconds(absl::Now());
+  ASSERT_TRUE(Insert(job).ok());
+  using State = v1::TrainingJob;
+  ASSERT_TRUE(SetState(job.name(), State::QUEUED, State::PAUSED).ok());
+  ASSERT_TRUE(SetState(job.name(), State::PAUSED, State::QUEUED).ok());
+  Reopen();
+  const std::string text = metrics().Text();
+  const std::string series = "\ntasuki_job_oldest_queued_timestamp_seconds ";
+  const size_t at = text.find(series);
+  ASSERT_NE(at, std::string::npos);
+  EXPECT_GE(std::stod(text.substr(at + series.size())), begin);
 }
 
 TEST_F(StoreTest, RefusesANewerSchemaAndLeavesTheFileAlone) {

@@ -1,4 +1,4 @@
-#include "server/jobs/job_state.h"
+#include "server/store/job_state.h"
 
 #include <cstdlib>
 
@@ -43,15 +43,26 @@ v1::TrainingJobEvent StateEvent(const Job& job, Job::State state, absl::string_v
   return event;
 }
 
+v1::TrainingJobEvent MessageEvent(const Job& job, v1::TrainingJobEvent::Message::Severity severity,
+                                  absl::string_view text) {
+  v1::TrainingJobEvent event;
+  event.set_attempt(job.attempt());
+  event.mutable_message()->set_severity(severity);
+  event.mutable_message()->set_text(std::string(text));
+  return event;
+}
+
 void EnterState(Job& job, Job::State to, absl::string_view reason,
-                std::vector<v1::TrainingJobEvent>& events) {
+                std::vector<v1::TrainingJobEvent>& events, StateChanged::Cause cause) {
   if (!MayBecome(job.state(), to)) {
     spdlog::critical("{}: {} cannot become {}", job.name(), Job::State_Name(job.state()),
                      Job::State_Name(to));
     std::abort();
   }
   job.set_state(to);
+  job.clear_pause_requested();
   events.push_back(StateEvent(job, to, reason));
+  events.back().mutable_state_changed()->set_cause(cause);
 }
 
 }  // namespace tasuki

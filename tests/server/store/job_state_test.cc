@@ -1,4 +1,4 @@
-#include "server/jobs/job_state.h"
+#include "server/store/job_state.h"
 
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -50,6 +50,17 @@ TEST(JobState, EnteringAStateAppendsItsEventWithReasonAndAttempt) {
   EXPECT_EQ(events[0].attempt(), 4);
   EXPECT_EQ(events[0].state_changed().state(), Job::FAILED);
   EXPECT_EQ(events[0].state_changed().reason(), "because");
+  EXPECT_EQ(events[0].state_changed().cause(), StateChanged::CAUSE_UNSPECIFIED);
+}
+
+TEST(JobState, EnteringAStateSaysTheCauseAndEndsAWishToPause) {
+  Job job;
+  job.set_state(Job::RUNNING);
+  job.set_pause_requested(true);
+  std::vector<v1::TrainingJobEvent> events;
+  EnterState(job, Job::QUEUED, "", events, StateChanged::SERVER_DIED);
+  EXPECT_EQ(events[0].state_changed().cause(), StateChanged::SERVER_DIED);
+  EXPECT_FALSE(job.pause_requested());
 }
 
 TEST(JobStateDeathTest, AbortsRatherThanLeaveAFinalState) {

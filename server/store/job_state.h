@@ -33,13 +33,20 @@ bool HasEnded(v1::TrainingJob::State state);
 // `models/{model}/aliases/{alias}` of its deploy_on_success.
 std::string AliasOf(const v1::TrainingJob& job);
 
-// An event that says that the job is in `state` now, of the job's present attempt.
+// Events of the job's present attempt: that it is in `state` now; something for people.
 v1::TrainingJobEvent StateEvent(const v1::TrainingJob& job, v1::TrainingJob::State state,
                                 absl::string_view reason);
+v1::TrainingJobEvent MessageEvent(const v1::TrainingJob& job,
+                                  v1::TrainingJobEvent::Message::Severity severity,
+                                  absl::string_view text);
 
-// Brings `job` into state `to` and appends the event; the store sets the times.
+using StateChanged = v1::TrainingJobEvent::StateChanged;
+
+// Brings `job` into state `to` and appends the event; the store sets the times. A wish to pause
+// ends with the state in which it came.
 // REQUIRES: MayBecome(job.state(), to); the process aborts otherwise.
 void EnterState(v1::TrainingJob& job, v1::TrainingJob::State to, absl::string_view reason,
-                std::vector<v1::TrainingJobEvent>& events);
+                std::vector<v1::TrainingJobEvent>& events,
+                StateChanged::Cause cause = StateChanged::CAUSE_UNSPECIFIED);
 
 }  // namespace tasuki
