@@ -208,6 +208,9 @@ def burn(slo, objective):
          "3d")]
 
 
+MEMORY = ("max((process_resident_memory_bytes{@} + tasuki_trainer_resident_memory_bytes{@} or process_resident_memory_bytes{@}) / "
+          "tasuki_memory_limit_bytes{@})")
+
 OVERVIEW = [
     tile("Server", "none",
          "Whether the server answers its health check with SERVING, and whether Prometheus reaches it. Normal: serving. If not: look whether the process runs "
@@ -217,13 +220,13 @@ OVERVIEW = [
     tile("Alerts", "none",
          "Alerts that fire now, pages and tickets. Normal: 0. Each has a runbook in docs/operations.md; which they are is in the table below.",
          'count(ALERTS{alertname=~"Tasuki.+",alertstate="firing",severity=~"page|ticket"}) or vector(0)', "green 1 red", True, False),
-    tile("Error budget left", "percentunit",
-         "What is left of the failures that the objective of availability allows, over the last 3 days; below 0 % more failed than allowed. Normal: over "
-         "50 %. If it falls: see which codes calls end with, and hold back changes while little is left.",
+    tile("Error budget, 3 days", "percentunit",
+         "What is left of the failures that the objective of availability allows in 3 days: of the last 3, not of the 30 that the objective is about. "
+         "Below 0 % more failed than allowed. Normal: over 50 %. If it falls: see which codes calls end with, and hold back changes while little is left.",
          budget_left("errors", "availability"), "red .1 yellow .5 green", True, False, decimals=0, no_value="no calls", links=[("Serving", "serving")]),
-    tile("Latency budget left", "percentunit",
-         "What is left of the slow calls that the objective of latency allows, over the last 3 days. Normal: over 50 %. If it falls: the Serving dashboard "
-         "shows the stage and the queue that take the time.",
+    tile("Latency budget, 3 days", "percentunit",
+         "What is left of the slow calls that the objective of latency allows in 3 days: of the last 3, not of the 30 that the objective is about. "
+         "Normal: over 50 %. If it falls: the Serving dashboard shows the stage and the queue that take the time.",
          budget_left("slow", "latency"), "red .1 yellow .5 green", True, False, decimals=0, no_value="no calls", links=[("Serving", "serving")]),
     tile("99 % within", "s",
          "99 of 100 classification calls are answered within this time. Normal: what it was last week. If it rises: see Latency below and the queue on the "
@@ -256,9 +259,10 @@ OVERVIEW = [
     tile("Versions in memory", "none",
          "Model versions that are loaded and answer.",
          "count(tasuki_model_info{@})", height=3, no_value="none", links=[("Serving", "serving")]),
-    tile("Memory", "bytes",
-         "Resident memory of the server process, its trainer not counted. Normal: flat once versions are loaded.",
-         "sum(process_resident_memory_bytes{@})", height=3, links=[("Store and host", "store-and-host")]),
+    tile("Memory", "percentunit",
+         "Share of their memory that the server and its trainer have. Normal: flat once versions are loaded, and more while a job runs. Over 90 % is an alert: "
+         "at 100 % the system kills one of them.",
+         MEMORY, "blue .8 yellow .9 red", decimals=0, height=3, links=[("Store and host", "store-and-host")]),
     tile("Running for", "s",
          "Time since the server started. A value that is small again and again means that it is restarted: look into its log and into the system's.",
          "min(time() - process_start_time_seconds{@})", graph=False, height=3),
@@ -293,7 +297,8 @@ OVERVIEW = [
           *burn("errors", "availability"),
           fill=0, lines_at="transparent 1 yellow 6 orange 14.4 red", no_value="no calls"),
     lines("Burn rate of the latency budget", 8, "none",
-          "Share of slow calls divided by the share that the objective allows, over several windows. Normal: under 1. Alerts page at 14.4 and 6.",
+          "Share of slow calls divided by the share that the objective allows, over several windows. Normal: under 1. Alerts page at 14.4 (1 h and 5 m) and 6 "
+          "(6 h and 30 m), and make a ticket at 1 over 3 days.",
           *burn("slow", "latency"),
           fill=0, lines_at="transparent 1 yellow 6 orange 14.4 red", no_value="no calls"),
     table("Alerts that fire", 8, 8,
@@ -483,9 +488,9 @@ TRAINING = [
          "Training jobs that wait for their turn. Normal: it comes down again.",
          'sum(tasuki_jobs{@,state="QUEUED"})', "blue 10 yellow 50 red"),
     tile("Oldest queued", "s",
-         "How long the oldest queued job has waited. Normal: less than your longest job takes. If it only grows while nothing runs, look into the server's "
-         "log.",
-         "max(time() - tasuki_job_oldest_queued_timestamp_seconds{@})", "green 3600 yellow 7200 red", no_value="none queued"),
+         "How long the oldest queued job has waited. Normal: no more than the jobs before it take, since they run one at a time. Jobs that wait while none "
+         "runs are an alert after 15 minutes: look into the server's log.",
+         "max(time() - tasuki_job_oldest_queued_timestamp_seconds{@})", no_value="none queued"),
     tile("Failed, 24 h", "none",
          "Jobs that ended FAILED in the last 24 hours. Normal: 0. Each says why: `tasuki job get`; RetryTrainingJob lets it go on from its newest checkpoint "
          "once the cause is gone.",
@@ -508,7 +513,7 @@ TRAINING = [
           "What runs now. Time left is judged by the progress of the last 5 minutes; evaluations and checkpoints come on top. Empty between jobs.",
           [("job", None, "name"),
            ("phase", None, "phase"),
-           ("done", training("max by (training_job, phase) ((tasuki_train_phase{@t} == 1) * ignoring (phase) group_left tasuki_train_progress_ratio{@t})"),
+           ("done", training("max by (phase, training_job) ((tasuki_train_phase{@t} == 1) * ignoring (phase) group_left () tasuki_train_progress_ratio{@t})"),
             {"unit": "percentunit", "min": 0, "max": 1, "thresholds": steps("blue"),
              "custom__cellOptions": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}}),
            ("time left", training("max by (training_job) ((1 - tasuki_train_progress_ratio{@t}) / (deriv(tasuki_train_progress_ratio{@t}[5m]) > 0))"),
@@ -632,16 +637,17 @@ HOST = [
     tile("Store, 99 % within", "s",
          "99 of 100 operations of the store are done within this time. Normal: under 50 ms. Over a second is an alert: the disk does not keep up with syncs.",
          quantile("0.99", "tasuki_store_operation_seconds"), "green .1 yellow 1 red", no_value="idle"),
-    tile("Disk free", "bytes",
-         "Space that the server may still use on its fullest volume.",
-         "min(tasuki_volume_free_bytes{@})", "red 2e9 yellow 1e10 green"),
+    tile("Disk free", "percentunit",
+         "Free share of the fullest volume; how much that is stands below. Normal: over 20 %. Under 10 % for half an hour is an alert.",
+         "min(tasuki_volume_free_bytes{@} / tasuki_volume_size_bytes{@})", "red .1 yellow .2 green"),
     tile("Disk full in", "s",
          "When the volume is full if it fills on as in the last 6 hours; a year at most. Normal: weeks. 4 hours are an alert.",
          "min(clamp_max(tasuki_volume_free_bytes{@} / clamp_min(-deriv(tasuki_volume_free_bytes{@}[6h]), 1e-3), 31536000))", "red 14400 yellow 259200 green",
          graph=False),
-    tile("Cores used", "none",
-         "Processor cores that the server uses; trainers are processes of their own and not counted.",
-         "sum(rate(process_cpu_seconds_total{@}[R]))", decimals=2),
+    tile("Memory used", "percentunit",
+         "Share of their memory that the server and its trainer have. Over 90 % for ten minutes is an alert: at 100 % the system kills one of them. Fewer "
+         "models in memory, smaller batches, or more memory.",
+         MEMORY, "green .8 yellow .9 red", decimals=0),
     tile("Files open", "percentunit",
          "Share of the file descriptors that the process may have. Normal: a few percent. If it grows: connections that nobody closes; at 100 % no client "
          "gets through.",
@@ -697,12 +703,13 @@ HOST = [
           ("compute threads", 'max(tasuki_compute_threads{@,use="serving"})'),
           overrides=[field("compute threads", **LIMIT)]),
     lines("Memory", 6, "bytes",
-          "Resident memory and heap of the server, the weights of its versions, and the limit that it shares with its trainer (dashed). Normal: flat once versions "
-          "are loaded. Steady growth is a leak: keep the process, and report it.",
+          "Resident memory and heap of the server, the weights of its versions, the resident memory of its trainer (0 while no job runs), and the limit of "
+          "both together (dashed). Normal: flat once versions are loaded. Steady growth of the server is a leak: keep the process, and report it.",
           ("resident", "sum(process_resident_memory_bytes{@})"),
           ("heap", "sum(process_heap_bytes{@})"),
           ("weights", "sum(tasuki_model_memory_bytes{@})"),
-          ("limit", "max(tasuki_memory_limit_bytes{@})"),
+          ("trainer", "sum(tasuki_trainer_resident_memory_bytes{@})"),
+          ("limit", "sum(tasuki_memory_limit_bytes{@})"),
           overrides=[field("limit", **LIMIT)]),
     lines("Open files", 6, "none",
           "Open file descriptors: connections, files, pipes. Normal: rises with clients and falls with them.",

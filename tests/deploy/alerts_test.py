@@ -46,6 +46,12 @@ class AlertsTest(unittest.TestCase):
         self.assertEqual(status, 0, output)
         self.assertNotIn("FAILED", output)
 
+    def test_every_metric_is_there(self):
+        source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "server" / "metrics").glob("*.cc"))
+        rules = "".join(path.read_text(encoding="utf-8") for path in (HOME / "rules").glob("*.yml"))
+        names = {re.sub("_(bucket|sum|count)$", "", name) for name in re.findall(r"\b(?:tasuki|grpc_server|process)_\w+", rules)}
+        self.assertFalse({name for name in names if f'"{name}"' not in source}, "not in server/metrics")
+
     def test_every_case_holds(self):
         status, output = promtool("test", "rules", *sorted((HOME / "tests").glob("*.yml")))
         self.assertEqual(status, 0, output)

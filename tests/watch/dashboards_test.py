@@ -86,6 +86,7 @@ class DashboardsTest(unittest.TestCase):
         for where, query in queries():
             found = selectors(query)
             self.assertTrue(found, where)
+            self.assertNotRegex(query, r"(?<!\$)\btraining_job", f"{where}: a label that there is not")
             for metric, matchers in found:
                 if not re.fullmatch(OF_NO_SERVER, metric):
                     self.assertIn('job=~"$job"', matchers, f"{where}: {metric} in {query}")
