@@ -63,7 +63,7 @@ struct ClientOptions {
   // UploadDataset, CheckDataset, DownloadPredictions, ImportModelVersion, ExportModelVersion,
   // ExportAdapter.
   absl::Duration transfer_timeout = absl::Hours(6);
-  // How long WatchTrainingJob and ClassifyStream go on trying to reach a server that does not
+  // How long WatchTrainingJob and StreamClassify go on trying to reach a server that does not
   // answer.
   absl::Duration patience = absl::Minutes(2);
 
@@ -88,7 +88,7 @@ struct ClientOptions {
 // Told now and then how many bytes have been handed over, and of how many (-1: unknown).
 using TransferProgress = std::function<void(int64_t done_bytes, int64_t total_bytes)>;
 
-// The requests of ClassifyStream, one after the other; nothing at the end.
+// The requests of StreamClassify, one after the other; nothing at the end.
 using NextClassification = std::function<absl::StatusOr<std::optional<v1::ClassifyRequest>>()>;
 // Told each request with its answer.
 using UseClassification =
@@ -139,7 +139,7 @@ class Client {
   // better in a moment, what was not answered is sent again, for as long as an answer comes within
   // `patience`; `on_lost`, if given, is told of each time. DEADLINE_EXCEEDED if a server is reached
   // and no answer comes for `classify_timeout`.
-  absl::Status ClassifyStream(const NextClassification& next, const UseClassification& use,
+  absl::Status StreamClassify(const NextClassification& next, const UseClassification& use,
                               const std::function<void(const absl::Status&)>& on_lost = nullptr);
 
   // ---- Datasets ----

@@ -21,7 +21,7 @@ absl::Status FromGrpcStatus(const grpc::Status& status) {
   if (!details.ParseFromString(status.error_details())) details.clear_details();
   details.set_code(status.error_code());
   details.set_message(status.error_message());
-  return StatusFromProto(details);
+  return StatusOf(details);
 }
 
 }  // namespace client
@@ -99,12 +99,12 @@ absl::Status Client::Connection::Try(absl::Time deadline, Attempt attempt) const
     // Nobody here cancels: it is gRPC's word for a call that came while the server was stopping.
     status = absl::UnavailableError("the server broke the call off");
   }
-  if (absl::IsUnavailable(status) && ErrorReasonOf(status) == v1::ERROR_REASON_UNSPECIFIED) {
+  if (absl::IsUnavailable(status) && ReasonOf(status) == v1::ERROR_REASON_UNSPECIFIED) {
     if (const std::string fault = client::TlsFault(address, options); !fault.empty()) {
       return absl::FailedPreconditionError(
           absl::StrCat("no connection with the server at ", address, ": ", fault));
     }
-    return WithPrefix(status, absl::StrCat("no Tasuki server answers at ", address, ": "));
+    return Annotate(status, absl::StrCat("no Tasuki server answers at ", address, ": "));
   }
   return status;
 }

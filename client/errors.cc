@@ -18,13 +18,6 @@ std::optional<Detail> DetailOf(const absl::Status& status) {
 
 }  // namespace
 
-v1::ErrorReason ErrorReasonOf(const absl::Status& status) {
-  const auto info = DetailOf<google::rpc::ErrorInfo>(status);
-  v1::ErrorReason reason = v1::ERROR_REASON_UNSPECIFIED;
-  if (info && info->domain() == "tasuki") v1::ErrorReason_Parse(info->reason(), &reason);
-  return reason;
-}
-
 std::vector<FieldFault> FieldFaultsOf(const absl::Status& status) {
   std::vector<FieldFault> faults;
   if (const auto request = DetailOf<google::rpc::BadRequest>(status)) {
@@ -40,22 +33,6 @@ std::optional<absl::Duration> RetryDelayOf(const absl::Status& status) {
   if (!retry) return std::nullopt;
   return absl::Seconds(retry->retry_delay().seconds()) +
          absl::Nanoseconds(retry->retry_delay().nanos());
-}
-
-absl::Status StatusFromProto(const google::rpc::Status& proto) {
-  absl::Status status(static_cast<absl::StatusCode>(proto.code()), proto.message());
-  for (const auto& detail : proto.details()) {
-    status.SetPayload(detail.type_url(), absl::Cord(detail.value()));
-  }
-  return status;
-}
-
-absl::Status WithPrefix(const absl::Status& status, absl::string_view prefix) {
-  if (status.ok()) return status;
-  absl::Status prefixed(status.code(), absl::StrCat(prefix, status.message()));
-  status.ForEachPayload(
-      [&](absl::string_view url, const absl::Cord& payload) { prefixed.SetPayload(url, payload); });
-  return prefixed;
 }
 
 }  // namespace tasuki

@@ -3,7 +3,10 @@
 // Every absl::Status of the client that came from the server carries the google.rpc details that
 // the server sent, as payloads under their type URLs ("type.googleapis.com/google.rpc.ErrorInfo",
 // …). These functions read them. An error made on this side (a file that cannot be read, an
-// unreachable server) has none. Values in, values out: any thread.
+// unreachable server) has none. Values in, values out: any thread. What happened says ReasonOf
+// (model/errors/errors.h): ERROR_REASON_UNSPECIFIED also where the server has a word that this
+// client is too old to know. StatusOf (model/errors/status_proto.h) makes a status of an error in
+// a message, such as TrainingJob.error.
 #pragma once
 
 #include <optional>
@@ -12,8 +15,8 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "google/rpc/status.pb.h"
-#include "tasuki/v1/errors.pb.h"
+#include "model/errors/errors.h"
+#include "model/errors/status_proto.h"
 
 namespace tasuki {
 
@@ -23,20 +26,10 @@ struct FieldFault {
   std::string description;
 };
 
-// What happened; ERROR_REASON_UNSPECIFIED if the status does not say, or says it in a word that
-// this client is too old to know.
-v1::ErrorReason ErrorReasonOf(const absl::Status& status);
-
 // Every fault of the request that the server named.
 std::vector<FieldFault> FieldFaultsOf(const absl::Status& status);
 
 // After which time the server wants to be asked again; nothing if it does not say.
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
-
-// A google.rpc.Status, such as TrainingJob.error, with its details as payloads.
-absl::Status StatusFromProto(const google::rpc::Status& proto);
-
-// The same error with `prefix` before its message; payloads are kept. OK stays OK.
-absl::Status WithPrefix(const absl::Status& status, absl::string_view prefix);
 
 }  // namespace tasuki

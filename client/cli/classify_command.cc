@@ -21,6 +21,7 @@
 #include "client/cli/text.h"
 #include "client/cli/text_file.h"
 #include "client/errors.h"
+#include "model/errors/utf8.h"
 
 namespace tasuki::cli {
 namespace {
@@ -68,7 +69,8 @@ absl::StatusOr<Texts> TextsOf(const Classification& what) {
     return Texts{[&texts = what.texts,
                   i = size_t{0}]() mutable -> absl::StatusOr<std::optional<std::string>> {
                    if (i == texts.size()) return std::nullopt;
-                   if (!IsUtf8(texts[i])) {  // gRPC would only say that the call failed
+                   // gRPC would only say that the call failed.
+                   if (FirstInvalidUtf8(texts[i]) != absl::string_view::npos) {
                      return absl::InvalidArgumentError(
                          absl::StrCat("text ", i + 1, " is not UTF-8; convert it first"));
                    }
@@ -157,7 +159,7 @@ absl::Status ClassifyAll(Client& client, const Classification& what, const Texts
       if (!more.ok() || !*more) return more.status();
     }
     size_t sent = 0;  // of these, on this stream; it ends where texts are to be waited for
-    const absl::Status status = client.ClassifyStream(
+    const absl::Status status = client.StreamClassify(
         [&]() -> absl::StatusOr<std::optional<v1::ClassifyRequest>> {
           if (sent == asked.size()) {
             if (!texts.at_hand()) return std::nullopt;
@@ -179,7 +181,7 @@ absl::Status ClassifyAll(Client& client, const Classification& what, const Texts
           std::cerr << "tasuki: trying again: " << Printable(lost.message()) << "\n";
         });
     if (status.ok()) continue;
-    const v1::ErrorReason reason = ErrorReasonOf(status);
+    const v1::ErrorReason reason = ReasonOf(status);
     const bool gone = reason == v1::MODEL_NOT_LOADED || reason == v1::RESOURCE_NOT_FOUND;
     if (!gone || model == what.model) return status;
     std::cerr << "tasuki: " << model << " is no longer in service; going on with what "
@@ -349,7 +351,7 @@ void AddClassifyCommand(CLI::App& app, Session& session) {
   command
       ->add_option("--model", what->model,
                    "The version (reviews@3), an alias (reviews@production), or a model for its "
-                   "newest loaded version (reviews)")
+                   "newest version in service (reviews)")
       ->required()
       ->transform(Typed(ServedName));
   command->add_option("--task", what->tasks, "Only this task; repeatable")->allow_extra_args(false);

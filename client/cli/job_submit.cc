@@ -24,9 +24,9 @@ absl::Status OutcomeOf(const v1::TrainingJob& job) {
     case v1::TrainingJob::SUCCEEDED:
       return absl::OkStatus();
     case v1::TrainingJob::FAILED:
-      return WithPrefix(job.error().code() != 0 ? StatusFromProto(job.error())
-                                                : absl::UnknownError("the server did not say why"),
-                        absl::StrCat(job.name(), " FAILED: "));
+      return Annotate(job.error().code() != 0 ? StatusOf(job.error())
+                                              : absl::UnknownError("the server did not say why"),
+                      absl::StrCat(job.name(), " FAILED: "));
     case v1::TrainingJob::CANCELLED:
       return absl::CancelledError(absl::StrCat(job.name(), " was cancelled"));
     default:

@@ -100,15 +100,16 @@ int RunCommandLine(int argc, char** argv, std::stop_token stop) {
   app.add_option("--server", session.server,
                  "Address of the server, HOST:PORT (default: 127.0.0.1:8500)")
       ->envname("TASUKI_SERVER");
-  app.add_option("--tls_ca", session.tls_ca,
+  app.add_option("--tls-ca,--tls_ca", session.tls_ca,
                  "PEM file of who signs the server's certificate: the connection uses TLS")
       ->envname("TASUKI_TLS_CA");
-  app.add_option("--tls_certificate", session.tls_certificate,
+  app.add_option("--tls-certificate,--tls_certificate", session.tls_certificate,
                  "PEM file of a certificate of yours, for a server that asks for one")
       ->envname("TASUKI_TLS_CERTIFICATE");
-  app.add_option("--tls_key", session.tls_key, "PEM file of that certificate's private key")
+  app.add_option("--tls-key,--tls_key", session.tls_key,
+                 "PEM file of that certificate's private key")
       ->envname("TASUKI_TLS_KEY");
-  app.add_option("--token_file", session.token_file,
+  app.add_option("--token-file,--token_file", session.token_file,
                  "File whose first line is your token; without it the variable TASUKI_TOKEN is one")
       ->envname("TASUKI_TOKEN_FILE");
   app.add_option("--output", session.output,

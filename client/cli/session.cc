@@ -83,7 +83,7 @@ void PrintError(const absl::Status& status) {
       std::cerr << "  " << Printable(status.message().substr(last + 2)) << "\n";
     }
   }
-  const v1::ErrorReason reason = ErrorReasonOf(status);
+  const v1::ErrorReason reason = ReasonOf(status);
   std::cerr << "  (" << absl::StatusCodeToString(status.code());
   if (reason != v1::ERROR_REASON_UNSPECIFIED) std::cerr << ", " << v1::ErrorReason_Name(reason);
   std::cerr << ")\n";

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "model/errors/utf8.h"
 
 namespace tasuki::cli {
 namespace {
@@ -40,24 +41,11 @@ bool In(const Range (&ranges)[n], char32_t c) {
 // Takes the next character off the front of `text`; kInvalid (and one byte off) if it is not UTF-8.
 constexpr char32_t kInvalid = 0xFFFFFFFF;
 char32_t TakeCharacter(absl::string_view& text) {
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char lead = byte(0);
-  const size_t size = lead < 0x80   ? 1
-                      : lead < 0xC2 ? 0
-                      : lead < 0xE0 ? 2
-                      : lead < 0xF0 ? 3
-                      : lead < 0xF5 ? 4
-                                    : 0;
-  bool valid = size > 0 && size <= text.size();
-  char32_t c = size == 1 ? lead : lead & (0x7F >> size);
-  for (size_t i = 1; valid && i < size; ++i) {
-    valid = (byte(i) & 0xC0) == 0x80;
-    c = c << 6 | (byte(i) & 0x3F);
-  }
-  const char32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-  valid = valid && c >= least[size] && c <= 0x10FFFF && !(c >= 0xD800 && c <= 0xDFFF);
-  text.remove_prefix(valid ? size : 1);
-  return valid ? c : kInvalid;
+  const size_t size = CharacterLength(text);
+  char32_t c = size == 0 ? kInvalid : size == 1 ? text[0] : text[0] & (0x7F >> size);
+  for (size_t i = 1; i < size; ++i) c = c << 6 | (text[i] & 0x3F);
+  text.remove_prefix(std::max<size_t>(size, 1));
+  return c;
 }
 
 // C0, C1 and the marks that reverse the direction of writing.
@@ -84,13 +72,6 @@ std::string Printable(absl::string_view text) {
     }
   }
   return printable;
-}
-
-bool IsUtf8(absl::string_view text) {
-  while (!text.empty()) {
-    if (TakeCharacter(text) == kInvalid) return false;
-  }
-  return true;
 }
 
 int DisplayWidth(absl::string_view text) {

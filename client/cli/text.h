@@ -14,9 +14,6 @@ namespace tasuki::cli {
 // spaces, bytes that are not UTF-8 become U+FFFD.
 std::string Printable(absl::string_view text);
 
-// Whether the text is UTF-8, and so may go into a message.
-bool IsUtf8(absl::string_view text);
-
 // Columns that UTF-8 text takes in a terminal: two for East Asian wide characters and emoji, none
 // for combining marks, one for all others (characters of ambiguous width are counted as narrow).
 int DisplayWidth(absl::string_view text);

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/cli/text.h"
+#include "model/errors/utf8.h"
 
 namespace tasuki::cli {
 namespace {
@@ -105,7 +106,7 @@ absl::StatusOr<bool> TextFile::ReadLine(std::string& line) {
   done_bytes_ += static_cast<int64_t>(line.size()) + (input_->eof() ? 0 : 1);
   if (!line.empty() && line.back() == '\r') line.pop_back();
   if (line_ == 1 && absl::StartsWith(line, "\xef\xbb\xbf")) line.erase(0, 3);
-  if (!IsUtf8(line)) return Fault("is not UTF-8; convert it first");
+  if (FirstInvalidUtf8(line) != line.npos) return Fault("is not UTF-8; convert it first");
   return true;
 }
 

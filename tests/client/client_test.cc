@@ -51,7 +51,7 @@ TEST(Client, KeepsTheDetailsOfAnError) {
   const auto job = ConnectTo(server).CreateTrainingJob({});
   EXPECT_EQ(job.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(job.status().message(), "bad");
-  EXPECT_EQ(ErrorReasonOf(job.status()), v1::FIELD_INVALID);
+  EXPECT_EQ(ReasonOf(job.status()), v1::FIELD_INVALID);
   ASSERT_EQ(FieldFaultsOf(job.status()).size(), 1);
   EXPECT_EQ(FieldFaultsOf(job.status())[0].field, "fine_tuning.tasks[1].weight");
   EXPECT_TRUE(job.status().GetPayload("type.googleapis.com/google.rpc.ErrorInfo").has_value());

@@ -47,8 +47,8 @@ const std::map<std::string, Strings> kMayInclude = {
      {"tasuki/v1", "model", "server/metrics", "server/log", "server/store", "server/datasets",
       "server/jobs", "server/serving", "server/rpc"}},
     {"server/trainer", {"tasuki/v1", "tasuki/internal", "model"}},
-    {"client", {"tasuki/v1"}},
-    {"client/cli", {"tasuki/v1", "client"}},
+    {"client", {"tasuki/v1", "model/errors"}},
+    {"client/cli", {"tasuki/v1", "model/errors", "client"}},
     {"client/examples", {"client"}},
     {"demo", {}},
 };

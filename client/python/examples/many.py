@@ -20,7 +20,7 @@ async def main() -> None:
     async with tasuki.aio.Client() as client:
         with open(source, encoding="utf-8") as texts, open(target, "w", encoding="utf-8") as answers:
             lines = (line.rstrip("\n") for line in texts)
-            async for answer in client.classify_each(lines, model=model, progress=True):
+            async for answer in client.stream_classify(lines, model=model, progress=True):
                 labels = {task: prediction.label for task, prediction in answer.items()}
                 row = {"text": answer.text, "model_version": answer.model_version, **labels}
                 answers.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -41,11 +41,11 @@ class Classification:
         **fields: Any,
     ) -> Answers:
         """Classifies texts, any number of them: every text by every wanted task. What does not fit into one call goes as
-        `classify_each` does, behind what is interactive.
+        `stream_classify` does, behind what is interactive.
 
         Args:
             texts: one text, or several; each of at most 1 MiB of UTF-8.
-            model: `reviews` or `models/reviews` for its newest loaded version, `reviews@3` for a version,
+            model: `reviews` or `models/reviews` for its newest version in service, `reviews@3` for a version,
                 `reviews@production` for an alias.
             tasks: names of the tasks wanted; none for all of the version's.
             progress: True for a bar, or a function that is told how many texts are done and of how many.
@@ -74,10 +74,10 @@ class Classification:
                 except errors.InvalidArgument as error:
                     if error.reason != "LIMIT_EXCEEDED" or len(texts) == 1:
                         raise
-        each = self.classify_each(texts, model=model, tasks=tasks, progress=progress, timeout=timeout, **fields)
+        each = self.stream_classify(texts, model=model, tasks=tasks, progress=progress, timeout=timeout, **fields)
         return Answers([answer async for answer in each])
 
-    async def classify_each(
+    async def stream_classify(
         self,
         /,
         texts: str | Iterable[str],

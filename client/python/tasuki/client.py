@@ -72,7 +72,7 @@ class Calls(blocking.Blocking):
         self.models = Models(calls.models)
 
     classify = blocking.method(classification.Classification.classify)
-    classify_each = blocking.iterator(classification.Classification.classify_each)
+    stream_classify = blocking.iterator(classification.Classification.stream_classify)
     server_info = blocking.method(aio.Calls.server_info)
     set_log_level = blocking.method(aio.Calls.set_log_level)
     health = blocking.method(aio.Calls.health)

@@ -141,8 +141,8 @@ TEST(Run, ExitsWithTwoForAWrongCommandLine) {
       {"token", "create", "--name", "a", "--role", "owner"},
       {"token", "create", "--name", "a b", "--role", "read"},
       {"--token", "secret", "server", "info"},
-      {"--token_file", "/nothing/here", "server", "info"},
-      {"--tls_ca", "/nothing/here", "server", "info"},
+      {"--token-file", "/nothing/here", "server", "info"},
+      {"--tls-ca", "/nothing/here", "server", "info"},
   };
   for (const auto& line : lines) {
     Command command(server, line);
@@ -211,11 +211,31 @@ TEST(Run, SaysByItsExitCodeWhetherTheServerServes) {
   EXPECT_THAT(gone.err(), HasSubstr("no Tasuki server answers"));
 }
 
+TEST(Run, TakesFlagsOfTheConnectionWithHyphensAndAsTheServerSpellsThem) {
+  FakeServer server;
+  const struct {
+    std::vector<std::string> flags;
+    const char* fault;
+  } cases[] = {{{"--token-file", "/nothing/here"}, "no token can be read from /nothing/here"},
+               {{"--token_file", "/nothing/here"}, "no token can be read from /nothing/here"},
+               {{"--tls-ca", "/nothing/here"}, "/nothing/here cannot be read"},
+               {{"--tls_ca", "/nothing/here"}, "/nothing/here cannot be read"},
+               {{"--tls-certificate", "c"}, "go together"},
+               {{"--tls_certificate", "c"}, "go together"},
+               {{"--tls-key", "k"}, "go together"},
+               {{"--tls_key", "k"}, "go together"}};
+  for (const auto& [flags, fault] : cases) {
+    std::vector<std::string> line = {"server", "info"};
+    line.insert(line.end(), flags.begin(), flags.end());
+    EXPECT_THAT(Command(server, line).err(), HasSubstr(fault)) << flags[0];
+  }
+}
+
 TEST(Run, SendsNoTokenInTheClearToAnotherMachine) {
   FakeServer server;
   const std::string file = testing::TempDir() + "token." + std::to_string(getpid());
   std::ofstream(file) << "tasuki_secret\n";
-  Command command(server, {"--server", "192.0.2.1:8500", "--token_file", file, "server", "info"});
+  Command command(server, {"--server", "192.0.2.1:8500", "--token-file", file, "server", "info"});
   EXPECT_EQ(command.exit_code(), 2);
   EXPECT_THAT(command.err(), AllOf(HasSubstr("in the clear"), Not(HasSubstr("tasuki_secret"))));
   std::remove(file.c_str());

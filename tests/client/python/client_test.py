@@ -390,7 +390,7 @@ class Client:
             client.models.set_alias("m@production", "m@1")
             texts = [f"{i}日前に届いた本は普通です。" for i in range(5000)]
             answers = []
-            for answer in client.classify_each(texts, model="m@production", tasks="sentiment"):
+            for answer in client.stream_classify(texts, model="m@production", tasks="sentiment"):
                 answers.append(answer)
                 if len(answers) == 500:
                     server.kill()

@@ -286,7 +286,7 @@ class Connection:
             with self.assertRaisesRegex(tasuki.FailedPrecondition, fault):
                 list(self.connect(server.address, tls=tls).jobs.watch("j"))
             with self.assertRaisesRegex(tasuki.FailedPrecondition, fault):
-                list(self.connect(server.address, tls=tls).classify_each(["x"], model="m"))
+                list(self.connect(server.address, tls=tls).stream_classify(["x"], model="m"))
         with self.assertRaisesRegex(tasuki.FailedPrecondition, "the server does not speak TLS"):
             self.connect(self.server.address, tls=trusting).datasets.get("d-1", timeout=10)
 
@@ -396,7 +396,7 @@ class Connection:
         self.assertEqual(len(self.client.classify(["x"] * 256, model="m")), 256)
         self.assertEqual(dict(self.server.calls), {"Classify": 1})
         # What a stream does not say is BULK.
-        self.assertEqual([each.text for each in self.client.classify_each(["x"], model="m")], ["x"])
+        self.assertEqual([each.text for each in self.client.stream_classify(["x"], model="m")], ["x"])
         self.assertEqual(self.server.calls["StreamClassify"], 1)
         self.assertEqual(seen, [(v1.ClassifyRequest.PRIORITY_UNSPECIFIED, True), (v1.ClassifyRequest.PRIORITY_UNSPECIFIED, False)])
 
@@ -407,8 +407,8 @@ class Connection:
         with self.assertRaises(tasuki.NotFound):
             self.client.classify([], model="m")
         with self.assertRaises(tasuki.NotFound):
-            list(self.client.classify_each([], model="m"))
-        self.assertEqual(list(self.client.classify_each([], model="m")), [])
+            list(self.client.stream_classify([], model="m"))
+        self.assertEqual(list(self.client.stream_classify([], model="m")), [])
 
     def test_classifying_goes_on_when_the_version_that_answered_is_taken_out_of_service(self):
         self.classify_as()
@@ -443,13 +443,13 @@ class Connection:
 
         self.server.scripts["StreamClassify"] = away
         texts = [f"text {i}" for i in range(2000)]
-        self.assertEqual([each.label for each in self.client.classify_each(texts, model="m")], texts)
+        self.assertEqual([each.label for each in self.client.stream_classify(texts, model="m")], texts)
         self.assertEqual(self.server.calls["StreamClassify"], 12)
         # For as long as patience lasts, and no longer than a call if there was no answer yet.
         self.server.scripts["StreamClassify"] = lambda call, requests, context: fail(context, unavailable())
         self.server.calls.clear()
         with self.assertRaises(tasuki.Unavailable):
-            list(self.client.classify_each(texts, model="m"))
+            list(self.client.stream_classify(texts, model="m"))
         self.assertEqual(self.server.calls["StreamClassify"], 5)
 
         def gone(call, requests, context):
@@ -461,7 +461,7 @@ class Connection:
         self.server.scripts["StreamClassify"] = gone
         self.server.calls.clear()
         client = self.client.with_options(timeout=tasuki.Timeouts(patience=1))
-        answers = client.classify_each(texts, model="m")
+        answers = client.stream_classify(texts, model="m")
         self.assertEqual(len([next(answers) for _ in range(256)]), 256)
         with self.assertRaises(tasuki.Unavailable):
             next(answers)
@@ -530,7 +530,7 @@ class Connection:
                 read.append(len(read))
                 yield "x"
 
-        answers = self.client.classify_each(endless(), model="m")
+        answers = self.client.stream_classify(endless(), model="m")
         for _ in range(300):
             next(answers)
         answers.close()

@@ -11,9 +11,9 @@ namespace {
 
 using ::testing::ElementsAre;
 
-class ClassifyStreamTest : public testing::Test {
+class StreamClassifyTest : public testing::Test {
  protected:
-  ClassifyStreamTest() {
+  StreamClassifyTest() {
     server_.classify = [this](int, const v1::ClassifyRequest& request,
                               v1::ClassifyResponse* answer) {
       ++answered_;
@@ -30,7 +30,7 @@ class ClassifyStreamTest : public testing::Test {
   // Sends requests 0 to `count` - 1; what was handed to `use`, in order.
   absl::Status Stream(int count) {
     Client client = *Client::Connect(server_.address(), options_);
-    return client.ClassifyStream(
+    return client.StreamClassify(
         [&, i = 0]() mutable -> absl::StatusOr<std::optional<v1::ClassifyRequest>> {
           if (i == ends_at_) return absl::InvalidArgumentError("row 7 is not UTF-8");
           if (i == count) return std::nullopt;
@@ -63,7 +63,7 @@ class ClassifyStreamTest : public testing::Test {
   std::vector<absl::Status> lost_;
 };
 
-TEST_F(ClassifyStreamTest, HandsOutAnswersInOrder) {
+TEST_F(StreamClassifyTest, HandsOutAnswersInOrder) {
   EXPECT_TRUE(Stream(0).ok());
   EXPECT_THAT(used_, ElementsAre());
   const absl::Status status = Stream(1000);
@@ -72,7 +72,7 @@ TEST_F(ClassifyStreamTest, HandsOutAnswersInOrder) {
   EXPECT_EQ(answered_, 1000);
 }
 
-TEST_F(ClassifyStreamTest, GoesOnWhereALostConnectionLeftOff) {
+TEST_F(StreamClassifyTest, GoesOnWhereALostConnectionLeftOff) {
   server_.stream_classify = [](int call, int message) {
     return message == 40 && call < 10 ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "gone")
                                       : grpc::Status::OK;
@@ -82,7 +82,7 @@ TEST_F(ClassifyStreamTest, GoesOnWhereALostConnectionLeftOff) {
   EXPECT_EQ(used_, UpTo(500)) << "each once";
 }
 
-TEST_F(ClassifyStreamTest, GivesUpOnAServerThatAnswersNothing) {
+TEST_F(StreamClassifyTest, GivesUpOnAServerThatAnswersNothing) {
   server_.stream_classify = [&](int, int) {
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "gone");
   };
@@ -91,7 +91,7 @@ TEST_F(ClassifyStreamTest, GivesUpOnAServerThatAnswersNothing) {
   EXPECT_FALSE(lost_.empty());
 }
 
-TEST_F(ClassifyStreamTest, WaitsForAServerLongerThanACallDoes) {
+TEST_F(StreamClassifyTest, WaitsForAServerLongerThanACallDoes) {
   server_.stream_classify = [](int call, int message) {
     return message == (call == 1 ? 40 : 1) && call < 20
                ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "gone")
@@ -104,14 +104,14 @@ TEST_F(ClassifyStreamTest, WaitsForAServerLongerThanACallDoes) {
   EXPECT_THAT(std::string(lost_.front().message()), testing::HasSubstr("gone"));
 }
 
-TEST_F(ClassifyStreamTest, EndsWithTheErrorOfARequest) {
+TEST_F(StreamClassifyTest, EndsWithTheErrorOfARequest) {
   fault_ = "7";
   const absl::Status status = Stream(100);
   EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
   EXPECT_EQ(used_, UpTo(7));
 }
 
-TEST_F(ClassifyStreamTest, AsksAgainByItselfForWhatMayBeBetterInAMoment) {
+TEST_F(StreamClassifyTest, AsksAgainByItselfForWhatMayBeBetterInAMoment) {
   fault_ = "7";
   code_ = grpc::StatusCode::UNAVAILABLE;
   retry_after_seconds_ = 0;
@@ -131,7 +131,7 @@ TEST_F(ClassifyStreamTest, AsksAgainByItselfForWhatMayBeBetterInAMoment) {
   EXPECT_EQ(lost_.size(), 10);
 }
 
-TEST_F(ClassifyStreamTest, EndsWithTheErrorsOfTheCaller) {
+TEST_F(StreamClassifyTest, EndsWithTheErrorsOfTheCaller) {
   ends_at_ = 7;
   EXPECT_EQ(Stream(100).message(), "row 7 is not UTF-8");
   ends_at_ = -1;
@@ -141,7 +141,7 @@ TEST_F(ClassifyStreamTest, EndsWithTheErrorsOfTheCaller) {
   EXPECT_EQ(used_, UpTo(5));
 }
 
-TEST_F(ClassifyStreamTest, EndsWhenNoAnswerComesInTime) {
+TEST_F(StreamClassifyTest, EndsWhenNoAnswerComesInTime) {
   options_.classify_timeout = absl::Milliseconds(100);
   server_.stream_classify = [](int, int message) {
     if (message == 3) absl::SleepFor(absl::Seconds(1));
@@ -151,7 +151,7 @@ TEST_F(ClassifyStreamTest, EndsWhenNoAnswerComesInTime) {
   EXPECT_EQ(used_, UpTo(2));
 }
 
-TEST_F(ClassifyStreamTest, EndsWhenItIsStopped) {
+TEST_F(StreamClassifyTest, EndsWhenItIsStopped) {
   std::stop_source stop;
   options_.stop = stop.get_token();
   server_.stream_classify = [&](int, int message) {

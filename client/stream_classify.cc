@@ -1,4 +1,4 @@
-// Client::ClassifyStream: one thread, the caller's, writes and reads one stream by way of a
+// Client::StreamClassify: one thread, the caller's, writes and reads one stream by way of a
 // completion queue, so that neither waits for the other.
 
 #include <algorithm>
@@ -101,7 +101,7 @@ void Flow::Use(const v1::StreamClassifyResponse& answer) {
   if (written_ == 0) {
     failure_ = absl::DataLossError("the server answered what nobody asked");
   } else if (answer.has_error()) {
-    failure_ = StatusFromProto(answer.error());
+    failure_ = StatusOf(answer.error());
     if (failure_.ok())
       failure_ = absl::DataLossError("the server answered an error without a code");
     if (MayGoBetter(failure_)) std::swap(failure_, setback_);
@@ -163,7 +163,7 @@ grpc::Status Flow::Run(grpc::ClientContext& context) {
 
 }  // namespace
 
-absl::Status Client::ClassifyStream(const NextClassification& next, const UseClassification& use,
+absl::Status Client::StreamClassify(const NextClassification& next, const UseClassification& use,
                                     const std::function<void(const absl::Status&)>& on_lost) {
   const ClientOptions& options = connection_->options;
   Flow flow(*connection_->classification, options.classify_timeout, next, use);
