@@ -59,14 +59,16 @@ void JobMetrics::Observe(const Report& report) {
   for (const auto& [phase, gauge] : series_->phases) gauge->Set(phase == report.phase ? 1 : 0);
   if (report.step <= 0) return;  // still preparing: nothing to show, and no mark to count from
   absl::MutexLock lock(&series_->mutex);
-  if (!series_->training.has_value()) {
-    series_->training.emplace(Series::Training{series_->Hold(series_->all.loss),
-                                               series_->Hold(series_->all.learning_rate),
-                                               series_->Hold(series_->all.gradient_norm)});
+  if (report.examples_per_second > 0) {  // or else no step of this attempt yet, and no loss
+    if (!series_->training.has_value()) {
+      series_->training.emplace(Series::Training{series_->Hold(series_->all.loss),
+                                                 series_->Hold(series_->all.learning_rate),
+                                                 series_->Hold(series_->all.gradient_norm)});
+    }
+    series_->training->loss.Set(report.loss);
+    series_->training->learning_rate.Set(report.learning_rate);
+    series_->training->gradient_norm.Set(report.gradient_norm);
   }
-  series_->training->loss.Set(report.loss);
-  series_->training->learning_rate.Set(report.learning_rate);
-  series_->training->gradient_norm.Set(report.gradient_norm);
   if (report.total_steps > 0) {
     series_->progress.Set(static_cast<double>(report.step) /
                           static_cast<double>(report.total_steps));

@@ -34,9 +34,10 @@ extern const Buckets kConfidenceBuckets;  // probability of an answer
 
 // Reasons of failed jobs that have a series of their own.
 inline constexpr std::array kFailureReasons = {
-    "CRASH_LOOP",    "OUT_OF_MEMORY",  "NON_FINITE_LOSS", "FILE_CHANGED",     "DISK_FULL",
-    "LABEL_UNKNOWN", "LIMIT_EXCEEDED", "MODEL_INVALID",   "LABEL_INDISTINCT", "INTERNAL_ERROR",
-    "OTHER"};
+    "CRASH_LOOP",        "OUT_OF_MEMORY",  "NON_FINITE_LOSS", "FILE_CHANGED",
+    "DISK_FULL",         "LABEL_UNKNOWN",  "LIMIT_EXCEEDED",  "MODEL_INVALID",
+    "LABEL_INDISTINCT",  "INTERNAL_ERROR", "FIELD_INVALID",   "DATASET_EMPTY",
+    "STORE_UNAVAILABLE", "OTHER"};
 // What the store does.
 inline constexpr std::array kStoreOperations = {"read_datasets", "write_datasets", "read_jobs",
                                                 "write_jobs",    "claim_job",      "read_events",

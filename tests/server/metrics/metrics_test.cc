@@ -53,7 +53,7 @@ std::string TextOfEverything() {
   metrics.Method("unary", "tasuki.v1.TrainingService", "GetTrainingJob");
   auto model = metrics.ForModel(Sentiment());
   auto job = metrics.ForJob("trainingJobs/a");
-  job->Observe({.step = 1, .total_steps = 2, .batch_size = 8});
+  job->Observe({.step = 1, .total_steps = 2, .batch_size = 8, .examples_per_second = 1});
   job->SetScore("sentiment", "macro_f1", .5);
   job->CountCheckpoint(absl::Seconds(1));
   metrics.SetQueued("trainingJobs/b", absl::Now());
@@ -234,6 +234,7 @@ TEST(JobMetrics, CountsStepsExamplesAndTokensSinceTheReportBefore) {
   auto job = metrics.ForJob("trainingJobs/a", 700);
   job->Observe({.phase = "PREPARING", .step = 0});
   job->Observe({.step = 500, .total_steps = 1000, .batch_size = 8});  // goes on from a checkpoint
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("tasuki_train_loss{"))) << "no step yet, no loss";
   job->Observe({.step = 510,
                 .total_steps = 1000,
                 .batch_size = 8,
