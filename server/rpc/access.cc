@@ -168,7 +168,7 @@ absl::Status Access::Decide(const Tokens* tokens, absl::string_view method, Role
     metrics_.CountRefusal(Metrics::Refusal::kTokenMissing);
     return MakeError(absl::StatusCode::kUnauthenticated, v1::TOKEN_MISSING,
                      "This server wants a token with each call, as the metadata \"authorization: "
-                     "Bearer TOKEN\"; the command tasuki takes it from --token_file or "
+                     "Bearer TOKEN\"; the command tasuki takes it from --token-file or "
                      "TASUKI_TOKEN.");
   }
   const Tokens::Token* token = tokens->Find(token_sha256);
