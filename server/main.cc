@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -42,6 +43,12 @@ void SetUpOpenMp(const Options& options, char** argv) {
 // raises this limit as it sees such blocks, and large requests then leave the heap in pieces.
 void SetUpMemory() { mallopt(M_MMAP_THRESHOLD, 1 << 20); }
 
+// Gives back what lies free in between, which is never at the heap's end. It takes milliseconds.
+void TrimMemory() {
+  constexpr size_t kWorthIt = 16 << 20;
+  if (mallinfo2().fordblks > kWorthIt) malloc_trim(0);
+}
+
 // SIGTERM and SIGINT wait for sigwait, in every thread that comes after.
 sigset_t BlockSignals() {
   signal(SIGPIPE, SIG_IGN);
@@ -68,7 +75,8 @@ int Run(const Options& options) {
     return absl::IsFailedPrecondition(server.status()) ? kExitBadSetup : 1;
   }
   int signal = 0;
-  sigwait(&signals, &signal);
+  constexpr timespec kInterval = {.tv_sec = 10, .tv_nsec = 0};
+  while ((signal = sigtimedwait(&signals, nullptr, &kInterval)) < 0) TrimMemory();
   spdlog::info("{}: no new calls in {} s; those under way then have {} s", strsignal(signal),
                options.drain_delay_seconds, options.drain_seconds);
   std::thread([signals] {

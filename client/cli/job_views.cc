@@ -67,6 +67,7 @@ std::string StateOf(const v1::TrainingJob& job) {
   }
   if (job.attempt() > 1) absl::StrAppend(&state, ", attempt ", job.attempt());
   if (job.finish_requested()) absl::StrAppend(&state, ", asked to finish");
+  if (job.pause_requested()) absl::StrAppend(&state, ", asked to pause");
   return state;
 }
 

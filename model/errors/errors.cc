@@ -35,6 +35,11 @@ absl::Status MakeError(absl::StatusCode code, v1::ErrorReason reason, absl::stri
   return status;
 }
 
+absl::Status DrainingError() {
+  return MakeError(absl::StatusCode::kUnavailable, v1::DRAINING,
+                   "The server is stopping; try again a little later, or ask another one.");
+}
+
 v1::ErrorReason ReasonOf(const absl::Status& status) {
   const auto payload = status.GetPayload(kErrorInfoUrl);
   google::rpc::ErrorInfo info;

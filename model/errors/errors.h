@@ -20,6 +20,9 @@ namespace tasuki {
 absl::Status MakeError(absl::StatusCode code, v1::ErrorReason reason, absl::string_view message,
                        const std::map<std::string, std::string>& metadata = {});
 
+// UNAVAILABLE, DRAINING: what a server that stops answers to new work, and to what it cannot finish.
+absl::Status DrainingError();
+
 // The reason of a status; ERROR_REASON_UNSPECIFIED if it has none.
 v1::ErrorReason ReasonOf(const absl::Status& status);
 

@@ -320,7 +320,7 @@ class Attempt {
     state_.set_tokens_at_once(tokens / 2);
     observer_.OnMessage(
         Severity::WARNING,
-        absl::StrCat("Memory ran out: ", tokens / 2, " input tokens instead of ", tokens,
+        absl::StrCat("Memory is short: ", tokens / 2, " input tokens instead of ", tokens,
                      " go through the model at once from here on. The batch of a "
                      "step and the schedule stay as they are."));
     return true;

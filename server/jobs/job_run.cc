@@ -64,10 +64,6 @@ Metrics::AttemptCause CauseOf(const Job& job, const JobHistory& history) {
 
 }  // namespace
 
-absl::Status StoppingError() {
-  return MakeError(absl::StatusCode::kUnavailable, v1::DRAINING, "The server is stopping.");
-}
-
 JobRun::JobRun(const JobContext& context, Job job) : context_(context), job_(std::move(job)) {}
 
 void JobRun::Run() {

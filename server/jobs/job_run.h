@@ -35,9 +35,6 @@
 
 namespace tasuki {
 
-// UNAVAILABLE, DRAINING: the server stops before that is done.
-absl::Status StoppingError();
-
 // What every run works with; outlives it.
 struct JobContext {
   Store& store;

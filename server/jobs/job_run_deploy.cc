@@ -68,7 +68,7 @@ absl::StatusOr<std::vector<v1::Evaluation>> JobRun::Evaluate(const std::string& 
     return std::vector<v1::Evaluation>(evaluations.begin(), evaluations.end());
   }
   if (last_event_.has_failed()) return StatusOf(last_event_.failed());
-  if (Asked(kStop)) return StoppingError();
+  if (Asked(kStop)) return DrainingError();
   return absl::InternalError(absl::StrCat("its trainer ended: ", exit_.Describe()));
 }
 
@@ -132,7 +132,7 @@ absl::StatusOr<v1::Deployment> JobRun::Deploy(const std::string& version) {
   if (wish.has_max_regression() && !deployment.previous_model_version().empty()) {
     const auto current = context_.store.models().GetVersion(deployment.previous_model_version());
     const auto comparisons = current.ok() ? Compare(*current) : current.status();
-    if (Asked(kStop)) return StoppingError();
+    if (Asked(kStop)) return DrainingError();
     if (!comparisons.ok()) {
       deployment.set_reason(
           absl::StrCat(deployment.previous_model_version(),

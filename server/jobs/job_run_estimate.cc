@@ -17,7 +17,7 @@ absl::StatusOr<v1::EstimateTrainingJobResponse> JobRun::Estimate(
 
   if (last_event_.has_estimate()) return std::move(*last_event_.mutable_estimate());
   if (last_event_.has_failed()) return StatusOf(last_event_.failed());
-  if (Asked(kStop)) return StoppingError();
+  if (Asked(kStop)) return DrainingError();
   if (cancelled && cancelled()) return absl::CancelledError("The client went away.");
   if (exit_.out_of_memory) {
     return MakeError(

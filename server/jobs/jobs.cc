@@ -273,7 +273,7 @@ absl::StatusOr<v1::EstimateTrainingJobResponse> Jobs::Impl::Estimate(
   auto run = std::make_shared<JobRun>(context_, *std::move(job));
   {
     absl::MutexLock lock(&mutex_);
-    if (draining_) return StoppingError();
+    if (draining_) return DrainingError();
     if (estimate_ != nullptr) {
       return MakeError(absl::StatusCode::kResourceExhausted, v1::QUEUE_FULL,
                        "another estimate is being made; try again when it is done");

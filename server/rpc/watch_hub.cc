@@ -6,8 +6,8 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "grpcpp/server_context.h"
+#include "model/errors/errors.h"
 #include "server/rpc/status.h"
-#include "server/serving/batcher.h"
 #include "server/store/job_state.h"
 #include "server/store/store.h"
 

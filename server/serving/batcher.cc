@@ -132,11 +132,6 @@ absl::Status QueueFull(absl::string_view why, absl::Duration delay,
 
 }  // namespace
 
-absl::Status DrainingError() {
-  return MakeError(absl::StatusCode::kUnavailable, v1::DRAINING,
-                   "The server is shutting down; try again or ask another one.");
-}
-
 class Batcher::Impl {
  public:
   Impl(const BatcherOptions& options, Metrics& metrics)

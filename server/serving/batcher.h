@@ -33,9 +33,6 @@
 
 namespace tasuki {
 
-// UNAVAILABLE, DRAINING: what a server that stops answers to new work.
-absl::Status DrainingError();
-
 struct BatcherOptions {
   int max_batch_tokens = 4096;
   int max_queue_tokens = 65536;

@@ -63,9 +63,9 @@ const std::vector<LibraryRule> kLibraries = {
     {"LibTorch",
      {"torch/", "ATen/", "c10/", "caffe2/"},
      {"model/t5", "model/cuda", "model/training"}},
-    {"gRPC", {"grpc/", "grpcpp/", "*.grpc.pb.h"}, {"server/rpc", "server", "client", "client/cli"}},
+    {"gRPC", {"grpc/", "grpcpp/", "*.grpc.pb.h"}, {"server/rpc", "server", "client"}},
     {"SQL", {"soci/", "sqlite3.h", "libpq"}, {"server/store"}},
-    {"Prometheus", {"prometheus/"}, {"server/metrics", "server/rpc"}},
+    {"Prometheus", {"prometheus/"}, {"server/metrics"}},
 };
 
 std::string FolderOf(const std::string& path) { return path.substr(0, path.rfind('/')); }

@@ -246,8 +246,8 @@ def run(kinds, tally, seed):
 
 
 def usage():
-    """Bytes resident, open files, threads of the server, once the connections are gone."""
-    time.sleep(2)
+    """Bytes resident, open files, threads of the server, once the connections are gone and it has tidied its heap, as it does every ten seconds."""
+    time.sleep(12)
     resident = next(int(line.split()[1]) << 10 for line in open(f"/proc/{options.pid}/status") if line.startswith("VmRSS"))
     return resident, len(os.listdir(f"/proc/{options.pid}/fd")), len(os.listdir(f"/proc/{options.pid}/task"))
 
