@@ -17,7 +17,8 @@ namespace tasuki {
 absl::StatusOr<DataLock> DataLock::Take(const std::string& path) {
   const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (fd < 0) {
-    return absl::UnavailableError(absl::StrCat(path, " cannot be opened: ", std::strerror(errno)));
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, " cannot be opened: ", std::strerror(errno)));
   }
   DataLock lock(fd);
   if (flock(fd, LOCK_EX | LOCK_NB) != 0) {

@@ -11,7 +11,7 @@ namespace tasuki {
 // happens. Movable; any thread.
 class DataLock {
  public:
-  // FAILED_PRECONDITION, naming the process that has it; UNAVAILABLE if the file cannot be opened.
+  // FAILED_PRECONDITION, naming the process that has it, or if the file cannot be opened.
   static absl::StatusOr<DataLock> Take(const std::string& path);
   DataLock(DataLock&& other) noexcept;
   DataLock& operator=(DataLock&&) = delete;

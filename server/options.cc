@@ -155,9 +155,14 @@ class ConfigFile : public CLI::ConfigBase {
       ++number;
       std::istringstream one(line);
       for (CLI::ConfigItem& item : CLI::ConfigBase::from_config(one)) {
-        if (!item.parents.empty() || app_.get_option_no_throw("--" + item.name) == nullptr) {
+        const CLI::Option* flag = app_.get_option_no_throw("--" + item.name);
+        if (!item.parents.empty() || flag == nullptr) {
           throw CLI::ConfigError(absl::StrCat(app_.get_config_ptr()->as<std::string>(), ":", number,
                                               " sets no flag of tasukid: ", line));
+        }
+        if (flag->get_expected_min() > 0 && !absl::StrContains(line, '=')) {
+          throw CLI::ConfigError(absl::StrCat(app_.get_config_ptr()->as<std::string>(), ":", number,
+                                              " gives no value: ", line));
         }
         if (const auto [set, first] = lines.emplace(item.name, number); !first) {
           throw CLI::ConfigError(absl::StrCat(app_.get_config_ptr()->as<std::string>(), ":", number,
@@ -218,6 +223,15 @@ std::string Resolve(Options& options) {
   options.data_dir = std::filesystem::absolute(options.data_dir, error).lexically_normal();
   if (error) return absl::StrCat("the working directory is gone (", error.message(), ")");
   if (options.data_dir.size() > 1 && options.data_dir.back() == '/') options.data_dir.pop_back();
+  if (!options.ready_file.empty()) {
+    const std::filesystem::path file = std::filesystem::absolute(options.ready_file, error);
+    if (!std::filesystem::is_directory(file.parent_path(), error)) {
+      return absl::StrCat("there is no directory for --ready_file=", options.ready_file);
+    }
+    if (std::filesystem::exists(file, error) && !std::filesystem::is_regular_file(file, error)) {
+      return absl::StrCat("--ready_file=", options.ready_file, " is there and no file");
+    }
+  }
   if (options.trainer.empty()) {
     options.trainer = std::filesystem::path(OwnPath()).replace_filename("tasuki-trainer");
   }

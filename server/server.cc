@@ -143,13 +143,13 @@ struct Server::Rooms {
 };
 
 absl::Status Server::Rooms::OpenData() {
-  if (absl::Status status = MakeDirectories(data.root()); !status.ok()) return status;
+  if (absl::Status status = MakeDirectories(data.root()); !status.ok()) {
+    return absl::FailedPreconditionError(absl::StrCat("--data_dir: ", status.message()));
+  }
   absl::StatusOr<DataLock> taken = DataLock::Take(data.lock());
   if (!taken.ok()) return taken.status();
   lock.emplace(*std::move(taken));
-  if (!options.ready_file.empty()) {
-    if (absl::Status status = RemoveAll(options.ready_file); !status.ok()) return status;
-  }
+  unlink(options.ready_file.c_str());  // of an earlier server
   // What an earlier server was making when it ended.
   if (absl::Status status = RemoveAll(data.aside()); !status.ok()) return status;
   if (absl::Status status = MakeDirectories(data.aside()); !status.ok()) return status;
@@ -301,7 +301,7 @@ void Server::Stop() {
   if (rooms.registry != nullptr) rooms.registry->Stop();
   // Without the lock it is another server's.
   if (rooms.lock.has_value() && !rooms.options.ready_file.empty()) {
-    RemoveAll(rooms.options.ready_file).IgnoreError();
+    unlink(rooms.options.ready_file.c_str());
   }
   // The rest goes the other way round, health last of what can be reached.
 }

@@ -126,7 +126,8 @@ absl::Status JobRun::Prepare() {
   if (status.ok()) status = WriteJson(context_.data.job_spec(job_.name()), *spec);
   if (!status.ok()) return status;
   context_.metrics.CountAttempt(CauseOf(job_, *history));
-  metrics_ = context_.metrics.ForJob(job_.name(), job_.progress().step());
+  metrics_ =
+      context_.metrics.ForJob(job_.name(), job_.progress().step(), job_.progress().total_steps());
   return absl::OkStatus();
 }
 
@@ -328,10 +329,16 @@ void JobRun::TakeProgress(const v1::Progress& progress) {
 
   JobChange change{.expected = {Job::RUNNING, Job::CANCELLING}, .fence = job_.attempt()};
   change.apply = [&](Job& job, std::vector<v1::TrainingJobEvent>& events) {
-    *job.mutable_progress() = progress;
+    v1::Progress now = progress;
+    if (now.total_steps() == 0) {  // it prepares, and does not know yet what was done before
+      now.set_step(job.progress().step());
+      now.set_total_steps(job.progress().total_steps());
+      now.set_epoch(job.progress().epoch());
+    }
+    *job.mutable_progress() = now;
     v1::TrainingJobEvent& event = events.emplace_back();
     event.set_attempt(job.attempt());
-    *event.mutable_progress() = progress;
+    *event.mutable_progress() = now;
   };
   const auto job = context_.store.jobs().Change(job_.name(), change);
   if (job.ok()) return context_.notify(job_.name());

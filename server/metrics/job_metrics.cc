@@ -47,9 +47,13 @@ struct JobMetrics::Series {
   }
 };
 
-std::unique_ptr<JobMetrics> Metrics::ForJob(const std::string& job, int64_t steps_done) {
-  return std::unique_ptr<JobMetrics>(
-      new JobMetrics(std::make_unique<JobMetrics::Series>(*series_, job, steps_done)));
+std::unique_ptr<JobMetrics> Metrics::ForJob(const std::string& job, int64_t steps_done,
+                                            int64_t total_steps) {
+  auto series = std::make_unique<JobMetrics::Series>(*series_, job, steps_done);
+  if (total_steps > 0) {
+    series->progress.Set(static_cast<double>(steps_done) / static_cast<double>(total_steps));
+  }
+  return std::unique_ptr<JobMetrics>(new JobMetrics(std::move(series)));
 }
 
 JobMetrics::JobMetrics(std::unique_ptr<Series> series) : series_(std::move(series)) {}

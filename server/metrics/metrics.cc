@@ -52,7 +52,10 @@ void Knock(const std::string& host, int port) {
 // The web server looks whether it is to stop when somebody connects, and else every two seconds: so
 // somebody does.
 struct Metrics::Endpoint {
-  explicit Endpoint(const std::string& address) : exposer(std::in_place, address) {}
+  // Threads enough that some connections on which nothing comes do not keep Prometheus out.
+  explicit Endpoint(const std::string& address)
+      : exposer(std::in_place, std::vector<std::string>{"listening_ports", address, "num_threads",
+                                                        "16", "request_timeout_ms", "5000"}) {}
   ~Endpoint() {
     absl::Notification stopped;
     std::thread knocking([&] {

@@ -222,9 +222,10 @@ class Metrics {
   // Requests whose deadline had passed when a forward pass with them began: there should be none.
   void CountExpiredExecutions(int64_t requests);
 
-  // Jobs. `job` is `trainingJobs/{id}`; `steps_done` is where its progress stood before this
+  // Jobs. `job` is `trainingJobs/{id}`; steps are where its progress stood before this
   // attempt.
-  std::unique_ptr<JobMetrics> ForJob(const std::string& job, int64_t steps_done = 0);
+  std::unique_ptr<JobMetrics> ForJob(const std::string& job, int64_t steps_done = 0,
+                                     int64_t total_steps = 0);
   void CountAttempt(AttemptCause cause);
   void CountTrainerExit(TrainerExit exit);
   void CountNonFiniteLoss();
@@ -249,7 +250,6 @@ class Metrics {
   void SetQueued(const std::string& job, std::optional<absl::Time> since);
   void ObserveJobQueueWait(absl::Duration wait);
   void CountJobFinished(absl::string_view state, absl::string_view reason, absl::Duration duration);
-
 
  private:
   friend class ModelMetrics;

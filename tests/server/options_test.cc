@@ -142,6 +142,24 @@ TEST_F(OptionsTest, AnUnknownNameInTheFileIsAFault) {
   EXPECT_THAT(parsed.output, HasSubstr(file + ":3 sets no flag of tasukid: drain_second=5 (see"));
 }
 
+TEST_F(OptionsTest, ANameWithoutAValueInTheFileIsAFault) {
+  const std::string file = absl::StrCat(testing::TempDir(), "options_test.", getpid());
+  std::ofstream(file) << "allow_unauthenticated_public_access\ndata_dir\n";
+  const std::string config = "--config=" + file;
+  const ParsedOptions parsed = Parse({config.c_str()});
+  std::filesystem::remove(file);
+  EXPECT_EQ(parsed.exit_code, kExitBadSetup);
+  EXPECT_THAT(parsed.output, HasSubstr(file + ":2 gives no value: data_dir (see"));
+}
+
+TEST_F(OptionsTest, TheReadyFileIsAFileInADirectory) {
+  const std::string directory = testing::TempDir();
+  EXPECT_THAT(Parse({"--ready_file", directory.c_str()}).output, HasSubstr("no file"));
+  EXPECT_THAT(Parse({"--ready_file", "/nowhere/ready"}).output,
+              HasSubstr("there is no directory for --ready_file=/nowhere/ready"));
+  EXPECT_FALSE(Parse({"--ready_file", (directory + "/ready").c_str()}).finished);
+}
+
 TEST_F(OptionsTest, ANameThatComesTwiceInTheFileIsAFault) {
   const std::string file = absl::StrCat(testing::TempDir(), "options_test.", getpid());
   std::ofstream(file) << "drain_seconds=5\nlog_level=debug\ndrain_seconds=6\n";

@@ -63,7 +63,7 @@ std::string TextOfEverything() {
 }
 
 // One plain HTTP/1.0 GET over a socket.
-std::string Get(const std::string& address, const std::string& path) {
+int ConnectTo(const std::string& address) {
   const std::vector<std::string> parts = absl::StrSplit(address, ':');
   int port = 0;
   EXPECT_TRUE(absl::SimpleAtoi(parts.at(1), &port));
@@ -73,6 +73,11 @@ std::string Get(const std::string& address, const std::string& path) {
   EXPECT_EQ(inet_pton(AF_INET, parts[0].c_str(), &to.sin_addr), 1);
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
   EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
+  return fd;
+}
+
+std::string Get(const std::string& address, const std::string& path) {
+  const int fd = ConnectTo(address);
   const std::string request = absl::StrCat("GET ", path, " HTTP/1.0\r\n\r\n");
   EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
   std::string answer;
@@ -251,6 +256,14 @@ TEST(JobMetrics, CountsStepsExamplesAndTokensSinceTheReportBefore) {
   EXPECT_THAT(text, HasSubstr("tasuki_train_progress_ratio{job=\"trainingJobs/a\"} 0.51"));
 }
 
+TEST(JobMetrics, WhatGoesOnHasItsProgressFromTheStart) {
+  Metrics metrics;
+  auto job = metrics.ForJob("trainingJobs/a", 449, 1000);
+  job->Observe({.phase = "PREPARING", .step = 0});
+  EXPECT_THAT(metrics.Text(),
+              HasSubstr("tasuki_train_progress_ratio{job=\"trainingJobs/a\"} 0.449"));
+}
+
 TEST(JobMetrics, OnePhaseIsTheJobsAtATime) {
   Metrics metrics;
   auto job = metrics.ForJob("trainingJobs/a");
@@ -381,6 +394,19 @@ TEST(Metrics, AnswersOverHttpAtAFreePort) {
   EXPECT_THAT(answer, HasSubstr("200 OK"));
   EXPECT_THAT(answer, HasSubstr("\ntasuki_draining 0"));
   EXPECT_THAT(answer, HasSubstr("\nprocess_open_fds "));
+}
+
+TEST(Metrics, ConnectionsThatSayNothingDoNotKeepPrometheusOut) {
+  Metrics metrics;
+  const auto address = metrics.Listen("127.0.0.1:0");
+  ASSERT_TRUE(address.ok()) << address.status();
+  std::vector<int> silent(8);
+  for (int& fd : silent) fd = ConnectTo(*address);
+  absl::SleepFor(absl::Milliseconds(50));  // until each has its thread
+  const absl::Time start = absl::Now();
+  EXPECT_THAT(Get(*address, "/metrics"), HasSubstr("200 OK"));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(2));
+  for (const int fd : silent) close(fd);
 }
 
 TEST(Metrics, StopsListeningAtOnce) {
