@@ -16,8 +16,41 @@ here=$(dirname "$(realpath "$0")")
 say() { echo "install: $*"; }
 fail() { echo "install: $*" >&2; exit 1; }
 
-prefix=/opt/tasuki; libtorch_from=; system=
-case $here in */versions/*) prefix=${here%/versions/*} ;; esac
+# Only what these know as ours is ever taken for an installation, or removed.
+is_version() {  # is_version DIRECTORY: a version that install.sh made, by its name and its RELEASE
+  [[ ${1##*/} =~ ^(.+)-[0-9a-f]{8}$ ]] && [ "$(awk '$1 == "tasuki" { print $2 }' "$1/RELEASE" 2>/dev/null)" = "${BASH_REMATCH[1]}" ]
+}
+is_libtorch() { [[ ${1##*/} =~ ^libtorch-[0-9]+(\.[0-9]+)+$ ]]; }
+is_installed() {  # is_installed PREFIX
+  local link target
+  [ -f "$1/lock" ] || return 1
+  for link in current previous; do
+    target=$(readlink "$1/$link") || continue
+    if [[ $target =~ ^versions/[^/]+$ ]] && is_version "$1/$target"; then return 0; fi
+  done
+  return 1
+}
+is_begun() {  # is_begun PREFIX: an installation or a removal that was cut short, and nothing else
+  local path
+  [ -f "$1/lock" ] || return 1
+  for path in "$1"/* "$1"/.[!.]* "$1"/versions/* "$1"/versions/.[!.]*; do
+    [ -e "$path" ] || [ -L "$path" ] || continue
+    case ${path#"$1"/} in
+      lock|versions|tasuki-aside.??????) ;;
+      current|previous|current.new|previous.new) [[ $(readlink "$path") =~ ^versions/[^/]+-[0-9a-f]{8}$ ]] || return 1 ;;
+      libtorch-*) is_libtorch "$path" || return 1 ;;
+      versions/*) is_version "$path" || return 1 ;;
+      *) return 1 ;;
+    esac
+  done
+}
+prefix_here() {  # prefix_here DIRECTORY: the installation that it is a version of, if it is one
+  local prefix=${1%/versions/*}
+  [ "$1" = "$prefix/versions/${1##*/}" ] && is_version "$1" && is_installed "$prefix" && echo "$prefix"
+}
+
+prefix=$(prefix_here "$here") || prefix=/opt/tasuki
+libtorch_from=; system=
 while [ $# -gt 0 ]; do
   case $1 in
     --prefix) prefix=${2:-}; shift 2 || fail "--prefix needs a directory" ;;
@@ -44,35 +77,59 @@ if [ -n "$system" ]; then
   command -v systemd-sysusers >/dev/null || fail "--system needs systemd, which is not here; leave it out and start tasukid by other means."
   [[ $prefix =~ ^[A-Za-z0-9/._-]+$ ]] || fail "--system needs a prefix without blanks and special characters, not $prefix."
 fi
-if [ -d "$prefix" ] && [ ! -d "$prefix/versions" ] && [ -n "$(ls -A "$prefix")" ]; then
+for link in current previous; do
+  [ ! -e "$prefix/$link" ] || [ -L "$prefix/$link" ] || fail "$prefix/$link is not a link that install.sh made; move it away first."
+done
+if [ -n "$(ls -A "$prefix" 2>/dev/null)" ] && ! is_installed "$prefix" && ! is_begun "$prefix"; then
   fail "$prefix has other things in it; name a new directory, or an earlier installation."
 fi
-mkdir -p "$prefix/versions"
-exec 9>"$prefix/lock"
-flock -n 9 || fail "another install.sh or uninstall.sh works on $prefix."
-aside=$(mktemp -d "$prefix/aside.XXXXXX"); trap 'rm -rf "$aside"' EXIT
-chmod 755 "$aside"
+locked=
+lock() { exec 9>"$prefix/lock"; flock -n 9 || fail "another install.sh or uninstall.sh works on $prefix."; locked=1; }
+[ ! -e "$prefix/lock" ] || lock
 need_mb() {  # need_mb MEGABYTES WHAT
-  local free; free=$(df -Pm "$prefix" | awk 'NR==2 {print $4}')
+  local at=$prefix free
+  until [ -e "$at" ]; do at=$(dirname "$at"); done
+  free=$(df -Pm "$at" | awk 'NR==2 {print $4}')
   [ "$free" -ge "$1" ] || fail "$2 needs $1 MB in $prefix, which has $free MB free."
 }
-
-# ---- LibTorch: what the programs need of it, checked by the sums of the files they were linked with ----
+# LibTorch: what the programs need of it, checked by the sums of the files they were linked with.
 libtorch=libtorch-$(release libtorch)
 complete() { [ -d "$1" ] && (cd "$1" && sha256sum --quiet --strict -c "$here/share/libtorch.sha256") >/dev/null 2>&1; }
+libtorch_missing=
 if ! complete "$prefix/$libtorch"; then
+  libtorch_missing=1
+  if [ -n "$libtorch_from" ]; then
+    while read -r _ file; do
+      [ -f "$libtorch_from/$file" ] || fail "there is no LibTorch in $libtorch_from."
+    done <"$here/share/libtorch.sha256"
+    complete "$libtorch_from" || fail "$libtorch_from is not the LibTorch $(release libtorch) that this bundle was built with."
+    need_mb 600 "LibTorch"
+  else
+    python3 -m pip --version >/dev/null 2>&1 || fail "fetching LibTorch needs pip (apt-get install python3-pip); or name a directory that has it: --libtorch DIR"
+    need_mb 2000 "fetching LibTorch"
+  fi
+fi
+version=$(release tasuki)-$(sha256sum "$here/SHA256SUMS" | cut -c1-8)
+installed=$prefix/versions/$version
+version_missing=
+if ! intact "$installed"; then version_missing=1; need_mb 200 "Tasuki"; fi
+
+mkdir -p "$prefix"
+[ -n "$locked" ] || lock
+mkdir -p "$prefix/versions"
+aside=$(mktemp -d "$prefix/tasuki-aside.XXXXXX"); trap 'rm -rf "$aside"' EXIT
+chmod 755 "$aside"
+
+# ---- LibTorch ----
+if [ -n "$libtorch_missing" ]; then
   mkdir "$aside/libtorch"
   if [ -n "$libtorch_from" ]; then
-    need_mb 600 "LibTorch"
     say "copying LibTorch from $libtorch_from"
     while read -r _ file; do
       mkdir -p "$aside/libtorch/$(dirname "$file")"
-      cp -L "$libtorch_from/$file" "$aside/libtorch/$file" || fail "there is no LibTorch in $libtorch_from."
+      cp -L "$libtorch_from/$file" "$aside/libtorch/$file"
     done <"$here/share/libtorch.sha256"
-    complete "$aside/libtorch" || fail "$libtorch_from is not the LibTorch $(release libtorch) that this bundle was built with."
   else
-    need_mb 2000 "fetching LibTorch"
-    python3 -m pip --version >/dev/null 2>&1 || fail "fetching LibTorch needs pip (apt-get install python3-pip); or name a directory that has it: --libtorch DIR"
     say "fetching LibTorch $(release libtorch) (530 MB)"
     . "$here/share/wheels.bash"
     export TMPDIR=$aside PIP_NO_CACHE_DIR=1
@@ -93,10 +150,7 @@ PY
 fi
 
 # ---- The version, made aside, tried, and renamed ----
-version=$(release tasuki)-$(sha256sum "$here/SHA256SUMS" | cut -c1-8)
-installed=$prefix/versions/$version
-if ! intact "$installed"; then
-  need_mb 200 "Tasuki"
+if [ -n "$version_missing" ]; then
   mkdir "$aside/version"
   tar -C "$here" -cf - --files-from=<(cut -c67- "$here/SHA256SUMS") SHA256SUMS | tar -C "$aside/version" -xf - --no-same-owner
   ln -s "../../$libtorch" "$aside/version/libtorch"
@@ -123,12 +177,14 @@ fi
 # ---- What is neither, and runs nowhere, goes ----
 running=$(readlink /proc/[0-9]*/exe 2>/dev/null || true)
 for directory in "$prefix"/versions/*; do
+  is_version "$directory" || continue
   case versions/${directory##*/} in "$(readlink "$prefix/current")"|"$(readlink "$prefix/previous" || true)") continue ;; esac
   if [[ $'\n'$running == *$'\n'"$directory/"* ]]; then say "${directory##*/} still runs and is kept"; continue; fi
-  rm -rf "$directory"; say "removed ${directory##*/}"
+  mv -T "$directory" "$aside/old"; rm -rf "$aside/old"; say "removed ${directory##*/}"  # at once, or it is half of ours
 done
-links=$(readlink "$prefix"/versions/*/libtorch)
+links=$(readlink "$prefix"/versions/*/libtorch || true)
 for directory in "$prefix"/libtorch-*; do
+  is_libtorch "$directory" || continue
   grep -xF "../../${directory##*/}" <<<"$links" >/dev/null || { rm -rf "$directory"; say "removed ${directory##*/}"; }
 done
 

@@ -9,10 +9,42 @@ set -euo pipefail
 say() { echo "uninstall: $*"; }
 fail() { echo "uninstall: $*" >&2; exit 1; }
 
+# Only what these know as ours is ever taken for an installation, or removed.
+is_version() {  # is_version DIRECTORY: a version that install.sh made, by its name and its RELEASE
+  [[ ${1##*/} =~ ^(.+)-[0-9a-f]{8}$ ]] && [ "$(awk '$1 == "tasuki" { print $2 }' "$1/RELEASE" 2>/dev/null)" = "${BASH_REMATCH[1]}" ]
+}
+is_libtorch() { [[ ${1##*/} =~ ^libtorch-[0-9]+(\.[0-9]+)+$ ]]; }
+is_installed() {  # is_installed PREFIX
+  local link target
+  [ -f "$1/lock" ] || return 1
+  for link in current previous; do
+    target=$(readlink "$1/$link") || continue
+    if [[ $target =~ ^versions/[^/]+$ ]] && is_version "$1/$target"; then return 0; fi
+  done
+  return 1
+}
+is_begun() {  # is_begun PREFIX: an installation or a removal that was cut short, and nothing else
+  local path
+  [ -f "$1/lock" ] || return 1
+  for path in "$1"/* "$1"/.[!.]* "$1"/versions/* "$1"/versions/.[!.]*; do
+    [ -e "$path" ] || [ -L "$path" ] || continue
+    case ${path#"$1"/} in
+      lock|versions|tasuki-aside.??????) ;;
+      current|previous|current.new|previous.new) [[ $(readlink "$path") =~ ^versions/[^/]+-[0-9a-f]{8}$ ]] || return 1 ;;
+      libtorch-*) is_libtorch "$path" || return 1 ;;
+      versions/*) is_version "$path" || return 1 ;;
+      *) return 1 ;;
+    esac
+  done
+}
+prefix_here() {  # prefix_here DIRECTORY: the installation that it is a version of, if it is one
+  local prefix=${1%/versions/*}
+  [ "$1" = "$prefix/versions/${1##*/}" ] && is_version "$1" && is_installed "$prefix" && echo "$prefix"
+}
+
 main() {  # read as a whole, for the file goes too
-  local here prefix=/opt/tasuki purge=
-  here=$(dirname "$(realpath "$0")")
-  case $here in */versions/*) prefix=${here%/versions/*} ;; esac
+  local prefix purge= there= aside path
+  prefix=$(prefix_here "$(dirname "$(realpath "$0")")") || prefix=/opt/tasuki
   while [ $# -gt 0 ]; do
     case $1 in
       --prefix) prefix=${2:-}; shift 2 || fail "--prefix needs a directory" ;;
@@ -25,10 +57,11 @@ main() {  # read as a whole, for the file goes too
   prefix=$(realpath -m "$prefix")
   local service=/etc/systemd/system/tasukid.service ours=
   if grep -qsF "ExecStart=$prefix/current/" "$service"; then ours=1; fi
-  [ -d "$prefix/versions" ] || [ -n "$purge" ] || fail "there is no installation in $prefix."
+  if is_installed "$prefix" || is_begun "$prefix"; then there=1; fi
+  [ -n "$there$purge" ] || fail "there is no installation in $prefix."
   [ -z "$ours$purge" ] || [ "$(id -u)" = 0 ] || fail "a service, and --purge, need root."
 
-  if [ -d "$prefix/versions" ]; then
+  if [ -n "$there" ]; then
     exec 9>"$prefix/lock"
     flock -n 9 || fail "another install.sh or uninstall.sh works on $prefix."
   fi
@@ -39,8 +72,14 @@ main() {  # read as a whole, for the file goes too
     case $(readlink /usr/local/bin/tasuki || true) in "$prefix"/*) rm /usr/local/bin/tasuki ;; esac
     if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
   fi
-  if [ -d "$prefix/versions" ]; then
-    rm -rf "$prefix"/current "$prefix"/previous "$prefix"/versions "$prefix"/libtorch-* "$prefix"/aside.* "$prefix/lock"
+  if [ -n "$there" ]; then
+    aside=$(mktemp -d "$prefix/tasuki-aside.XXXXXX")
+    for path in "$prefix"/versions/*; do if is_version "$path"; then mv "$path" "$aside/"; fi; done
+    for path in "$prefix"/libtorch-*; do if is_libtorch "$path"; then mv "$path" "$aside/"; fi; done
+    for path in "$prefix"/{current,previous}{,.new}; do if [ -L "$path" ]; then rm "$path"; fi; done
+    rm -rf "$prefix"/tasuki-aside.??????
+    if [ -d "$prefix/versions" ]; then rmdir --ignore-fail-on-non-empty "$prefix/versions"; fi
+    rm -f "$prefix/lock"
     rmdir "$prefix" 2>/dev/null || say "$prefix has other things in it and stays"
   fi
   if [ -n "$purge" ]; then
