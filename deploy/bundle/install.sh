@@ -189,6 +189,7 @@ for directory in "$prefix"/libtorch-*; do
 done
 
 # ---- The service ----
+upgraded() { [ ! -e "$prefix/previous" ] || echo "; after an upgrade$1"; }  # upgraded TEXT: this, if there was one
 if [ -n "$system" ]; then
   share=$prefix/current/share
   install -D -m 644 "$share/sysusers.conf" /etc/sysusers.d/tasuki.conf
@@ -203,7 +204,7 @@ if [ -n "$system" ]; then
     ln -sfn "$prefix/current/bin/tasuki" /usr/local/bin/tasuki
   fi
   if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
-  say "to start it, now and with the machine: systemctl enable --now tasukid; after an upgrade: systemctl restart tasukid"
+  say "to start it, now and with the machine: systemctl enable --now tasukid$(upgraded ": systemctl restart tasukid")"
 else
-  say "to start it: $prefix/current/bin/tasukid --data_dir=DIR; after an upgrade, stop the one that runs first"
+  say "to start it: $prefix/current/bin/tasukid --data_dir=DIR$(upgraded ", stop the one that runs first")"
 fi
