@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
-#include <mutex>
 #include <random>
 #include <utility>
 
@@ -28,16 +26,21 @@ absl::Status FromGrpcStatus(const grpc::Status& status) {
 
 namespace {
 
+// Between attempts, where the channel is connected with again sooner than they are due.
+constexpr absl::Duration kLeastPause = absl::Milliseconds(200);
+// A pause looks this often whether stop is requested.
+constexpr absl::Duration kStopInterval = absl::Milliseconds(50);
+
 grpc::ChannelArguments ChannelOptions() {
   grpc::ChannelArguments arguments;
   arguments.SetUserAgentPrefix("tasuki/" TASUKI_VERSION);
   arguments.SetMaxReceiveMessageSize(64 << 20);
   // Details of an error travel as metadata; the default of 8 KiB would drop long ones.
   arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, 64 << 10);
-  // Attempts are spaced here; the channel must have tried again by then.
+  // Attempts are spaced here; meanwhile the channel looks about once a second for a server.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   // Finds a peer that vanished during a quiet watch. Servers by default bear a ping in 5 minutes.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 6 * 60 * 1000);
   return arguments;
@@ -52,8 +55,9 @@ bool WorthRetrying(const absl::Status& status) {
 
 Client::Connection::Connection(const std::string& server_address, ClientOptions client_options,
                                const std::shared_ptr<grpc::ChannelCredentials>& credentials)
-    : address(server_address), options(std::move(client_options)) {
-  const auto channel = grpc::CreateCustomChannel(address, credentials, ChannelOptions());
+    : address(server_address),
+      options(std::move(client_options)),
+      channel(grpc::CreateCustomChannel(address, credentials, ChannelOptions())) {
   classification = v1::ClassificationService::NewStub(channel);
   datasets = v1::DatasetService::NewStub(channel);
   health = grpc::health::v1::Health::NewStub(channel);
@@ -113,10 +117,17 @@ bool Client::Connection::Wait(absl::Duration mean, absl::Time deadline) const {
   std::random_device random;
   const absl::Duration wait =
       std::min(mean * std::uniform_real_distribution(0.5, 1.5)(random), deadline - absl::Now());
-  std::mutex mutex;
-  std::condition_variable_any stopped;
-  std::unique_lock lock(mutex);
-  stopped.wait_for(lock, options.stop, absl::ToChronoNanoseconds(wait), [] { return false; });
+  const absl::Time begin = absl::Now();
+  bool away = false;
+  // A channel tries to connect only as long as it is asked to, and comes on only while somebody
+  // waits for it.
+  while (!options.stop.stop_requested() && absl::Now() < begin + wait) {
+    const grpc_connectivity_state state = channel->GetState(/*try_to_connect=*/true);
+    if (state != GRPC_CHANNEL_READY) away = true;
+    if (state == GRPC_CHANNEL_READY && away && absl::Now() >= begin + kLeastPause) break;
+    channel->WaitForStateChange(
+        state, absl::ToChronoTime(std::min(begin + wait, absl::Now() + kStopInterval)));
+  }
   return !options.stop.stop_requested();
 }
 

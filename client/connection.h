@@ -47,12 +47,14 @@ struct Client::Connection {
   // FAILED_PRECONDITION if TLS is why. What gRPC cancelled is UNAVAILABLE; CANCELLED means `stop`.
   absl::Status Try(absl::Time deadline, Attempt attempt) const;
 
-  // Waits `mean` give or take a half, at most until `deadline`. False if stop was requested.
+  // Waits `mean` give or take a half, at most until `deadline`; not so long if the server was away
+  // and is connected with again. False if stop was requested.
   bool Wait(absl::Duration mean, absl::Time deadline) const;
 
   // Constant after construction; stubs are thread-safe.
   const std::string address;
   const ClientOptions options;
+  const std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::ClassificationService::Stub> classification;
   std::unique_ptr<v1::DatasetService::Stub> datasets;
   std::unique_ptr<grpc::health::v1::Health::Stub> health;

@@ -78,7 +78,9 @@ void AddChange(CLI::App& job, Session& session, const std::string& verb, const s
                  std::cout << answer->name() << " is "
                            << v1::TrainingJob::State_Name(answer->state());
                  if (running && verb == "pause") {
-                   std::cout << " and was asked to write a checkpoint and pause";
+                   std::cout << (answer->has_evaluation()
+                                     ? " and was asked to pause; resumed, it begins anew"
+                                     : " and was asked to write a checkpoint and pause");
                  } else if (answer->finish_requested() && verb == "finish") {
                    std::cout << " and was asked to finish";
                  }

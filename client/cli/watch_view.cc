@@ -37,9 +37,9 @@ std::string PhaseText(const v1::Progress& progress) {
 // Loss, speed and time left, as far as they are known.
 std::string Measures(const v1::Progress& progress) {
   std::string text;
-  if (progress.step() > 0) absl::StrAppend(&text, "  loss ", Figure(progress.loss()));
-  if (progress.examples_per_second() > 0) {
-    absl::StrAppendFormat(&text, "  %.1f examples/s", progress.examples_per_second());
+  if (progress.examples_per_second() > 0) {  // or else no step of this attempt yet, and no loss
+    absl::StrAppendFormat(&text, "  loss %s  %.1f examples/s", Figure(progress.loss()),
+                          progress.examples_per_second());
   }
   if (progress.remaining().seconds() > 0) {
     absl::StrAppend(&text, "  ", Span(absl::Seconds(progress.remaining().seconds())), " left");

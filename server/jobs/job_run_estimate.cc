@@ -7,6 +7,7 @@
 #include "model/errors/errors.h"
 #include "model/errors/status_proto.h"
 #include "server/jobs/job_run.h"
+#include "spdlog/spdlog.h"
 
 namespace tasuki {
 
@@ -29,8 +30,9 @@ absl::StatusOr<v1::EstimateTrainingJobResponse> JobRun::Estimate(
     return MakeError(absl::StatusCode::kDeadlineExceeded, v1::DEADLINE_PASSED,
                      "the job's data were not read and tokenised within 15 minutes");
   }
-  return absl::InternalError(
-      absl::StrCat("the trainer of an estimate ended without a word: ", exit_.Describe()));
+  spdlog::error("the trainer of an estimate ended without a word: {}", exit_.Describe());
+  return absl::UnavailableError(
+      absl::StrCat("the estimate's trainer ended before it was done: ", exit_.Describe()));
 }
 
 }  // namespace tasuki

@@ -314,8 +314,11 @@ absl::StatusOr<Job> Jobs::Impl::Pause(const std::string& name) {
                            job.set_pause_requested(true);
                            events.push_back(MessageEvent(
                                job, v1::TrainingJobEvent::Message::INFO,
-                               "A pause was asked for; the trainer writes a checkpoint and "
-                               "stops."));
+                               job.has_evaluation()
+                                   ? "A pause was asked for; the trainer stops, and the "
+                                     "evaluation begins anew once it is resumed."
+                                   : "A pause was asked for; the trainer writes a checkpoint and "
+                                     "stops."));
                            // Within the transaction: after it there may be another run.
                            Ask(name, JobRun::kPause);
                          } else if (job.state() == Job::QUEUED) {
@@ -342,7 +345,15 @@ absl::StatusOr<Job> Jobs::Impl::Resume(const std::string& name) {
 
 absl::StatusOr<Job> Jobs::Impl::Finish(const std::string& name) {
   auto job = table().Get(name);
-  if (!job.ok() || job->finish_requested()) return job;  // it may have been this very call
+  if (!job.ok()) return job;
+  if (job->has_evaluation()) {
+    return MakeError(
+        absl::StatusCode::kFailedPrecondition, v1::JOB_STATE,
+        absl::StrCat(name, " is an evaluation and has no training to finish; cancel it"));
+  }
+  const bool goes_on =
+      job->state() == Job::QUEUED || job->state() == Job::PAUSED || job->state() == Job::RUNNING;
+  if (goes_on && job->finish_requested()) return job;  // it may have been this very call
   job = Change(name, {.expected = {Job::QUEUED, Job::PAUSED, Job::RUNNING},
                       .apply = [](Job& job, Events& events) {
                         job.set_finish_requested(true);

@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/errors.h"
 #include "tests/client/fake_server.h"
 
@@ -205,6 +208,44 @@ TEST(ClientWatch, GoesOnWithAServerThatWasStartedAgain) {
   EXPECT_THAT(seen, ElementsAre(1, 2));
 }
 
+TEST(ClientWatch, SeesAServerThatIsBackBeforeTheNextAttemptIsDue) {
+  auto first = std::make_unique<FakeServer>();
+  const std::string address = first->address();
+  first->watch_job = [](int, const auto&, grpc::ServerContext& context, auto& writer) {
+    writer.Write(MessageEvent(1));
+    while (!context.IsCancelled()) std::this_thread::yield();
+    return Unavailable();
+  };
+  ClientOptions options;
+  options.first_backoff = options.max_backoff = absl::Minutes(1);
+  Client client = ConnectTo(*first, options);
+  std::unique_ptr<FakeServer> second;
+  absl::Time back;
+  std::thread restart;
+  const absl::Status status = client.WatchTrainingJob(
+      "trainingJobs/a", 1,
+      [&](const auto& event) {
+        if (event.sequence() == 1) first.reset();
+      },
+      [&](const auto&) {
+        ASSERT_FALSE(restart.joinable()) << "lost more than once";
+        restart = std::thread([&] {
+          absl::SleepFor(absl::Seconds(3));
+          second = std::make_unique<FakeServer>(address);
+          second->watch_job = [](int, const v1::WatchTrainingJobRequest& request, auto&,
+                                 auto& writer) {
+            writer.Write(MessageEvent(request.from_sequence()));
+            return grpc::Status::OK;
+          };
+          back = absl::Now();
+        });
+      });
+  const absl::Time seen = absl::Now();
+  restart.join();
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_LT(seen - back, absl::Seconds(2));
+}
+
 TEST(ClientWatch, SaysThatAnEventIsMissing) {
   FakeServer server;
   server.watch_job = [](int, const auto&, auto&, auto& writer) {
@@ -240,6 +281,29 @@ TEST(ClientWatch, EndsWhenItIsTold) {
         stop.request_stop();
       });
   EXPECT_TRUE(absl::IsCancelled(status)) << status;
+}
+
+TEST(ClientWatch, EndsWhenItIsToldBetweenAttempts) {
+  std::stop_source stop;
+  ClientOptions options;
+  options.first_backoff = absl::Minutes(1);
+  options.stop = stop.get_token();
+  Client client = *Client::Connect("127.0.0.1:1", options);
+  absl::Time told;
+  std::thread interrupt;
+  const absl::Status status = client.WatchTrainingJob(
+      "trainingJobs/a", 1, [](const auto&) { FAIL(); },
+      [&](const auto&) {
+        interrupt = std::thread([&] {
+          absl::SleepFor(absl::Milliseconds(300));
+          told = absl::Now();
+          stop.request_stop();
+        });
+      });
+  const absl::Time ended = absl::Now();
+  interrupt.join();
+  EXPECT_TRUE(absl::IsCancelled(status)) << status;
+  EXPECT_LT(ended - told, absl::Seconds(1));
 }
 
 }  // namespace

@@ -70,6 +70,7 @@ class FakeServer {
   Script<v1::EstimateTrainingJobRequest, v1::EstimateTrainingJobResponse> estimate_job;
   Script<v1::CreateTrainingJobRequest, v1::TrainingJob> create_job;
   Script<v1::GetTrainingJobRequest, v1::TrainingJob> get_job;
+  Script<v1::PauseTrainingJobRequest, v1::TrainingJob> pause_job;
   std::function<grpc::Status(int call, const v1::WatchTrainingJobRequest&, grpc::ServerContext&,
                              grpc::ServerWriter<v1::WatchTrainingJobResponse>&)>
       watch_job;
@@ -225,6 +226,10 @@ class FakeServer {
                                 v1::TrainingJob* answer) override {
       return Play(fake.get_job, gets, *request, answer);
     }
+    grpc::Status PauseTrainingJob(grpc::ServerContext*, const v1::PauseTrainingJobRequest* request,
+                                  v1::TrainingJob* answer) override {
+      return Play(fake.pause_job, pauses, *request, answer);
+    }
     grpc::Status EstimateTrainingJob(grpc::ServerContext*,
                                      const v1::EstimateTrainingJobRequest* request,
                                      v1::EstimateTrainingJobResponse* answer) override {
@@ -241,7 +246,7 @@ class FakeServer {
       return Play(fake.download_predictions, downloads, *request, *writer);
     }
     FakeServer& fake;
-    std::atomic<int> creates{0}, gets{0}, watches{0}, estimates{0}, downloads{0};
+    std::atomic<int> creates{0}, gets{0}, pauses{0}, watches{0}, estimates{0}, downloads{0};
   };
 
   struct Services {

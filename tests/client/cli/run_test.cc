@@ -298,6 +298,21 @@ TEST(Run, TellsTheEndOfAJobByItsExitCode) {
   }
 }
 
+TEST(Run, PromisesNoCheckpointOfAnEvaluation) {
+  FakeServer server;
+  server.pause_job = [](int, const v1::PauseTrainingJobRequest& request, v1::TrainingJob* answer) {
+    answer->set_name(request.name());
+    answer->set_state(v1::TrainingJob::RUNNING);
+    answer->set_pause_requested(true);
+    if (request.name() == "trainingJobs/eval") answer->mutable_evaluation();
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Command(server, {"job", "pause", "nightly"}).out(),
+            "trainingJobs/nightly is RUNNING and was asked to write a checkpoint and pause\n");
+  EXPECT_EQ(Command(server, {"job", "pause", "eval"}).out(),
+            "trainingJobs/eval is RUNNING and was asked to pause; resumed, it begins anew\n");
+}
+
 TEST(Run, FailsIfItsOutputCannotBeWritten) {
   FakeServer server;
   ScriptJob(server, v1::TrainingJob::SUCCEEDED);

@@ -58,6 +58,14 @@ TEST(WatchView, ShowsTheRowsOfAnEvaluation) {
               HasSubstr("evaluating 1,200 of 4,000 rows  step 120 of 1,200 (10 %)"));
 }
 
+TEST(WatchView, ShowsNoLossBeforeTheFirstStepOfAnAttempt) {
+  v1::Progress progress;
+  progress.set_phase(v1::Progress::TRAINING);
+  progress.set_step(120);
+  progress.set_total_steps(1200);
+  EXPECT_EQ(ProgressText(progress), "training  step 120 of 1,200 (10 %)");
+}
+
 TEST(WatchView, WritesALineForEachEventIntoAPipe) {
   std::ostringstream out;
   {

@@ -60,12 +60,18 @@ TEST_F(EvaluationJobTest, HasNoPredictionsBeforeItsEndOrUnasked) {
   StartJobs();
   const std::string waiting = jobs_->Create(Request("progress answers wait|finish"))->name();
   AwaitWord(waiting);
+  const absl::Status finish = jobs_->Finish(waiting).status();
+  EXPECT_EQ(ReasonOf(finish), v1::JOB_STATE);
+  EXPECT_THAT(finish.message(), HasSubstr("has no training to finish; cancel it"));
   std::string text;
   absl::Status status = Read(waiting, text);
   EXPECT_EQ(ReasonOf(status), v1::JOB_STATE);
   EXPECT_THAT(status.message(), HasSubstr("is RUNNING; its predictions are there once"));
   ASSERT_TRUE(jobs_->Pause(waiting).ok());
   AwaitState(waiting, Job::PAUSED);
+  std::string told;
+  for (const auto& event : Events(waiting)) told += event.message().text();
+  EXPECT_THAT(told, HasSubstr("the evaluation begins anew once it is resumed"));
   ASSERT_TRUE(jobs_->Resume(waiting).ok());
   AwaitState(waiting, Job::SUCCEEDED);
   EXPECT_TRUE(Read(waiting, text).ok());

@@ -444,10 +444,20 @@ TEST_F(JobsTest, FinishesARunningJob) {
   AwaitWord(name);
   EXPECT_TRUE(jobs_->Finish(name).value().finish_requested());
   AwaitState(name, Job::SUCCEEDED);
-  EXPECT_EQ(jobs_->Finish(name).value().state(), Job::SUCCEEDED) << "the call may come twice";
+  EXPECT_EQ(ReasonOf(jobs_->Finish(name).status()), v1::JOB_STATE) << "though asked before";
   const std::string other = Create("finish");
   AwaitState(other, Job::SUCCEEDED);
   EXPECT_EQ(ReasonOf(jobs_->Finish(other).status()), v1::JOB_STATE);
+}
+
+TEST_F(JobsTest, FinishesNoJobThatIsBeingCancelled) {
+  StartJobs();
+  const std::string name = Create("progress deaf");
+  AwaitWord(name);
+  EXPECT_TRUE(jobs_->Finish(name).ok());
+  EXPECT_EQ(jobs_->Finish(name).value().state(), Job::RUNNING) << "the call may come twice";
+  ASSERT_EQ(jobs_->Cancel(name).value().state(), Job::CANCELLING);
+  EXPECT_EQ(ReasonOf(jobs_->Finish(name).status()), v1::JOB_STATE);
 }
 
 TEST_F(JobsTest, AWishToFinishOutlivesAPauseAndAServer) {
@@ -768,7 +778,12 @@ TEST_F(JobsTest, AnswersWhyThereIsNoEstimate) {
   const auto failed = Estimate(RequestOf("fail"));
   EXPECT_EQ(failed.status().code(), absl::StatusCode::kOutOfRange);
   EXPECT_EQ(ReasonOf(failed.status()), v1::NON_FINITE_LOSS);
-  EXPECT_TRUE(absl::IsInternal(Estimate(RequestOf("abort")).status()));
+  const absl::Status killed = Estimate(RequestOf("kill")).status();
+  EXPECT_TRUE(absl::IsUnavailable(killed)) << killed;
+  EXPECT_THAT(std::string(killed.message()), HasSubstr("it was ended by signal 9 (Killed)"));
+  const absl::Status left = Estimate(RequestOf("exit:3")).status();
+  EXPECT_TRUE(absl::IsUnavailable(left)) << left;
+  EXPECT_THAT(std::string(left.message()), HasSubstr("it exited with code 3"));
   v1::EstimateTrainingJobRequest evaluation;
   evaluation.mutable_training_job()->mutable_evaluation();
   EXPECT_EQ(ReasonOf(jobs_->Estimate(evaluation, nullptr).status()), v1::FIELD_INVALID);
