@@ -20,7 +20,7 @@ namespace tasuki {
 absl::Status MakeError(absl::StatusCode code, v1::ErrorReason reason, absl::string_view message,
                        const std::map<std::string, std::string>& metadata = {});
 
-// UNAVAILABLE, DRAINING: what a server that stops answers to new work, and to what it cannot finish.
+// UNAVAILABLE, DRAINING: what a server that stops answers to new and to unfinished work.
 absl::Status DrainingError();
 
 // The reason of a status; ERROR_REASON_UNSPECIFIED if it has none.
