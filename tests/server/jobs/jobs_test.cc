@@ -451,6 +451,7 @@ TEST_F(JobsTest, FinishesARunningJob) {
 }
 
 TEST_F(JobsTest, FinishesNoJobThatIsBeingCancelled) {
+  options_.stop_grace = absl::Seconds(1);
   StartJobs();
   const std::string name = Create("progress deaf");
   AwaitWord(name);
