@@ -153,21 +153,22 @@ class ConfigFile : public CLI::ConfigBase {
     int number = 0;
     for (std::string line; std::getline(input, line);) {
       ++number;
+      const auto fault = [&](const std::string& what) {
+        return CLI::ConfigError(
+            absl::StrCat(app_.get_config_ptr()->as<std::string>(), ":", number, what));
+      };
       std::istringstream one(line);
       for (CLI::ConfigItem& item : CLI::ConfigBase::from_config(one)) {
         const CLI::Option* flag = app_.get_option_no_throw("--" + item.name);
         if (!item.parents.empty() || flag == nullptr) {
-          throw CLI::ConfigError(absl::StrCat(app_.get_config_ptr()->as<std::string>(), ":", number,
-                                              " sets no flag of tasukid: ", line));
+          throw fault(" sets no flag of tasukid: " + line);
         }
         if (flag->get_expected_min() > 0 && !absl::StrContains(line, '=')) {
-          throw CLI::ConfigError(absl::StrCat(app_.get_config_ptr()->as<std::string>(), ":", number,
-                                              " gives no value: ", line));
+          throw fault(" gives no value: " + line);
         }
         if (const auto [set, first] = lines.emplace(item.name, number); !first) {
-          throw CLI::ConfigError(absl::StrCat(app_.get_config_ptr()->as<std::string>(), ":", number,
-                                              " sets ", item.name, " again, which line ",
-                                              set->second, " has set"));
+          throw fault(
+              absl::StrCat(" sets ", item.name, " again, which line ", set->second, " has set"));
         }
         items.push_back(std::move(item));
       }

@@ -5,7 +5,30 @@
 #include <spawn.h>
 #include <unistd.h>
 
+#include <cstring>
+
 namespace tasuki {
+namespace {
+
+// Ours with `changes`, as NAME=value.
+std::vector<std::string> Environment(const std::map<std::string, std::string>& changes) {
+  std::vector<std::string> variables;
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string name(*variable, std::strcspn(*variable, "="));
+    if (changes.count(name) == 0) variables.emplace_back(*variable);
+  }
+  for (const auto& [name, value] : changes) variables.push_back(name + "=" + value);
+  return variables;
+}
+
+std::vector<char*> Pointers(std::vector<std::string>& strings) {
+  std::vector<char*> pointers;
+  for (std::string& string : strings) pointers.push_back(string.data());
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+}  // namespace
 
 int Spawn(const Spawning& spawning, pid_t& pid) {
   posix_spawnattr_t attributes;
@@ -32,13 +55,11 @@ int Spawn(const Spawning& spawning, pid_t& pid) {
   }
   // Libraries open files that are not closed on exec.
   posix_spawn_file_actions_addclosefrom_np(&actions, count);
-  std::vector<char*> argv = {const_cast<char*>(spawning.program.c_str())};
-  for (const std::string& argument : spawning.arguments) {
-    argv.push_back(const_cast<char*>(argument.c_str()));
-  }
-  argv.push_back(nullptr);
-  const int error =
-      posix_spawn(&pid, spawning.program.c_str(), &actions, &attributes, argv.data(), environ);
+  std::vector<std::string> arguments = spawning.arguments;
+  arguments.insert(arguments.begin(), spawning.program);
+  std::vector<std::string> variables = Environment(spawning.environment);
+  const int error = posix_spawn(&pid, spawning.program.c_str(), &actions, &attributes,
+                                Pointers(arguments).data(), Pointers(variables).data());
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
   return error;

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -13,19 +12,15 @@
 #include <fstream>
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "google/protobuf/util/delimited_message_util.h"
 #include "model/errors/errors.h"
-
-extern char** environ;
+#include "model/files/spawn.h"
 
 namespace tasuki {
 namespace {
 
-constexpr int kEventsFd = 3;
 // Our own copies of the child's files lie above this, so that no dup2 of the child overwrites one.
 constexpr int kFirstOwnFd = 10;
 
@@ -90,58 +85,6 @@ int64_t OutOfMemoryKills(const std::string& vmstat) {
   return 0;
 }
 
-// Our environment with `changes`, as NAME=value.
-std::vector<std::string> Environment(const std::map<std::string, std::string>& changes) {
-  std::vector<std::string> variables;
-  for (char** variable = environ; *variable != nullptr; ++variable) {
-    const std::pair<std::string, std::string> parts =
-        absl::StrSplit(*variable, absl::MaxSplits('=', 1));
-    if (changes.count(parts.first) == 0) variables.push_back(*variable);
-  }
-  for (const auto& [name, value] : changes) variables.push_back(absl::StrCat(name, "=", value));
-  return variables;
-}
-
-std::vector<char*> Pointers(std::vector<std::string>& strings) {
-  std::vector<char*> pointers;
-  for (std::string& string : strings) pointers.push_back(string.data());
-  pointers.push_back(nullptr);
-  return pointers;
-}
-
-// posix_spawn with everything of ours left behind but `channels`. Answers errno.
-int Spawn(const TrainerProcess::Options& options, const Channels& channels, pid_t& pid) {
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  const absl::Cleanup destroy = [&] {
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attributes);
-  };
-  posix_spawn_file_actions_adddup2(&actions, channels.child_commands.get(), STDIN_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, channels.log.get(), STDOUT_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, channels.log.get(), STDERR_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, channels.child_events.get(), kEventsFd);
-  // Libraries open files that are not closed on exec.
-  posix_spawn_file_actions_addclosefrom_np(&actions, kEventsFd + 1);
-
-  sigset_t none, all;
-  sigemptyset(&none);
-  sigfillset(&all);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setsigdefault(&attributes, &all);
-  posix_spawnattr_setpgroup(&attributes, 0);
-  posix_spawnattr_setflags(&attributes,
-                           POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
-
-  std::vector<std::string> arguments = options.arguments;
-  arguments.insert(arguments.begin(), options.program);
-  std::vector<std::string> variables = Environment(options.environment);
-  return posix_spawn(&pid, options.program.c_str(), &actions, &attributes,
-                     Pointers(arguments).data(), Pointers(variables).data());
-}
-
 }  // namespace
 
 std::string TrainerExit::Describe() const {
@@ -155,7 +98,14 @@ absl::StatusOr<std::unique_ptr<TrainerProcess>> TrainerProcess::Start(const Opti
   if (absl::Status status = channels.Open(options.log_path); !status.ok()) return status;
   const int64_t kills = OutOfMemoryKills(options.vmstat);
   pid_t pid = 0;
-  errno = Spawn(options, channels, pid);
+  Spawning spawning;
+  spawning.program = options.program;
+  spawning.arguments = options.arguments;
+  spawning.descriptors = {channels.child_commands.get(), channels.log.get(), channels.log.get(),
+                          channels.child_events.get()};
+  spawning.own_group = true;
+  spawning.environment = options.environment;
+  errno = Spawn(spawning, pid);
   if (errno != 0) return SystemError(absl::StrCat("Cannot start ", options.program));
   return std::unique_ptr<TrainerProcess>(new TrainerProcess(
       pid, channels.our_commands.Take(), channels.our_events.Take(), options.vmstat, kills));

@@ -45,14 +45,15 @@ struct JobMetrics::Series {
   ~Series() {
     for (auto& release : releases) release();
   }
+  void SetProgress(int64_t step, int64_t total_steps) {
+    if (total_steps > 0) progress.Set(static_cast<double>(step) / static_cast<double>(total_steps));
+  }
 };
 
 std::unique_ptr<JobMetrics> Metrics::ForJob(const std::string& job, int64_t steps_done,
                                             int64_t total_steps) {
   auto series = std::make_unique<JobMetrics::Series>(*series_, job, steps_done);
-  if (total_steps > 0) {
-    series->progress.Set(static_cast<double>(steps_done) / static_cast<double>(total_steps));
-  }
+  series->SetProgress(steps_done, total_steps);
   return std::unique_ptr<JobMetrics>(new JobMetrics(std::move(series)));
 }
 
@@ -73,10 +74,7 @@ void JobMetrics::Observe(const Report& report) {
     series_->training->learning_rate.Set(report.learning_rate);
     series_->training->gradient_norm.Set(report.gradient_norm);
   }
-  if (report.total_steps > 0) {
-    series_->progress.Set(static_cast<double>(report.step) /
-                          static_cast<double>(report.total_steps));
-  }
+  series_->SetProgress(report.step, report.total_steps);
   const int64_t steps = report.step - series_->last_step;
   series_->last_step = report.step;
   if (steps <= 0) return;  // the same step in another phase, or a checkpoint behind the last report

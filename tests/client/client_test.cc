@@ -178,14 +178,20 @@ TEST(ClientWatch, SeesEachEventOnceAcrossLostStreams) {
   EXPECT_EQ(lost, 4);
 }
 
-TEST(ClientWatch, GoesOnWithAServerThatWasStartedAgain) {
-  auto first = std::make_unique<FakeServer>();
-  const std::string address = first->address();
-  first->watch_job = [](int, const auto&, grpc::ServerContext& context, auto& writer) {
+// A watch of a job there gets event 1, and then nothing until the server ends.
+std::unique_ptr<FakeServer> ServerOfOneEvent() {
+  auto server = std::make_unique<FakeServer>();
+  server->watch_job = [](int, const auto&, grpc::ServerContext& context, auto& writer) {
     writer.Write(MessageEvent(1));
     while (!context.IsCancelled()) std::this_thread::yield();
     return Unavailable();
   };
+  return server;
+}
+
+TEST(ClientWatch, GoesOnWithAServerThatWasStartedAgain) {
+  std::unique_ptr<FakeServer> first = ServerOfOneEvent();
+  const std::string address = first->address();
   Client client = ConnectTo(*first);
   std::unique_ptr<FakeServer> second;
   std::vector<int64_t> seen;
@@ -209,13 +215,8 @@ TEST(ClientWatch, GoesOnWithAServerThatWasStartedAgain) {
 }
 
 TEST(ClientWatch, SeesAServerThatIsBackBeforeTheNextAttemptIsDue) {
-  auto first = std::make_unique<FakeServer>();
+  std::unique_ptr<FakeServer> first = ServerOfOneEvent();
   const std::string address = first->address();
-  first->watch_job = [](int, const auto&, grpc::ServerContext& context, auto& writer) {
-    writer.Write(MessageEvent(1));
-    while (!context.IsCancelled()) std::this_thread::yield();
-    return Unavailable();
-  };
   ClientOptions options;
   options.first_backoff = options.max_backoff = absl::Minutes(1);
   Client client = ConnectTo(*first, options);

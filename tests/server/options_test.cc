@@ -25,6 +25,15 @@ class OptionsTest : public testing::Test {
     flags.push_back("--trainer=/bin/true");
     return ParseOptions(static_cast<int>(flags.size()), flags.data());
   }
+  // With `text` in file_ as the config file.
+  ParsedOptions ParseFile(const std::string& text) const {
+    std::ofstream(file_) << text;
+    const ParsedOptions parsed = Parse({("--config=" + file_).c_str()});
+    std::filesystem::remove(file_);
+    return parsed;
+  }
+
+  const std::string file_ = absl::StrCat(testing::TempDir(), "options_test.", getpid());
 };
 
 TEST_F(OptionsTest, UnsetFlagsAreSensible) {
@@ -133,23 +142,15 @@ TEST_F(OptionsTest, LoopbackIsWhatOnlyThisMachineCanReach) {
 }
 
 TEST_F(OptionsTest, AnUnknownNameInTheFileIsAFault) {
-  const std::string file = absl::StrCat(testing::TempDir(), "options_test.", getpid());
-  std::ofstream(file) << "drain_seconds=5\n\ndrain_second=5\n";
-  const std::string config = "--config=" + file;
-  const ParsedOptions parsed = Parse({config.c_str()});
-  std::filesystem::remove(file);
+  const ParsedOptions parsed = ParseFile("drain_seconds=5\n\ndrain_second=5\n");
   EXPECT_EQ(parsed.exit_code, kExitBadSetup);
-  EXPECT_THAT(parsed.output, HasSubstr(file + ":3 sets no flag of tasukid: drain_second=5 (see"));
+  EXPECT_THAT(parsed.output, HasSubstr(file_ + ":3 sets no flag of tasukid: drain_second=5 (see"));
 }
 
 TEST_F(OptionsTest, ANameWithoutAValueInTheFileIsAFault) {
-  const std::string file = absl::StrCat(testing::TempDir(), "options_test.", getpid());
-  std::ofstream(file) << "allow_unauthenticated_public_access\ndata_dir\n";
-  const std::string config = "--config=" + file;
-  const ParsedOptions parsed = Parse({config.c_str()});
-  std::filesystem::remove(file);
+  const ParsedOptions parsed = ParseFile("allow_unauthenticated_public_access\ndata_dir\n");
   EXPECT_EQ(parsed.exit_code, kExitBadSetup);
-  EXPECT_THAT(parsed.output, HasSubstr(file + ":2 gives no value: data_dir (see"));
+  EXPECT_THAT(parsed.output, HasSubstr(file_ + ":2 gives no value: data_dir (see"));
 }
 
 TEST_F(OptionsTest, TheReadyFileIsAFileInADirectory) {
@@ -161,14 +162,10 @@ TEST_F(OptionsTest, TheReadyFileIsAFileInADirectory) {
 }
 
 TEST_F(OptionsTest, ANameThatComesTwiceInTheFileIsAFault) {
-  const std::string file = absl::StrCat(testing::TempDir(), "options_test.", getpid());
-  std::ofstream(file) << "drain_seconds=5\nlog_level=debug\ndrain_seconds=6\n";
-  const std::string config = "--config=" + file;
-  const ParsedOptions parsed = Parse({config.c_str()});
-  std::filesystem::remove(file);
+  const ParsedOptions parsed = ParseFile("drain_seconds=5\nlog_level=debug\ndrain_seconds=6\n");
   EXPECT_EQ(parsed.exit_code, kExitBadSetup);
   EXPECT_THAT(parsed.output,
-              HasSubstr(file + ":3 sets drain_seconds again, which line 1 has set (see"));
+              HasSubstr(file_ + ":3 sets drain_seconds again, which line 1 has set (see"));
 }
 
 TEST_F(OptionsTest, WhatIsNotExpectedIsNamedAsItCame) {

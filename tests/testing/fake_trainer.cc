@@ -4,6 +4,7 @@
 // The display name is a script of words; '|' parts the attempts, and the last part serves all later
 // ones ("checkpoint kill | finish"):
 //   progress     reports one progress             checkpoint  says that one was written
+//   prepares     reports that it prepares
 //   evaluation   reports one evaluation           message     says a sentence
 //   say:TEXT     prints a line                    bytes       prints bytes that are not UTF-8
 //   abort, kill  dies by that signal              exit:N      ends without a word
@@ -119,6 +120,9 @@ void Do(const std::string& word, const internal::TrainerSpec& spec) {
   if (word == "progress") {
     event.mutable_progress()->set_step(3);
     event.mutable_progress()->set_total_steps(10);
+    Write(event);
+  } else if (word == "prepares") {
+    event.mutable_progress()->set_phase(tasuki::v1::Progress::PREPARING);
     Write(event);
   } else if (word == "evaluation") {
     event.mutable_evaluation()->set_task("sentiment");

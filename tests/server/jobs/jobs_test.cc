@@ -365,6 +365,22 @@ TEST_F(JobsTest, PausesAndResumes) {
   EXPECT_EQ(ReasonOf(jobs_->Pause(name).status()), v1::JOB_STATE);
 }
 
+TEST_F(JobsTest, WhatGoesOnKeepsItsProgressWhileItPrepares) {
+  StartJobs();
+  const std::string name = Create("progress nap kill | prepares finish");
+  const Job job = AwaitState(name, Job::SUCCEEDED);
+  EXPECT_EQ(job.attempt(), 2);
+  EXPECT_EQ(job.progress().step(), 3);
+  EXPECT_EQ(job.progress().total_steps(), 10);
+  int prepares = 0;
+  for (const auto& event : Events(name)) {
+    if (event.progress().phase() != v1::Progress::PREPARING) continue;
+    ++prepares;
+    EXPECT_EQ(event.progress().step(), 3);
+  }
+  EXPECT_EQ(prepares, 1);
+}
+
 TEST_F(JobsTest, APauseThatIsAskedForAgainIsNoNews) {
   options_.stop_grace = absl::Seconds(2);
   StartJobs();
