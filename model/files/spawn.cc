@@ -7,6 +7,8 @@
 
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
+
 namespace tasuki {
 namespace {
 
@@ -17,7 +19,7 @@ std::vector<std::string> Environment(const std::map<std::string, std::string>& c
     const std::string name(*variable, std::strcspn(*variable, "="));
     if (changes.count(name) == 0) variables.emplace_back(*variable);
   }
-  for (const auto& [name, value] : changes) variables.push_back(name + "=" + value);
+  for (const auto& [name, value] : changes) variables.push_back(absl::StrCat(name, "=", value));
   return variables;
 }
 
