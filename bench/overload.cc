@@ -4,15 +4,16 @@
 //                       [--callers C] [--deadline_ms D]
 // TEXTS has one text a line, of which the first N are taken (256), and calls go through them in
 // turn. First the time of one call at a time is measured, then what the server answers to 64 calls
-// under way all the time: its capacity. Then, for S seconds each, as many calls as 1, 2, 5 and 10
-// times the capacity begin at random, however long the answers take (an open loop with exponential
-// gaps), over C connections in turn (4). Each has a deadline of D milliseconds (200, or ten times
-// the median of one call at a time if that is more), and none is made again. An answer is useful if
-// it comes before its deadline. Prints a line of JSON for the capacity and for each load: calls and
-// useful answers a second, milliseconds of answers and refusals, CPU seconds of this process a
-// second; and one with the useful answers of 5 times the capacity over the most of any load, and
-// the refusals of all loads. (The capacity's answers have no deadline, and most come too late to be
-// useful.) Exits with 1 if a call ended in another way.
+// under way all the time: its capacity. Then as many calls as 1, 2, 5 and 10 times the capacity
+// begin at random, however long the answers take (an open loop with exponential gaps), over C
+// connections in turn (4): for S seconds each, in turns of a quarter of them, so that a machine
+// that is slower for a while is so for all. Each has a deadline of D milliseconds (200, or ten
+// times the median of one call at a time if that is more), and none is made again. An answer is
+// useful if it comes before its deadline. Prints a line of JSON for the capacity and for each load:
+// calls and useful answers a second, milliseconds of answers and refusals, CPU seconds of this
+// process a second; and one with the useful answers of 5 times the capacity over the most of any
+// load, and the refusals of all loads. (The capacity's answers have no deadline, and most come too
+// late to be useful.) Exits with 1 if a call ended in another way.
 //
 // Client and server share the cores: long texts, and so few calls a second, keep the client small.
 // It is the clock, and stands for clients on machines of their own: it runs before the server if
@@ -27,6 +28,7 @@
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <fstream>
 #include <iostream>
 #include <memory>
@@ -45,6 +47,7 @@ using Clock = std::chrono::steady_clock;
 using Seconds = std::chrono::duration<double>;
 
 constexpr int kUnderWay = 64;
+constexpr int kTurns = 4;  // of each load
 
 double CpuSeconds() {
   rusage usage = {};
@@ -83,7 +86,12 @@ class Calls {
     ended_.wait(lock, [&] { return begun_ - count_ <= under_way; });
   }
   size_t begun() const { return begun_; }
-  // Milliseconds of the useful answers; in order of time once sorted.
+  // Useful answers so far.
+  size_t count_useful() {
+    const std::lock_guard lock(mutex_);
+    return useful_.size();
+  }
+  // Milliseconds of the useful answers.
   std::vector<double>& useful() { return useful_; }
   std::vector<double>& refused() { return refused_; }
   size_t late() const { return late_; }
@@ -164,39 +172,46 @@ bool GoFirst() {
   return sched_setscheduler(0, SCHED_RR, &lowest) == 0;
 }
 
-// Useful answers a second to calls that begin at random, `rate` a second; prints a line. Adds the
-// milliseconds of refusals to `refused`.
-double Offer(const Setup& setup, double times, double rate, Seconds deadline,
-             std::vector<double>& refused, bool& good) {
-  Calls calls(setup);
-  std::mt19937_64 random(1);
+// What one load came to in all its turns.
+struct Load {
+  explicit Load(const Setup& setup, double n) : times(n), calls(setup), random(1) {}
+  const double times;
+  Calls calls;
+  std::mt19937_64 random;
+  double took = 0, used = 0;  // seconds; of this process' CPU
+  size_t useful = 0;          // answers before a turn was over
+};
+
+// A turn of `time`, in which calls begin at random, `rate` a second.
+void Offer(Load& load, double rate, Seconds deadline, Seconds time) {
   std::exponential_distribution<double> gap(rate);
   const double cpu = CpuSeconds();
+  const size_t before = load.calls.count_useful();
   const auto begin = Clock::now();
   Seconds due(0);
-  while ((due += Seconds(gap(random))).count() < setup.seconds) {
+  while ((due += Seconds(gap(load.random))) < time) {
     std::this_thread::sleep_until(begin + std::chrono::duration_cast<Clock::duration>(due));
-    calls.Begin(deadline);
+    load.calls.Begin(deadline);
   }
-  const double took = Seconds(Clock::now() - begin).count();
-  const double used = CpuSeconds() - cpu;
-  calls.Await(0);
-  const double useful = static_cast<double>(calls.useful().size()) / took;
+  load.took += Seconds(Clock::now() - begin).count();
+  load.used += CpuSeconds() - cpu;
+  load.useful += load.calls.count_useful() - before;
+  load.calls.Await(0);
+}
+
+// Prints the line of a load; answers its useful answers a second.
+double Report(Load& load) {
+  Calls& calls = load.calls;
+  const double useful = static_cast<double>(load.useful) / load.took;
   std::printf(
       "{\"what\": \"overload\", \"times\": %g, \"offered_per_second\": %.1f, "
       "\"useful_per_second\": %.1f, \"refused\": %zu, \"late\": %zu, \"failures\": %zu, "
       "\"useful_p50_ms\": %.1f, \"useful_p99_ms\": %.1f, \"refused_p50_ms\": %.2f, "
       "\"refused_p99_ms\": %.2f, \"client_cpu\": %.2f}\n",
-      times, static_cast<double>(calls.begun()) / took, useful, calls.refused().size(),
+      load.times, static_cast<double>(calls.begun()) / load.took, useful, calls.refused().size(),
       calls.late(), calls.failures(), Quantile(calls.useful(), .5), Quantile(calls.useful(), .99),
-      Quantile(calls.refused(), .5), Quantile(calls.refused(), .99), used / took);
+      Quantile(calls.refused(), .5), Quantile(calls.refused(), .99), load.used / load.took);
   std::fflush(stdout);
-  refused.insert(refused.end(), calls.refused().begin(), calls.refused().end());
-  if (calls.failures() > 0) {
-    std::cerr << "bench-overload: " << calls.failures() << " calls failed, the last with "
-              << calls.failure() << "\n";
-    good = false;
-  }
   return useful;
 }
 
@@ -253,10 +268,23 @@ int Run(int count, char** arguments) {
   bool good = true;
   double most = 0, at_five = 0;
   std::vector<double> refused;
-  for (const double times : {1., 2., 5., 10.}) {
-    const double useful = Offer(setup, times, times * capacity, deadline, refused, good);
+  std::deque<Load> loads;
+  for (const double times : {1., 2., 5., 10.}) loads.emplace_back(setup, times);
+  for (int turn = 0; turn < kTurns; ++turn) {
+    for (Load& load : loads) {
+      Offer(load, load.times * capacity, deadline, Seconds(setup.seconds / kTurns));
+    }
+  }
+  for (Load& load : loads) {
+    const double useful = Report(load);
     most = std::max(most, useful);
-    if (times == 5) at_five = useful;
+    if (load.times == 5) at_five = useful;
+    refused.insert(refused.end(), load.calls.refused().begin(), load.calls.refused().end());
+    if (load.calls.failures() > 0) {
+      std::cerr << "bench-overload: " << load.calls.failures() << " calls failed, the last with "
+                << load.calls.failure() << "\n";
+      good = false;
+    }
   }
   std::printf(
       "{\"what\": \"overload\", \"useful_at_5_over_most\": %.3f, \"refused\": %zu, "
