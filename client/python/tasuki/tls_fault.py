@@ -38,14 +38,16 @@ def tls_fault(place: Place) -> str:
             with context.wrap_socket(connection, server_hostname=name, suppress_ragged_eofs=False) as agreed:
                 if tls is None:
                     return "the server wants TLS; give tls=, or TASUKI_TLS_CA in the environment"
+                # A server looks at the client's certificate after this side is done (TLS 1.3), and then hangs up, which
+                # versions of OpenSSL tell in two ways; otherwise it greets.
                 try:
-                    # A server looks at the client's certificate after this side is done (TLS 1.3), and then hangs up;
-                    # otherwise it greets.
-                    agreed.recv(1)
-                    return ""
+                    greeted = agreed.recv(1) != b""
                 except ssl.SSLError:
-                    taken = "wants a certificate" if certificate is None else "does not take the certificate"
-                    return f"the server {taken} of this client"
+                    greeted = False
+                if greeted:
+                    return ""
+                taken = "wants a certificate" if certificate is None else "does not take the certificate"
+                return f"the server {taken} of this client"
     except ssl.SSLCertVerificationError as error:
         if error.verify_code in _OF_CERTIFICATE:
             return _OF_CERTIFICATE[error.verify_code].format(name=name)
